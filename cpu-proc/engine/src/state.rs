@@ -1,0 +1,146 @@
+//! The part of a vCPU's state that generated code addresses directly.
+//!
+//! A front end's CPU struct is `#[repr(C)]` with a [`CoreState`] as its first field, so that one pointer serves both:
+//! generated code keeps it (plus 128) in `rbp`. Everything here is plain data owned by the vCPU thread; the only word
+//! that others write is the one behind `attention`.
+
+use std::sync::atomic::AtomicU32;
+
+use crate::guest::{GuestOps, Machine};
+
+/// Sets in each software TLB. A power of two.
+pub const TLB_SETS: usize = 512;
+/// Entries in the jump cache. A power of two.
+pub const JUMP_CACHE: usize = 4096;
+/// Guest page size in bits, the smallest of any guest.
+pub const PAGE_BITS: u32 = 12;
+
+/// One translation. A lookup of address `x` computes `x ^ tag` and hits when that is at most `4096 - size`
+/// (one compare checks tag and page crossing).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TlbEntry {
+    /// Page address, or [`invalid_tag`] of the set.
+    pub tag: u64,
+    /// Host address minus guest address of the page.
+    pub addend: u64,
+}
+
+/// The tag that can never match in set `set`. All ones would match the topmost page.
+pub const fn invalid_tag(set: usize) -> u64 {
+    ((set as u64) ^ 1) << PAGE_BITS
+}
+
+/// Index of the TLB by access kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Access {
+    /// Data read.
+    Read = 0,
+    /// Data write.
+    Write = 1,
+    /// Instruction fetch.
+    Fetch = 2,
+}
+
+/// One privilege mode's three TLBs, and a log of the filled sets so that a flush costs what was used.
+#[repr(C)]
+pub struct Tlb {
+    /// By [`Access`].
+    pub sets: [[TlbEntry; TLB_SETS]; 3],
+}
+
+/// Privilege modes with a TLB of their own, so that a system call flushes nothing.
+pub const MMU_MODES: usize = 2;
+/// Supervisor.
+pub const MMU_KERNEL: usize = 0;
+/// User.
+pub const MMU_USER: usize = 1;
+
+/// An entry of the jump cache: where compiled code for a pc is.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct JumpEntry {
+    /// Linear pc.
+    pub pc: u64,
+    /// Block key (see `Guest::block_key`), with the flush generation in the upper 32 bits.
+    pub key: u64,
+    /// Code entry, 0 when empty.
+    pub code: u64,
+    /// Spare.
+    pub pad: u64,
+}
+
+/// Why generated code came back; field `exit`.
+pub mod exit {
+    /// Not leaving.
+    pub const NONE: u32 = 0;
+    /// A helper changed something (mode, mapping): look again from `pc`.
+    pub const RESUME: u32 = 1;
+    /// A guest exception is recorded in the front end's state: deliver it.
+    pub const FAULT: u32 = 2;
+    /// The guest halts until an interrupt.
+    pub const HALT: u32 = 3;
+    /// A store hit the code being run: step the instruction at `pc` in the interpreter, then look again.
+    pub const RETRY_STEP: u32 = 4;
+    /// The attention word was set at a poll.
+    pub const ATTENTION: u32 = 5;
+}
+
+/// The engine-visible CPU state. Offsets are part of the generated code: see `layout` in the emitter.
+#[repr(C, align(64))]
+pub struct CoreState {
+    /// Guest slots (IR names 0..32).
+    pub slots: [u64; 32],
+    /// Condition flags in host form: bits 0..8 `OF` as 0/1, bits 8..16 as `LAHF` gives them (SF ZF - AF - PF - CF).
+    pub cc: u32,
+    /// Reason to leave, see [`exit`].
+    pub exit: u32,
+    /// Architectural program counter; valid outside generated code and where a helper may look.
+    pub pc: u64,
+    /// The word that anyone may set to make the vCPU stop at its next poll.
+    pub attention: *const AtomicU32,
+    /// The guest's SIMD control and status word, masked for running (exceptions all masked).
+    pub mxcsr: u32,
+    /// The host's, restored when Rust code needs it.
+    pub host_mxcsr: u32,
+    /// Host stack pointer at entry, for leaving from any depth.
+    pub entry_rsp: u64,
+    /// Current MMU mode, [`MMU_KERNEL`] or [`MMU_USER`].
+    pub mmu_mode: u32,
+    /// Flush generation, part of jump-cache keys.
+    pub generation: u32,
+    /// Vector slots: guest registers, then block temporaries.
+    pub vec: [[u8; 16]; 20],
+    /// x87 physical registers (80-bit, little-endian, bytes 0..10); MMX registers are their low 8 bytes.
+    pub media: [[u8; 16]; 8],
+    /// Where an engine parks temporaries and host registers.
+    pub spill: [u64; 64],
+    /// Result buffer of device reads, for the address-returning load path.
+    pub bounce: [u8; 64],
+    /// Front-end entry points.
+    pub ops: &'static GuestOps,
+    /// The machine around the CPU.
+    pub machine: *mut dyn Machine,
+    /// Software TLBs by MMU mode.
+    pub tlb: [Tlb; MMU_MODES],
+    /// Direct-mapped pc to code.
+    pub jump_cache: [JumpEntry; JUMP_CACHE],
+    /// Engine-private data (code cache, block table, statistics); null in the interpreter-only unit tests.
+    pub engine: *mut std::ffi::c_void,
+}
+
+/// x86 EFLAGS positions of the six flags.
+pub const EFLAGS_CC: u32 = 0x8d5;
+
+impl CoreState {
+    /// The condition flags in EFLAGS positions.
+    pub fn cc_eflags(&self) -> u32 {
+        ((self.cc >> 8) & 0xd5) | ((self.cc & 1) << 11)
+    }
+
+    /// Sets the condition flags from EFLAGS positions.
+    pub fn set_cc_eflags(&mut self, eflags: u32) {
+        self.cc = ((eflags & 0xd5) << 8) | ((eflags >> 11) & 1);
+    }
+}
