@@ -1,0 +1,54 @@
+//! What a child process is told at start: its role, its file descriptors by name, its configuration.
+//!
+//! The broker passes descriptors from 3 on and puts the encoded [`Manifest`] in the sealed memfd at descriptor 3.
+//! Nothing is opened by the child.
+
+use serde::{Deserialize, Serialize};
+
+/// First inherited descriptor: the manifest.
+pub const MANIFEST_FD: i32 = 3;
+
+/// Start-up description of one process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Process name as `ps` shows it, e.g. `bh-serial0`.
+    pub name: String,
+    /// Role, choosing the jail policy, e.g. `serial`.
+    pub role: String,
+    /// Descriptors by name, see [`fd`].
+    pub fds: Vec<(String, i32)>,
+    /// Device configuration, encoded by [`crate::wire`] as the role's own type.
+    pub config: Vec<u8>,
+    /// Number of this device's outputs in the interrupt page, see [`crate::irq`].
+    pub source: u32,
+    /// Bytes of guest RAM in the RAM memfd (when passed).
+    pub ram_bytes: u64,
+    /// User and group to run as when started by root.
+    pub run_as: Option<(u32, u32)>,
+}
+
+/// Names of descriptors in a manifest.
+pub mod fd {
+    /// The device's memfd (ring, state, mirror, control mailbox).
+    pub const DEVICE: &str = "device";
+    /// The interrupt page memfd.
+    pub const IRQ: &str = "irq";
+    /// The clock page memfd (read-only use).
+    pub const CLOCK: &str = "clock";
+    /// Guest RAM memfd.
+    pub const RAM: &str = "ram";
+    /// Code and dirty bitmap memfd.
+    pub const CODE: &str = "code";
+    /// The device's bulk memory memfd.
+    pub const BULK: &str = "bulk";
+    /// Byte link memfd, numbered: `bytes0`, ... Bells: `bytes0-bell` (the eventfd of the back end).
+    pub const BYTES: &str = "bytes";
+    /// Block link memfd, numbered: `block0`, ...
+    pub const BLOCK: &str = "block";
+    /// Control socket (CPU process and back ends that talk to the broker by messages).
+    pub const CONTROL: &str = "control";
+    /// Image files of a block back end, numbered: `image0` (top), ...
+    pub const IMAGE: &str = "image";
+    /// Temporary overlay file of `-snapshot`.
+    pub const OVERLAY: &str = "overlay";
+}
