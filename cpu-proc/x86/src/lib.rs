@@ -2,6 +2,7 @@
 //! compatibility and 64-bit mode.
 
 pub mod cpuid;
+pub mod helpers;
 pub mod state;
 
 pub use state::Cpu;

@@ -57,8 +57,10 @@ pub struct Pending {
     pub error: u32,
     /// Whether there is an error code (0 or 1).
     pub has_error: u32,
-    /// Padding.
-    pub pad: u32,
+    /// Bits to set in DR6 on delivery of a debug exception.
+    pub dr6: u32,
+    /// Address for CR2 on delivery of a page fault. CR2 changes only then, because a fetch ahead may fault and be dropped.
+    pub addr: u64,
 }
 
 /// [`Pending::vector`] when nothing waits.
@@ -140,6 +142,8 @@ pub struct Cpu {
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
+    /// Page-directory-pointer entries as loaded with CR3 (PAE outside long mode).
+    pub pdptes: [u64; 4],
     /// Debug registers.
     pub dr: [u64; 8],
     /// Model-specific registers.
@@ -162,7 +166,7 @@ pub struct Cpu {
     pub smm: u32,
     /// SMM base.
     pub smbase: u32,
-    /// Requests seen but not yet acted on: bit 0 NMI, bit 1 SMI.
+    /// Requests seen but not yet acted on: bit 0 NMI, bit 1 SMI, bit 2 an interrupt waits for IF or the end of inhibition.
     pub latched: u32,
     /// CPU model's identification.
     pub model: &'static crate::cpuid::Model,
