@@ -3,6 +3,7 @@
 
 pub mod cpuid;
 pub mod helpers;
+pub mod lower;
 pub mod state;
 
 pub use state::Cpu;
