@@ -27,7 +27,11 @@
 //! or flag of an instruction is written before its last faulting op (use temporaries), because a faulting
 //! instruction is restarted from its beginning.
 
+mod build;
+mod dump;
+pub mod liveness;
 
+pub use build::Mem;
 
 /// A value name: guest slot, temporary, or [`NONE`].
 pub type Name = u8;
@@ -412,12 +416,5 @@ impl Block {
     /// Appends an op.
     pub fn push(&mut self, op: Op) {
         self.ops.push(op);
-    }
-}
-
-impl Op {
-    /// An op with every operand absent.
-    pub fn new(op: Opcode) -> Op {
-        Op { op, w: W64, d: NONE, a: NONE, b: NONE, s: 0, k: 0, pad: 0, imm: 0 }
     }
 }
