@@ -7,21 +7,24 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// Everything that the command line says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineConfig {
+    /// File name that the program was called by; messages begin with it (`qemu: ...`).
+    pub program: String,
     /// Program name family: guest architecture of the launcher used.
     pub target: Target,
     /// `-M`.
     pub machine: Machine,
     /// `-cpu`, as given (`model[,+feature][,-feature]`); empty for the target's default.
     pub cpu: String,
-    /// `-smp`.
+    /// `-smp`, at least 1.
     pub cpus: u32,
     /// `-m`, bytes.
     pub ram_bytes: u64,
-    /// `-hda`..`-hdd`, `-cdrom`, `-drive` and the bare argument, in slot order.
+    /// `-hda`..`-hdd`, `-cdrom`, `-drive` and the bare argument, by ascending `index`, no index twice.
+    /// As QEMU does, index 2 holds an empty CD-ROM drive when nothing else was put there.
     pub drives: Vec<Drive>,
-    /// `-boot`: letters out of `acdn`, first first.
+    /// `-boot`: one to three different letters out of `acdn`, first first. `cad` unless given, as in QEMU.
     pub boot: String,
     /// `-snapshot`.
     pub snapshot: bool,
@@ -39,17 +42,19 @@ pub struct MachineConfig {
     pub append: String,
     /// `-initrd`.
     pub initrd: Option<PathBuf>,
-    /// `-serial`, at most 4; defaults applied.
+    /// `-serial`, at most 4; defaults applied. Element n is COM(n+1), `CharDevice::None` leaves that port out.
+    /// Standard input and output are used at most once over `serials`, `parallels` and `monitor`.
     pub serials: Vec<CharDevice>,
     /// `-parallel`, at most 3; defaults applied.
     pub parallels: Vec<CharDevice>,
-    /// `-monitor`; defaults applied.
+    /// `-monitor`; defaults applied. `CharDevice::None` when there is none or when it only lives in a serial port's
+    /// `CharDevice::Mux` (`-nographic`: `serials[0]` is `Mux(Stdio)`). A `Mux` here means: the escape keys work on it.
     pub monitor: CharDevice,
     /// `-pidfile`.
     pub pidfile: Option<PathBuf>,
     /// `-S`: do not start the CPU.
     pub stopped: bool,
-    /// `-d` items.
+    /// `-d` items, each one of the known names, `all` included.
     pub log_items: Vec<String>,
     /// `-L`.
     pub firmware_dir: Option<PathBuf>,
@@ -83,6 +88,52 @@ pub struct MachineConfig {
     pub smbios: Vec<Smbios>,
     /// `-device isa-debug-exit`.
     pub debug_exit: Option<DebugExit>,
+}
+
+impl MachineConfig {
+    /// The machine that QEMU 0.10.4 builds when no option is given, called as `program`.
+    pub fn new(program: &str, target: Target) -> Self {
+        MachineConfig {
+            program: program.to_owned(),
+            target,
+            machine: Machine::Pc,
+            cpu: String::new(),
+            cpus: 1,
+            ram_bytes: 128 << 20,
+            drives: vec![Drive::empty_cdrom()],
+            boot: "cad".to_owned(),
+            snapshot: false,
+            name: None,
+            uuid: None,
+            nographic: false,
+            vga: Vga::Std,
+            kernel: None,
+            append: String::new(),
+            initrd: None,
+            serials: vec![CharDevice::Vc],
+            parallels: vec![CharDevice::Vc],
+            monitor: CharDevice::Vc,
+            pidfile: None,
+            stopped: false,
+            log_items: Vec::new(),
+            firmware_dir: None,
+            bios: None,
+            no_reboot: false,
+            no_shutdown: false,
+            daemonize: false,
+            option_roms: Vec::new(),
+            rtc: RtcBase::Utc,
+            escape_char: 0x01,
+            no_acpi: false,
+            no_hpet: false,
+            no_fd_bootchk: false,
+            rtc_td_hack: false,
+            win2k_hack: false,
+            acpi_tables: Vec::new(),
+            smbios: Vec::new(),
+            debug_exit: None,
+        }
+    }
 }
 
 /// Guest architecture of the program used.
@@ -126,14 +177,30 @@ pub struct Drive {
     pub media: Media,
     /// Forced geometry.
     pub geometry: Option<Geometry>,
-    /// `snapshot=on` or `-snapshot`.
+    /// `snapshot=on`, or `-snapshot` without `snapshot=off`; never set on a CD-ROM, which is not written anyway.
     pub snapshot: bool,
     /// `cache=`; `None` when not given.
     pub cache: Option<Cache>,
-    /// `format=`; `None` means probe.
+    /// `format=`: only `raw` so far; `None` means probe.
     pub format: Option<String>,
     /// `serial=`, at most 20 ASCII characters.
     pub serial: Option<String>,
+}
+
+impl Drive {
+    /// The CD-ROM drive without a medium that every machine has at index 2.
+    pub fn empty_cdrom() -> Self {
+        Drive {
+            index: 2,
+            file: None,
+            media: Media::Cdrom,
+            geometry: None,
+            snapshot: false,
+            cache: None,
+            format: None,
+            serial: None,
+        }
+    }
 }
 
 /// `media=`.
@@ -191,7 +258,8 @@ pub enum CharDevice {
     Null,
     /// The launcher's standard input and output.
     Stdio,
-    /// A virtual console (needs a display; without one it behaves as `Null`).
+    /// A virtual console (needs a display; without one it behaves as `Null`). The size in `vc:WxH` is checked and
+    /// will be kept once there are displays.
     Vc,
     /// Output to a file.
     File(PathBuf),
@@ -212,9 +280,9 @@ pub enum CharDevice {
     },
     /// TCP.
     Tcp {
-        /// Host name or address; empty for any.
+        /// Host name or address, IPv6 without brackets; empty is 0.0.0.0.
         host: String,
-        /// Port.
+        /// Port; 0 (any free one) only with `server`.
         port: u16,
         /// Listen instead of connect.
         server: bool,
@@ -235,14 +303,14 @@ pub enum RtcBase {
     Utc,
     /// Host time, local.
     Local,
-    /// A fixed start, seconds since 1970-01-01T00:00:00.
+    /// A fixed start, seconds since 1970-01-01T00:00:00; negative for years before that (years 0 to 9999).
     Start(i64),
 }
 
 /// `-acpitable`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcpiTable {
-    /// `sig=`, 4 bytes.
+    /// `sig=`, 4 printable ASCII bytes.
     pub signature: Option<[u8; 4]>,
     /// `rev=`.
     pub revision: Option<u8>,
@@ -269,7 +337,8 @@ pub enum Smbios {
     Fields {
         /// 0 or 1.
         kind: u8,
-        /// Name and value pairs.
+        /// Name and value pairs in command-line order, names unique; `release` is `N.N` with both below 256,
+        /// `uuid` has the form 8-4-4-4-12.
         fields: Vec<(String, String)>,
     },
 }
