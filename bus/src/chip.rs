@@ -142,6 +142,11 @@ pub trait Chip {
     /// Register write.
     fn write(&mut self, reg: Reg, value: u64, env: &mut Env<'_>) -> Result<(), BusError>;
 
+    /// The byte at `offset` of a register that a rule declares [`Class::Mirror`]: what a read would give, without effect.
+    fn peek(&self, _region: u8, _offset: u32) -> u8 {
+        0xff
+    }
+
     /// `rep ins`: consecutive reads of `reg.size` bytes from the same register. Returns how many bytes of `data` were
     /// filled (a multiple of the size); the rest reads as ones.
     fn read_block(&mut self, reg: Reg, data: &mut [u8], env: &mut Env<'_>) -> Result<usize, BusError> {

@@ -1,1 +1,18 @@
-//! See README.md.
+//! The bus between the CPU process and the device processes, and the device SDK.
+//!
+//! Everything on the hot path is shared memory with a documented byte layout; see the module of each kind.
+
+pub mod bell;
+pub mod bench;
+pub mod chip;
+pub mod clock;
+pub mod control;
+pub mod device;
+pub mod irq;
+pub mod links;
+pub mod manifest;
+pub mod ram;
+pub mod serve;
+pub mod shm;
+pub mod sys;
+pub mod wire;

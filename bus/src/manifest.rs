@@ -23,6 +23,8 @@ pub struct Manifest {
     pub source: u32,
     /// Bytes of guest RAM in the RAM memfd (when passed).
     pub ram_bytes: u64,
+    /// Bytes of the bulk memory, 0 for none.
+    pub bulk_bytes: u64,
     /// User and group to run as when started by root.
     pub run_as: Option<(u32, u32)>,
 }
@@ -41,7 +43,13 @@ pub mod fd {
     pub const CODE: &str = "code";
     /// The device's bulk memory memfd.
     pub const BULK: &str = "bulk";
-    /// Byte link memfd, numbered: `bytes0`, ... Bells: `bytes0-bell` (the eventfd of the back end).
+    /// The process's own bell page.
+    pub const BELL: &str = "bell";
+    /// The vCPU's bell page.
+    pub const CPU_BELL: &str = "cpu-bell";
+    /// Suffix of the bell page of a link's other end: `bytes0-peer`, `block1-peer`.
+    pub const PEER_BELL: &str = "-peer";
+    /// Byte link memfd, numbered: `bytes0`, ...
     pub const BYTES: &str = "bytes";
     /// Block link memfd, numbered: `block0`, ...
     pub const BLOCK: &str = "block";

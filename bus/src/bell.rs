@@ -1,0 +1,82 @@
+//! Bells: how one process wakes another.
+//!
+//! A bell is a page of its own, so that whoever may ring it needs to see nothing else of the sleeper.
+//! Layout: `0x00` u32 sleep flag, which *is* the futex word; `0x40` u32 number of the processor the owner last ran on.
+//!
+//! Protocol (model-checked in `tests/doorbell_model.rs`): the sleeper sets the flag, checks for work again, then waits on the
+//! flag being 1. The waker publishes its work with an exchange, then loads the flag; if 1 it exchanges 0 and wakes. A flag
+//! left by a dead owner costs one needless wake; a flag cleared late by a waker makes the owner's wait return at once.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::sys::{self, Mapping};
+
+/// Bytes of a bell page.
+pub const BELL_BYTES: usize = 4096;
+const FLAG: usize = 0x00;
+const CPU: usize = 0x40;
+/// Longest sleep without looking again: a belt for the braces.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// How long a waiter may spin for a peer that runs on another processor.
+pub const SPIN_NS: u64 = 50_000;
+
+/// One bell, rung by others, slept on by its owner.
+#[derive(Debug)]
+pub struct Bell {
+    page: Mapping,
+}
+
+impl Bell {
+    /// A bell on a mapped page.
+    pub fn new(page: Mapping) -> Bell {
+        Bell { page }
+    }
+
+    fn flag(&self) -> &AtomicU32 {
+        self.page.word(FLAG)
+    }
+
+    /// Wakes the owner if it sleeps. Call after publishing the work with a sequentially consistent exchange.
+    #[inline]
+    pub fn ring(&self) {
+        let flag = self.flag();
+        if flag.load(Ordering::SeqCst) == 1 && flag.swap(0, Ordering::SeqCst) == 1 {
+            sys::futex_wake(flag);
+        }
+    }
+
+    /// Owner: sleeps until rung, unless `work()` already holds, at most `timeout`.
+    pub fn sleep(&self, timeout: Option<Duration>, mut work: impl FnMut() -> bool) {
+        let flag = self.flag();
+        flag.swap(1, Ordering::SeqCst);
+        if !work() {
+            sys::futex_wait(flag, 1, Some(timeout.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)));
+        }
+        flag.store(0, Ordering::SeqCst);
+    }
+
+    /// Owner: says where it runs, for [`Bell::is_elsewhere`].
+    #[inline]
+    pub fn publish_cpu(&self) {
+        let word = self.page.word(CPU);
+        let cpu = sys::current_cpu().wrapping_add(1);
+        if word.load(Ordering::Relaxed) != cpu {
+            word.store(cpu, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the owner is awake and last ran on a processor other than the caller's: only then is spinning for it
+    /// better than sleeping.
+    #[inline]
+    pub fn is_elsewhere(&self) -> bool {
+        let cpu = self.page.word(CPU).load(Ordering::Relaxed);
+        cpu != 0 && cpu != sys::current_cpu().wrapping_add(1)
+    }
+
+    /// Whether the owner says that it sleeps.
+    #[inline]
+    pub fn is_asleep(&self) -> bool {
+        self.flag().load(Ordering::Relaxed) == 1
+    }
+}

@@ -1,0 +1,62 @@
+//! The clock page: guest time for every process, written by the broker only.
+//!
+//! Guest time is nanoseconds since power-on; it stands still while the VM is stopped. Layout: `0x00` u32 sequence (odd while
+//! being written), `0x04` u32 running, `0x08` i64 offset: monotonic minus guest time while running, guest time while stopped;
+//! `0x10` i64 the host's real time in nanoseconds at guest time 0 (for the real-time clock).
+
+use std::sync::atomic::Ordering;
+
+use crate::sys::{self, Mapping};
+
+/// Bytes of the clock page.
+pub const CLOCK_BYTES: usize = 4096;
+
+/// Guest time.
+#[derive(Debug)]
+pub struct Clock {
+    page: Mapping,
+}
+
+impl Clock {
+    /// Over the mapped page.
+    pub fn new(page: Mapping) -> Clock {
+        Clock { page }
+    }
+
+    fn snapshot(&self) -> (bool, u64) {
+        loop {
+            let before = self.page.word(0).load(Ordering::Acquire);
+            let running = self.page.word(4).load(Ordering::Acquire);
+            let offset = self.page.dword(8).load(Ordering::Acquire);
+            if before & 1 == 0 && self.page.word(0).load(Ordering::Acquire) == before {
+                return (running != 0, offset);
+            }
+            sys::pause();
+        }
+    }
+
+    /// Guest nanoseconds now.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        match self.snapshot() {
+            (true, offset) => sys::monotonic_ns().wrapping_sub(offset),
+            (false, at) => at,
+        }
+    }
+
+    /// Whether guest time advances.
+    pub fn is_running(&self) -> bool {
+        self.snapshot().0
+    }
+
+    /// Broker: starts or stops guest time. Every process that waits on a deadline must be rung afterwards.
+    pub fn set_running(&self, running: bool) {
+        let now = self.now();
+        let sequence = self.page.word(0);
+        sequence.fetch_add(1, Ordering::SeqCst);
+        let offset = if running { sys::monotonic_ns().wrapping_sub(now) } else { now };
+        self.page.dword(8).store(offset, Ordering::SeqCst);
+        self.page.word(4).store(u32::from(running), Ordering::SeqCst);
+        sequence.fetch_add(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,354 @@
+//! The device file: the ring between the CPU process and one device, its state slots, and the CPU's end of it.
+//!
+//! Byte layout (all little-endian, the file is sealed at [`DEVICE_BYTES`]):
+//!
+//! | offset | what | written by |
+//! |---|---|---|
+//! | `0x000` | u32 magic, u32 ready (1 once jailed and serving), u32 regions, u32 lines | device |
+//! | `0x040` | u32 tail: requests ever submitted | CPU |
+//! | `0x080` | u32 head: requests ever completed, a copy of the committed one | device |
+//! | `0x180` | u64 generation: the active state slot is its lowest bit | device |
+//! | `0x200` | per region 256 bytes: u64 size, u32 rules, then 16 bytes a rule: start, end, read class, write class | device |
+//! | `0x1000` | ring: 1024 entries of 16 bytes, see [`Request`] | CPU |
+//! | `0x5000` | responses: u64 by request index | device |
+//! | `0x8000` | two state slots of 4 KiB: header 256 bytes (see [`slot`]), then the chip's state | device |
+//! | `0xa000` | block data, 16 KiB: one `rep ins`/`rep outs` at a time | both |
+//! | `0xe000` | mirror: u32 requests drained; from `0xe100` a byte per mirrored register byte, in order of the rules | device |
+//! | `0x10000` | control mailbox, [`crate::control`] | both |
+//!
+//! A response, the new state and the consumer index become visible by one exchange of the generation; the head word follows.
+//! The CPU reads everything here as claims: indices are masked, lengths clamped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::bell::{Bell, SPIN_NS};
+use crate::chip::{Class, Rule};
+use crate::sys::{self, Mapping};
+
+/// Bytes of a device file.
+pub const DEVICE_BYTES: usize = 0x20000;
+/// `"bkhd"`.
+pub const MAGIC: u32 = 0x6468_6b62;
+pub(crate) const READY: usize = 0x004;
+pub(crate) const REGIONS: usize = 0x008;
+pub(crate) const TAIL: usize = 0x040;
+pub(crate) const HEAD: usize = 0x080;
+pub(crate) const GENERATION: usize = 0x180;
+pub(crate) const REGION_TABLE: usize = 0x200;
+pub(crate) const REGION_BYTES: usize = 0x100;
+pub(crate) const RING: usize = 0x1000;
+pub(crate) const RESPONSES: usize = 0x5000;
+pub(crate) const MIRROR: usize = 0xe000;
+pub(crate) const MIRROR_DATA: usize = 0xe100;
+/// Most mirrored register bytes of a device.
+pub const MIRROR_BYTES: usize = 0xf00;
+pub(crate) const SLOTS: usize = 0x8000;
+pub(crate) const SLOT_BYTES: usize = 0x1000;
+/// Offset of the block data.
+pub const BLOCK: usize = 0xa000;
+/// Bytes of one block transaction at most.
+pub const BLOCK_BYTES: usize = 0x4000;
+/// Offset of the control mailbox.
+pub const CONTROL: usize = 0x10000;
+/// Entries of the ring.
+pub const RING_ENTRIES: u32 = 1024;
+/// Most regions.
+pub const REGIONS_MAX: usize = 8;
+/// Most class rules of a region.
+pub const RULES_MAX: usize = 15;
+/// Posted writes after which the bell rings anyway.
+const BELL_AFTER: u32 = 64;
+
+/// Fields of a state slot's header.
+pub mod slot {
+    /// u32 version of the chip's state.
+    pub const VERSION: usize = 0x00;
+    /// u32 bytes of the chip's state.
+    pub const LENGTH: usize = 0x04;
+    /// u32 requests consumed.
+    pub const CONSUMED: usize = 0x08;
+    /// u32 control requests answered.
+    pub const ANSWERED: usize = 0x0c;
+    /// Chip's state.
+    pub const STATE: usize = 0x100;
+}
+
+/// Kinds of ring entries.
+pub mod kind {
+    /// Register read; the response is the value.
+    pub const READ: u8 = 1;
+    /// Posted register write.
+    pub const WRITE: u8 = 2;
+    /// Register write that is answered.
+    pub const WRITE_SYNC: u8 = 3;
+    /// Consecutive reads into the block data; value = bytes.
+    pub const READ_BLOCK: u8 = 4;
+    /// Consecutive writes from the block data; value = bytes.
+    pub const WRITE_BLOCK: u8 = 5;
+    /// Reset of the chip.
+    pub const RESET: u8 = 6;
+}
+
+/// One ring entry: `0` kind, `1` log2 of the size, `2` region, `3` spare, `4..8` offset, `8..16` value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// See [`kind`].
+    pub kind: u8,
+    /// Log2 of the access size.
+    pub size: u8,
+    /// Region number.
+    pub region: u8,
+    /// Offset in the region.
+    pub offset: u32,
+    /// Value or byte count.
+    pub value: u64,
+}
+
+impl Request {
+    pub(crate) fn store(&self, map: &Mapping, index: u32) {
+        let at = RING + (index % RING_ENTRIES) as usize * 16;
+        let head = u64::from(self.kind)
+            | u64::from(self.size) << 8
+            | u64::from(self.region) << 16
+            | u64::from(self.offset) << 32;
+        map.dword(at).store(head, Ordering::Relaxed);
+        map.dword(at + 8).store(self.value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn load(map: &Mapping, index: u32) -> Request {
+        let at = RING + (index % RING_ENTRIES) as usize * 16;
+        let head = map.dword(at).load(Ordering::Relaxed);
+        Request {
+            kind: head as u8,
+            size: (head >> 8) as u8 & 3,
+            region: (head >> 16) as u8,
+            offset: (head >> 32) as u32,
+            value: map.dword(at + 8).load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Why an access through a port got no answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted;
+
+/// The CPU's end of a device file.
+#[derive(Debug)]
+pub struct DevicePort {
+    map: Mapping,
+    bell: Bell,
+    own: Arc<crate::irq::IrqPage>,
+    tail: u32,
+    belled: u32,
+    rules: Vec<Vec<Rule>>,
+    sizes: Vec<u64>,
+}
+
+impl DevicePort {
+    /// Over a ready device's file, its bell, and the page whose bell the device rings for its answers (the vCPU's).
+    pub fn new(map: Mapping, bell: Bell, own: Arc<crate::irq::IrqPage>) -> DevicePort {
+        let tail = map.word(TAIL).load(Ordering::SeqCst);
+        let mut port =
+            DevicePort { map, bell, own, tail, belled: tail, rules: Vec::new(), sizes: Vec::new() };
+        let regions = (port.map.word(REGIONS).load(Ordering::Acquire) as usize).min(REGIONS_MAX);
+        for region in 0..regions {
+            let at = REGION_TABLE + region * REGION_BYTES;
+            port.sizes.push(port.map.dword(at).load(Ordering::Relaxed));
+            let count = (port.map.word(at + 8).load(Ordering::Relaxed) as usize).min(RULES_MAX);
+            let word = |offset| port.map.word(offset).load(Ordering::Relaxed);
+            let rules = (0..count).map(|rule| {
+                let at = at + 16 + rule * 16;
+                Rule {
+                    start: word(at),
+                    end: word(at + 4),
+                    read: class(word(at + 8)),
+                    write: class(word(at + 12)),
+                }
+            });
+            port.rules.push(rules.collect());
+        }
+        port
+    }
+
+    /// Declared size of a region, 0 when there is none.
+    pub fn region_size(&self, region: u8) -> u64 {
+        self.sizes.get(usize::from(region)).copied().unwrap_or(0)
+    }
+
+    fn rule(&self, region: u8, offset: u32) -> Option<&Rule> {
+        self.rules.get(usize::from(region))?.iter().find(|rule| rule.start <= offset && offset < rule.end)
+    }
+
+    fn head(&self) -> u32 {
+        self.map.word(HEAD).load(Ordering::Acquire)
+    }
+
+    /// Queues a request; its index. Waits for room while the ring is full.
+    fn push(&mut self, request: Request) -> u32 {
+        let index = self.tail;
+        if index.wrapping_sub(self.head()) >= RING_ENTRIES {
+            self.bell.ring();
+            self.wait(index.wrapping_sub(RING_ENTRIES - 1));
+        }
+        request.store(&self.map, index);
+        self.tail = index.wrapping_add(1);
+        sys::publish(self.map.word(TAIL), self.tail);
+        index
+    }
+
+    /// Waits until `count` requests have completed.
+    fn wait(&self, count: u32) {
+        let done = || (self.head().wrapping_sub(count) as i32) >= 0;
+        if done() {
+            return;
+        }
+        let start = sys::monotonic_ns();
+        let own = self.own.cpu_bell();
+        own.publish_cpu();
+        loop {
+            let mut spins = 0u32;
+            while self.bell.is_elsewhere() {
+                for _ in 0..32 {
+                    if done() {
+                        return;
+                    }
+                    sys::pause();
+                }
+                spins += 1;
+                if spins.is_multiple_of(16) && sys::monotonic_ns().wrapping_sub(start) > SPIN_NS {
+                    break;
+                }
+            }
+            own.sleep(None, done);
+            if done() {
+                return;
+            }
+            // The belt: a successor process may not know that it was rung.
+            self.bell.ring();
+        }
+    }
+
+    fn ring(&mut self) {
+        self.belled = self.tail;
+        self.bell.ring();
+    }
+
+    /// Rings for posted writes that have not been belled yet (the vCPU's timer check).
+    pub fn flush_posted(&mut self) {
+        if self.belled != self.tail {
+            self.ring();
+        }
+    }
+
+    /// Register read of `1 << size` bytes.
+    pub fn read(&mut self, region: u8, offset: u32, size: u8) -> u64 {
+        if let Some(value) = self.mirrored(region, offset, size) {
+            return value;
+        }
+        let index = self.push(Request { kind: kind::READ, size, region, offset, value: 0 });
+        self.ring();
+        self.wait(index.wrapping_add(1));
+        let mask = u64::MAX >> (64 - (8u32 << size.min(3)));
+        self.response(index) & mask
+    }
+
+    /// The mirrored value of a register, valid only while everything this end has sent is done.
+    fn mirrored(&self, region: u8, offset: u32, size: u8) -> Option<u64> {
+        let bytes = 1usize << size.min(3);
+        let at = mirror_index(&self.rules, region, offset, bytes)?;
+        if self.map.word(MIRROR).load(Ordering::Acquire) != self.tail {
+            return None;
+        }
+        let mut value = [0u8; 8];
+        self.map.read(MIRROR_DATA + at, value.get_mut(..bytes)?).then(|| u64::from_le_bytes(value))
+    }
+
+    fn response(&self, index: u32) -> u64 {
+        self.map.dword(RESPONSES + (index % RING_ENTRIES) as usize * 8).load(Ordering::Acquire)
+    }
+
+    /// Register write of `1 << size` bytes.
+    pub fn write(&mut self, region: u8, offset: u32, size: u8, value: u64) {
+        let class = self.rule(region, offset).map_or(Class::Sync, |rule| rule.write);
+        let sync = !matches!(class, Class::Posted | Class::Kick);
+        let kind = if sync { kind::WRITE_SYNC } else { kind::WRITE };
+        let index = self.push(Request { kind, size, region, offset, value });
+        if sync {
+            self.ring();
+            self.wait(index.wrapping_add(1));
+        } else if class == Class::Kick || self.tail.wrapping_sub(self.belled) >= BELL_AFTER {
+            self.ring();
+        }
+    }
+
+    /// `rep ins`: consecutive reads of `1 << size` bytes; what the device does not fill reads as ones.
+    pub fn read_block(&mut self, region: u8, offset: u32, size: u8, data: &mut [u8]) {
+        for part in data.chunks_mut(BLOCK_BYTES) {
+            let request = Request { kind: kind::READ_BLOCK, size, region, offset, value: part.len() as u64 };
+            let index = self.push(request);
+            self.ring();
+            self.wait(index.wrapping_add(1));
+            let filled = (self.response(index) as usize).min(part.len());
+            let (have, rest) = part.split_at_mut(filled);
+            if !self.map.read(BLOCK, have) {
+                have.fill(0xff);
+            }
+            rest.fill(0xff);
+        }
+    }
+
+    /// `rep outs`.
+    pub fn write_block(&mut self, region: u8, offset: u32, size: u8, data: &[u8]) {
+        for part in data.chunks(BLOCK_BYTES) {
+            let _ = self.map.write(BLOCK, part);
+            let request = Request { kind: kind::WRITE_BLOCK, size, region, offset, value: part.len() as u64 };
+            let index = self.push(request);
+            self.ring();
+            self.wait(index.wrapping_add(1));
+        }
+    }
+
+    /// Resets the chip and waits until it has.
+    pub fn reset(&mut self) {
+        let index = self.push(Request { kind: kind::RESET, ..Request::default() });
+        self.ring();
+        self.wait(index.wrapping_add(1));
+    }
+}
+
+/// Index in the mirror of `bytes` register bytes at `offset`, when one mirrored rule holds them all.
+pub(crate) fn mirror_index<R: AsRef<[Rule]>>(
+    rules: &[R],
+    region: u8,
+    offset: u32,
+    bytes: usize,
+) -> Option<usize> {
+    let mut index = 0usize;
+    for (at, rules) in rules.iter().enumerate() {
+        for rule in rules.as_ref() {
+            let inside = at == usize::from(region) && rule.start <= offset && offset < rule.end;
+            if rule.read == Class::Mirror {
+                if inside {
+                    let start = index.checked_add((offset - rule.start) as usize)?;
+                    let fits =
+                        (rule.end - offset) as usize >= bytes && start.checked_add(bytes)? <= MIRROR_BYTES;
+                    return fits.then_some(start);
+                }
+                index = index.checked_add(rule.end.saturating_sub(rule.start) as usize)?;
+            } else if inside {
+                return None;
+            }
+        }
+    }
+    None
+}
+
+fn class(code: u32) -> Class {
+    match code {
+        1 => Class::Posted,
+        2 => Class::Kick,
+        3 => Class::Mirror,
+        _ => Class::Sync,
+    }
+}

@@ -1,0 +1,388 @@
+//! Links between a device and its back ends: byte streams (serial ports) and block requests (drives).
+//!
+//! Each link is one memfd mapped by exactly two processes, plus the bells of both.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::bell::Bell;
+use crate::sys::{self, Mapping};
+
+// ---- byte streams -------------------------------------------------------------------------------------------------
+
+/// Bytes a direction can hold.
+pub const BYTES_CAPACITY: u32 = 1 << 16;
+/// Bytes of a byte-link file. Layout: per direction 128 bytes of indices (`0x00` u32 tail, `0x40` u32 head) at `0x000`
+/// (device to back end) and `0x080` (back end to device); u32 words for out-of-band state at `0x100`: connected,
+/// `0x104` breaks sent to the device; data from `0x1000` and `0x11000`.
+pub const BYTES_LINK: usize = 0x1000 + 2 * BYTES_CAPACITY as usize;
+
+/// Which end of a byte link this process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The device.
+    Device,
+    /// The character back end.
+    Host,
+}
+
+/// One end of a byte link.
+#[derive(Debug)]
+pub struct ByteEnd {
+    map: Mapping,
+    peer: Arc<Bell>,
+    side: Side,
+}
+
+impl ByteEnd {
+    /// Over a mapping of [`BYTES_LINK`] bytes and the peer's bell.
+    pub fn new(map: Mapping, peer: Arc<Bell>, side: Side) -> ByteEnd {
+        ByteEnd { map, peer, side }
+    }
+
+    fn lane(&self, sending: bool) -> (usize, usize) {
+        let to_host = (self.side == Side::Device) == sending;
+        if to_host { (0x000, 0x1000) } else { (0x080, 0x1000 + BYTES_CAPACITY as usize) }
+    }
+
+    /// How many bytes can be sent now.
+    pub fn room(&self) -> usize {
+        let (lane, _) = self.lane(true);
+        let used = self.used(lane);
+        (BYTES_CAPACITY - used) as usize
+    }
+
+    /// Indices are written by the peer too: the count is clamped, never trusted.
+    fn used(&self, lane: usize) -> u32 {
+        let tail = self.map.word(lane).load(Ordering::Acquire);
+        let head = self.map.word(lane + 0x40).load(Ordering::Acquire);
+        tail.wrapping_sub(head).min(BYTES_CAPACITY)
+    }
+
+    /// Sends as many bytes as there is room for and returns how many.
+    pub fn send(&self, bytes: &[u8]) -> usize {
+        let (lane, data) = self.lane(true);
+        let count = bytes.len().min(self.room());
+        let tail = self.map.word(lane).load(Ordering::Relaxed);
+        for (at, byte) in bytes.iter().take(count).enumerate() {
+            let slot = tail.wrapping_add(at as u32) % BYTES_CAPACITY;
+            let _ = self.map.write(data + slot as usize, &[*byte]);
+        }
+        if count > 0 {
+            sys::publish(self.map.word(lane), tail.wrapping_add(count as u32));
+            self.peer.ring();
+        }
+        count
+    }
+
+    /// Bytes waiting to be received.
+    pub fn waiting(&self) -> usize {
+        self.used(self.lane(false).0) as usize
+    }
+
+    /// Receives into `to`, returns how many bytes.
+    pub fn receive(&self, to: &mut [u8]) -> usize {
+        let (lane, data) = self.lane(false);
+        let count = to.len().min(self.used(lane) as usize);
+        let head = self.map.word(lane + 0x40).load(Ordering::Relaxed);
+        for (at, byte) in to.iter_mut().take(count).enumerate() {
+            let slot = head.wrapping_add(at as u32) % BYTES_CAPACITY;
+            let mut one = [0];
+            let _ = self.map.read(data + slot as usize, &mut one);
+            *byte = one[0];
+        }
+        if count > 0 {
+            sys::publish(self.map.word(lane + 0x40), head.wrapping_add(count as u32));
+            self.peer.ring();
+        }
+        count
+    }
+
+    /// Whether a client is connected (back end's word).
+    pub fn is_connected(&self) -> bool {
+        self.map.word(0x100).load(Ordering::Acquire) != 0
+    }
+
+    /// Back end: a client came or went.
+    pub fn set_connected(&self, connected: bool) {
+        sys::publish(self.map.word(0x100), u32::from(connected));
+        self.peer.ring();
+    }
+
+    /// Break conditions ever sent by the back end.
+    pub fn breaks(&self) -> u32 {
+        self.map.word(0x104).load(Ordering::Acquire)
+    }
+
+    /// Back end: sends a break condition.
+    pub fn send_break(&self) {
+        self.map.word(0x104).fetch_add(1, Ordering::SeqCst);
+        self.peer.ring();
+    }
+
+    /// A number that changes whenever there is something new for this end.
+    pub fn news(&self) -> u32 {
+        let incoming = self.map.word(self.lane(false).0).load(Ordering::Acquire);
+        let room = self.map.word(self.lane(true).0 + 0x40).load(Ordering::Acquire);
+        incoming.wrapping_add(room).wrapping_add(self.breaks()).wrapping_add(u32::from(self.is_connected()))
+    }
+}
+
+// ---- block requests -----------------------------------------------------------------------------------------------
+
+/// Requests in flight at most.
+pub const BLOCK_SLOTS: usize = 8;
+/// Data bytes a request can carry.
+pub const BLOCK_DATA: usize = 128 << 10;
+/// Bytes of a block-link file. Layout: `0x00` u64 image bytes, `0x08` u32 flags (1 read-only, 2 medium present, 4 write cache),
+/// `0x0c` u32 medium generation; `0x20` u32 completions ever; from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
+/// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status, `0x18` u64 sequence
+/// number; data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
+/// succeeded by one that runs every submitted request again in sequence order.
+pub const BLOCK_LINK: usize = 0x1000 + BLOCK_SLOTS * BLOCK_DATA;
+
+/// What a block request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum BlockOp {
+    /// Read `length` bytes at `offset`.
+    Read = 1,
+    /// Write them.
+    Write = 2,
+    /// Make all completed writes durable.
+    Flush = 3,
+    /// The range is no longer needed.
+    Discard = 4,
+}
+
+/// Outcome of a block request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum BlockStatus {
+    /// Done.
+    Ok = 0,
+    /// The host could not.
+    Error = 1,
+    /// Beyond the end of the image.
+    Range = 2,
+    /// Write to a read-only image.
+    ReadOnly = 3,
+    /// No medium.
+    NoMedium = 4,
+}
+
+/// What a drive holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Medium {
+    /// Image size in bytes.
+    pub bytes: u64,
+    /// Writes fail.
+    pub read_only: bool,
+    /// There is a medium.
+    pub present: bool,
+    /// Writes may stay in a cache until a flush.
+    pub write_cache: bool,
+    /// Changes when the medium does.
+    pub generation: u32,
+}
+
+fn slot_at(slot: usize) -> usize {
+    0x100 + slot.min(BLOCK_SLOTS - 1) * 64
+}
+
+fn data_at(slot: usize) -> usize {
+    0x1000 + slot.min(BLOCK_SLOTS - 1) * BLOCK_DATA
+}
+
+fn read_medium(map: &Mapping) -> Medium {
+    let flags = map.word(0x08).load(Ordering::Acquire);
+    Medium {
+        bytes: map.dword(0x00).load(Ordering::Acquire),
+        read_only: flags & 1 != 0,
+        present: flags & 2 != 0,
+        write_cache: flags & 4 != 0,
+        generation: map.word(0x0c).load(Ordering::Acquire),
+    }
+}
+
+/// The device's end of a drive.
+#[derive(Debug)]
+pub struct BlockClient {
+    map: Mapping,
+    peer: Arc<Bell>,
+}
+
+impl BlockClient {
+    /// Over a mapping of [`BLOCK_LINK`] bytes and the back end's bell.
+    pub fn new(map: Mapping, peer: Arc<Bell>) -> BlockClient {
+        BlockClient { map, peer }
+    }
+
+    /// The medium.
+    pub fn medium(&self) -> Medium {
+        read_medium(&self.map)
+    }
+
+    /// Submits a request in `slot`, which must be free, with sequence number `sequence` (requests run in that order).
+    /// False, and nothing done, when the slot is busy or the length passes [`BLOCK_DATA`].
+    #[must_use]
+    pub fn submit(&self, slot: usize, op: BlockOp, offset: u64, length: usize, sequence: u64) -> bool {
+        let at = slot_at(slot);
+        if slot >= BLOCK_SLOTS || length > BLOCK_DATA || self.map.word(at).load(Ordering::Acquire) != 0 {
+            return false;
+        }
+        self.map.word(at + 0x04).store(op as u32, Ordering::Relaxed);
+        self.map.dword(at + 0x08).store(offset, Ordering::Relaxed);
+        self.map.word(at + 0x10).store(length as u32, Ordering::Relaxed);
+        self.map.dword(at + 0x18).store(sequence, Ordering::Relaxed);
+        sys::publish(self.map.word(at), 1);
+        self.peer.ring();
+        true
+    }
+
+    /// Whether the slot holds a request, and if it is done, its status. `None`: free.
+    pub fn poll(&self, slot: usize) -> Option<Option<BlockStatus>> {
+        let at = slot_at(slot);
+        match self.map.word(at).load(Ordering::Acquire) {
+            0 => None,
+            2 => Some(Some(match self.map.word(at + 0x14).load(Ordering::Relaxed) {
+                0 => BlockStatus::Ok,
+                2 => BlockStatus::Range,
+                3 => BlockStatus::ReadOnly,
+                4 => BlockStatus::NoMedium,
+                _ => BlockStatus::Error,
+            })),
+            _ => Some(None),
+        }
+    }
+
+    /// Frees a done slot.
+    pub fn release(&self, slot: usize) {
+        let word = self.map.word(slot_at(slot));
+        if word.load(Ordering::Acquire) == 2 {
+            word.store(0, Ordering::Release);
+        }
+    }
+
+    /// Copies out of a slot's data.
+    #[must_use]
+    pub fn read_data(&self, slot: usize, at: usize, to: &mut [u8]) -> bool {
+        at.checked_add(to.len()).is_some_and(|end| end <= BLOCK_DATA) && self.map.read(data_at(slot) + at, to)
+    }
+
+    /// Copies into a slot's data.
+    #[must_use]
+    pub fn write_data(&self, slot: usize, at: usize, from: &[u8]) -> bool {
+        at.checked_add(from.len()).is_some_and(|end| end <= BLOCK_DATA)
+            && self.map.write(data_at(slot) + at, from)
+    }
+
+    /// DMA from a slot's data to guest memory.
+    #[must_use]
+    pub fn data_to_ram(
+        &self,
+        slot: usize,
+        at: usize,
+        ram: &crate::ram::GuestRam,
+        gpa: u64,
+        len: usize,
+    ) -> bool {
+        at.checked_add(len).is_some_and(|end| end <= BLOCK_DATA)
+            && ram.write_from(gpa, &self.map, data_at(slot) + at, len)
+    }
+
+    /// DMA from guest memory to a slot's data.
+    #[must_use]
+    pub fn data_from_ram(
+        &self,
+        slot: usize,
+        at: usize,
+        ram: &crate::ram::GuestRam,
+        gpa: u64,
+        len: usize,
+    ) -> bool {
+        at.checked_add(len).is_some_and(|end| end <= BLOCK_DATA)
+            && ram.read_into(gpa, &self.map, data_at(slot) + at, len)
+    }
+
+    /// A number that changes whenever a request completes or the medium changes.
+    pub fn news(&self) -> u32 {
+        self.map.word(0x20).load(Ordering::Acquire).wrapping_add(self.map.word(0x0c).load(Ordering::Acquire))
+    }
+}
+
+/// A request as the back end sees it, validated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRequest {
+    /// Slot it came in.
+    pub slot: usize,
+    /// What to do.
+    pub op: BlockOp,
+    /// Byte offset in the image, unchecked against its size.
+    pub offset: u64,
+    /// Bytes, at most [`BLOCK_DATA`].
+    pub length: usize,
+}
+
+/// The back end's end of a drive.
+#[derive(Debug)]
+pub struct BlockServer {
+    map: Mapping,
+    peer: Arc<Bell>,
+}
+
+impl BlockServer {
+    /// Over a mapping of [`BLOCK_LINK`] bytes and the device's bell.
+    pub fn new(map: Mapping, peer: Arc<Bell>) -> BlockServer {
+        BlockServer { map, peer }
+    }
+
+    /// States the medium (also the broker, before start).
+    pub fn set_medium(&self, medium: Medium) {
+        self.map.dword(0x00).store(medium.bytes, Ordering::Relaxed);
+        let flags =
+            u32::from(medium.read_only) | u32::from(medium.present) << 1 | u32::from(medium.write_cache) << 2;
+        self.map.word(0x08).store(flags, Ordering::Release);
+        sys::publish(self.map.word(0x0c), medium.generation);
+        self.peer.ring();
+    }
+
+    /// The oldest submitted request. A request with an unknown operation or length is completed with an error here.
+    pub fn next(&self) -> Option<BlockRequest> {
+        loop {
+            let slot = (0..BLOCK_SLOTS)
+                .filter(|slot| self.map.word(slot_at(*slot)).load(Ordering::SeqCst) == 1)
+                .min_by_key(|slot| self.map.dword(slot_at(*slot) + 0x18).load(Ordering::Relaxed))?;
+            let at = slot_at(slot);
+            let length = self.map.word(at + 0x10).load(Ordering::Relaxed) as usize;
+            let op = match self.map.word(at + 0x04).load(Ordering::Relaxed) {
+                1 => Some(BlockOp::Read),
+                2 => Some(BlockOp::Write),
+                3 => Some(BlockOp::Flush),
+                4 => Some(BlockOp::Discard),
+                _ => None,
+            };
+            match op {
+                Some(op) if length <= BLOCK_DATA => {
+                    let offset = self.map.dword(at + 0x08).load(Ordering::Relaxed);
+                    return Some(BlockRequest { slot, op, offset, length });
+                }
+                _ => self.complete(slot, BlockStatus::Error),
+            }
+        }
+    }
+
+    /// The mapping and offset of a slot's data, for system calls that read and write it in place.
+    pub fn data(&self, slot: usize) -> (&Mapping, usize) {
+        (&self.map, data_at(slot))
+    }
+
+    /// Completes a request.
+    pub fn complete(&self, slot: usize, status: BlockStatus) {
+        let at = slot_at(slot);
+        self.map.word(at + 0x14).store(status as u32, Ordering::Relaxed);
+        sys::publish(self.map.word(at), 2);
+        self.map.word(0x20).fetch_add(1, Ordering::SeqCst);
+        self.peer.ring();
+    }
+}

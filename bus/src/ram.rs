@@ -1,0 +1,186 @@
+//! Guest RAM as bus masters see it, and the bitmaps that keep compiled code coherent with DMA.
+//!
+//! RAM is one memfd: guest-physical `0..low` first, then what lies from 4 GiB up. DMA names RAM only: a range that is not
+//! wholly RAM is refused, so a device can never reach another device's registers.
+//!
+//! Code bitmap memfd: `code` bits (one a 4 KiB page of the RAM file), then as many `dirty` bits. The CPU sets a page's code
+//! bit *before* it reads the bytes it compiles; a device writes, fences, loads the code bit, and if set sets the dirty
+//! bit and the CPU's attention word (before the interrupt of the same DMA).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::irq::IrqPage;
+use crate::sys::Mapping;
+
+/// End of the RAM below the PCI hole.
+pub const LOW_LIMIT: u64 = 0xe000_0000;
+/// Start of RAM above 4 GiB.
+pub const HIGH_BASE: u64 = 1 << 32;
+
+/// Bytes of the code/dirty bitmap file for `ram_bytes` of RAM.
+pub fn code_map_bytes(ram_bytes: u64) -> u64 {
+    let words = ram_bytes.div_ceil(4096).div_ceil(64);
+    (words * 8 * 2).next_multiple_of(4096)
+}
+
+/// The code and dirty bitmaps.
+#[derive(Debug)]
+pub struct CodeMap {
+    map: Mapping,
+    words: usize,
+}
+
+impl CodeMap {
+    /// Over a mapping of [`code_map_bytes`] bytes.
+    pub fn new(map: Mapping, ram_bytes: u64) -> CodeMap {
+        let words = (ram_bytes.div_ceil(4096).div_ceil(64) as usize).min(map.len() / 16);
+        CodeMap { map, words }
+    }
+
+    fn bit(&self, half: usize, page: u64) -> Option<(&AtomicU64, u64)> {
+        let index = usize::try_from(page / 64).ok().filter(|index| *index < self.words)?;
+        Some((self.map.dword((half * self.words + index) * 8), 1 << (page % 64)))
+    }
+
+    /// CPU: code of this page of the RAM file is about to be read for compiling.
+    pub fn watch(&self, page: u64) {
+        if let Some((word, bit)) = self.bit(0, page) {
+            word.fetch_or(bit, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// CPU: no compiled code of this page is left.
+    pub fn unwatch(&self, page: u64) {
+        if let Some((word, bit)) = self.bit(0, page) {
+            word.fetch_and(!bit, Ordering::SeqCst);
+        }
+    }
+
+    /// Device, after its writes: true when the page holds compiled code; its dirty bit is set then.
+    pub fn wrote(&self, page: u64) -> bool {
+        let Some((code, bit)) = self.bit(0, page) else { return false };
+        if code.load(Ordering::SeqCst) & bit == 0 {
+            return false;
+        }
+        if let Some((dirty, bit)) = self.bit(1, page) {
+            dirty.fetch_or(bit, Ordering::SeqCst);
+        }
+        true
+    }
+
+    /// CPU: takes one dirty page.
+    pub fn take_dirty(&self) -> Option<u64> {
+        for index in 0..self.words {
+            let word = self.map.dword((self.words + index) * 8);
+            let bits = word.load(Ordering::SeqCst);
+            if bits != 0 {
+                let bit = bits.trailing_zeros();
+                word.fetch_and(!(1 << bit), Ordering::SeqCst);
+                return Some(index as u64 * 64 + u64::from(bit));
+            }
+        }
+        None
+    }
+}
+
+/// Guest RAM.
+#[derive(Debug)]
+pub struct GuestRam {
+    memory: Mapping,
+    code: Option<(CodeMap, Arc<IrqPage>)>,
+}
+
+impl GuestRam {
+    /// Over the whole RAM file; `code` for writers in a running machine.
+    pub fn new(memory: Mapping, code: Option<(CodeMap, Arc<IrqPage>)>) -> GuestRam {
+        GuestRam { memory, code }
+    }
+
+    /// Bytes of RAM.
+    pub fn bytes(&self) -> u64 {
+        self.memory.len() as u64
+    }
+
+    /// The mapping itself (CPU process and broker).
+    pub fn mapping(&self) -> &Mapping {
+        &self.memory
+    }
+
+    /// Offset in the RAM file of guest-physical `gpa`, when `len` bytes from there are RAM.
+    pub fn offset(&self, gpa: u64, len: u64) -> Option<usize> {
+        file_offset(self.bytes(), gpa, len)
+    }
+
+    /// Reads guest memory; false and nothing read when the range is not RAM.
+    #[must_use]
+    pub fn read(&self, gpa: u64, to: &mut [u8]) -> bool {
+        self.offset(gpa, to.len() as u64).is_some_and(|offset| self.memory.read(offset, to))
+    }
+
+    /// Writes guest memory; false and nothing written when the range is not RAM.
+    #[must_use]
+    pub fn write(&self, gpa: u64, from: &[u8]) -> bool {
+        let Some(offset) = self.offset(gpa, from.len() as u64) else { return false };
+        if !self.memory.write(offset, from) {
+            return false;
+        }
+        self.wrote(offset, from.len());
+        true
+    }
+
+    /// Copies straight from another shared memory, for large transfers.
+    #[must_use]
+    pub fn write_from(&self, gpa: u64, from: &Mapping, at: usize, len: usize) -> bool {
+        let Some(offset) = self.offset(gpa, len as u64) else { return false };
+        if at.checked_add(len).is_none_or(|end| end > from.len()) {
+            return false;
+        }
+        // SAFETY: both ranges are inside their mappings, which are distinct.
+        unsafe { std::ptr::copy_nonoverlapping(from.base().add(at), self.memory.base().add(offset), len) };
+        self.wrote(offset, len);
+        true
+    }
+
+    /// Copies straight into another shared memory.
+    #[must_use]
+    pub fn read_into(&self, gpa: u64, to: &Mapping, at: usize, len: usize) -> bool {
+        let Some(offset) = self.offset(gpa, len as u64) else { return false };
+        if at.checked_add(len).is_none_or(|end| end > to.len()) {
+            return false;
+        }
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(self.memory.base().add(offset), to.base().add(at), len) };
+        true
+    }
+
+    fn wrote(&self, offset: usize, len: usize) {
+        let Some((code, irq)) = &self.code else { return };
+        if len == 0 {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        let mut hit = false;
+        for page in offset / 4096..=(offset + len - 1) / 4096 {
+            hit |= code.wrote(page as u64);
+        }
+        if hit {
+            irq.code_changed();
+        }
+    }
+}
+
+/// Offset in a RAM file of `ram_bytes` of the guest-physical range `gpa..gpa + len`, `None` unless all of it is RAM.
+pub fn file_offset(ram_bytes: u64, gpa: u64, len: u64) -> Option<usize> {
+    let low = ram_bytes.min(LOW_LIMIT);
+    let end = gpa.checked_add(len)?;
+    let offset = if end <= low {
+        gpa
+    } else if gpa >= HIGH_BASE && end - HIGH_BASE <= ram_bytes - low {
+        low + (gpa - HIGH_BASE)
+    } else {
+        return None;
+    };
+    usize::try_from(offset).ok()
+}

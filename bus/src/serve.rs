@@ -1,0 +1,480 @@
+//! The main program of a device process: take up the manifest and the committed state, enter the jail, serve for ever.
+//!
+//! One transaction: the chip is called, its outputs derived, its state written to the inactive slot, and one exchange of the
+//! generation makes state and consumer index current together. Then lines, mirror, head, bell: all of them can be repeated
+//! by a successor from the committed state.
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::bell::{BELL_BYTES, Bell, SPIN_NS};
+use crate::chip::{Access, Chip, Class, Control, Description, Env, Outputs, Reg, STATE_MAX};
+use crate::clock::{CLOCK_BYTES, Clock};
+use crate::control;
+use crate::device::{self, CONTROL, DEVICE_BYTES, Request, kind, slot};
+use crate::irq::{IRQ_BYTES, IrqPage};
+use crate::links::{BLOCK_LINK, BYTES_LINK, BlockClient, ByteEnd, Side};
+use crate::manifest::{MANIFEST_FD, Manifest, fd};
+use crate::ram::{CodeMap, GuestRam, code_map_bytes};
+use crate::shm::Bulk;
+use crate::sys::{self, Mapping};
+use crate::wire;
+
+/// A child that cannot start; it says why on standard error and exits with 1, and the broker reports it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The manifest is missing or malformed.
+    #[error("manifest: {0}")]
+    Manifest(&'static str),
+    /// A descriptor that the role needs was not passed or cannot be mapped.
+    #[error("descriptor {name}: {source}")]
+    Descriptor {
+        /// Name in the manifest.
+        name: String,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// The configuration or the saved state does not fit.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Reads the manifest of this process.
+///
+/// # Errors
+/// When descriptor 3 holds none.
+pub fn manifest() -> Result<Manifest, StartError> {
+    // SAFETY: the broker passes the manifest at this number; if not, reads fail with EBADF.
+    let file = unsafe { OwnedFd::from_raw_fd(MANIFEST_FD) };
+    let mut bytes = vec![0u8; wire::LIMIT];
+    let mut len = 0;
+    while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match nix::sys::uio::pread(&file, rest, len as i64) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(_) => return Err(StartError::Manifest("cannot be read")),
+        }
+    }
+    // The file is padded with zeros to its sealed size, so its length comes first.
+    let length = bytes.first_chunk::<4>().map_or(0, |head| u32::from_le_bytes(*head) as usize);
+    let body = bytes.get(4..4 + length.min(wire::LIMIT)).ok_or(StartError::Manifest("is too short"))?;
+    wire::decode(body).map_err(|_| StartError::Manifest("is malformed"))
+}
+
+/// The file form of a manifest: length, then encoding.
+///
+/// # Errors
+/// When it passes the wire limit.
+pub fn encode_manifest(manifest: &Manifest) -> Result<Vec<u8>, wire::WireError> {
+    let body = wire::encode(manifest)?;
+    let mut bytes = (body.len() as u32).to_le_bytes().to_vec();
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+impl Manifest {
+    /// The descriptor named `name`.
+    pub fn descriptor(&self, name: &str) -> Option<i32> {
+        self.fds.iter().find(|(have, _)| have == name).map(|(_, fd)| *fd)
+    }
+
+    /// Maps the memory named `name`.
+    ///
+    /// # Errors
+    /// When it was not passed or does not map.
+    pub fn map(&self, name: &str, len: usize, writable: bool) -> Result<Mapping, StartError> {
+        let error = |source| StartError::Descriptor { name: name.to_owned(), source };
+        let raw = self.descriptor(name).ok_or_else(|| error(std::io::ErrorKind::NotFound.into()))?;
+        // SAFETY: the broker passed this descriptor under this name; it stays open while it is borrowed.
+        Mapping::shared(unsafe { BorrowedFd::borrow_raw(raw) }, len, writable).map_err(error)
+    }
+
+    /// Maps the bell named `name`.
+    ///
+    /// # Errors
+    /// As [`Manifest::map`].
+    pub fn bell(&self, name: &str) -> Result<Arc<Bell>, StartError> {
+        Ok(Arc::new(Bell::new(self.map(name, BELL_BYTES, true)?)))
+    }
+
+    /// Maps the interrupt page with the vCPU's bell.
+    ///
+    /// # Errors
+    /// As [`Manifest::map`].
+    pub fn irq_page(&self) -> Result<Arc<IrqPage>, StartError> {
+        let bell = Bell::new(self.map(fd::CPU_BELL, BELL_BYTES, true)?);
+        Ok(Arc::new(IrqPage::new(self.map(fd::IRQ, IRQ_BYTES, true)?, bell)))
+    }
+
+    /// Maps guest RAM, with the code bitmap when `irq` is given.
+    ///
+    /// # Errors
+    /// As [`Manifest::map`].
+    pub fn guest_ram(&self, irq: Option<Arc<IrqPage>>) -> Result<GuestRam, StartError> {
+        let memory = self.map(fd::RAM, self.ram_bytes as usize, true)?;
+        let code = match irq {
+            Some(irq) => {
+                let map = self.map(fd::CODE, code_map_bytes(self.ram_bytes) as usize, true)?;
+                Some((CodeMap::new(map, self.ram_bytes), irq))
+            }
+            None => None,
+        };
+        Ok(GuestRam::new(memory, code))
+    }
+}
+
+struct Server<C: Chip> {
+    chip: C,
+    description: Description,
+    map: Mapping,
+    bell: Arc<Bell>,
+    irq: Arc<IrqPage>,
+    clock: Clock,
+    source: usize,
+    ram: Option<GuestRam>,
+    bytes: Vec<ByteEnd>,
+    blocks: Vec<BlockClient>,
+    bulk: Bulk,
+    consumed: u32,
+    answered: u32,
+    generation: u64,
+    outputs: Outputs,
+}
+
+/// Runs a device process. `jail` locks the process down; `make` builds the chip from its configuration bytes.
+/// Never returns; a start-up problem is printed and ends the process with status 1.
+pub fn main<C: Chip>(
+    jail: impl FnOnce(&Manifest) -> Result<(), String>,
+    make: impl FnOnce(&[u8]) -> Result<C, String>,
+) -> ! {
+    let error = match Server::start(jail, make) {
+        Ok(mut server) => server.run(),
+        Err(error) => error,
+    };
+    eprintln!("{}: {error}", std::env::args().next().unwrap_or_default());
+    std::process::exit(1)
+}
+
+impl<C: Chip> Server<C> {
+    fn start(
+        jail: impl FnOnce(&Manifest) -> Result<(), String>,
+        make: impl FnOnce(&[u8]) -> Result<C, String>,
+    ) -> Result<Server<C>, StartError> {
+        const { assert!(size_of::<C::State>() <= STATE_MAX) };
+        let manifest = manifest()?;
+        let chip = make(&manifest.config).map_err(StartError::Refused)?;
+        let map = manifest.map(fd::DEVICE, DEVICE_BYTES, true)?;
+        let irq = manifest.irq_page()?;
+        let bell = manifest.bell(fd::BELL)?;
+        let ram = match manifest.descriptor(fd::RAM) {
+            Some(_) => Some(manifest.guest_ram(Some(irq.clone()))?),
+            None => None,
+        };
+        let mut bytes = Vec::new();
+        while manifest.descriptor(&format!("{}{}", fd::BYTES, bytes.len())).is_some() {
+            let name = format!("{}{}", fd::BYTES, bytes.len());
+            let peer = manifest.bell(&format!("{name}{}", fd::PEER_BELL))?;
+            bytes.push(ByteEnd::new(manifest.map(&name, BYTES_LINK, true)?, peer, Side::Device));
+        }
+        let mut blocks = Vec::new();
+        while manifest.descriptor(&format!("{}{}", fd::BLOCK, blocks.len())).is_some() {
+            let name = format!("{}{}", fd::BLOCK, blocks.len());
+            let peer = manifest.bell(&format!("{name}{}", fd::PEER_BELL))?;
+            blocks.push(BlockClient::new(manifest.map(&name, BLOCK_LINK, true)?, peer));
+        }
+        let bulk = match manifest.bulk_bytes {
+            0 => Mapping::anonymous(4096)
+                .map_err(|source| StartError::Descriptor { name: fd::BULK.to_owned(), source })?,
+            len => manifest.map(fd::BULK, len as usize, true)?,
+        };
+        let mut server = Server {
+            description: chip.description(),
+            chip,
+            map,
+            bell,
+            irq,
+            clock: Clock::new(manifest.map(fd::CLOCK, CLOCK_BYTES, false)?),
+            source: manifest.source as usize,
+            ram,
+            bytes,
+            blocks,
+            bulk: Bulk::new(bulk),
+            consumed: 0,
+            answered: 0,
+            generation: 0,
+            outputs: Outputs::default(),
+        };
+        server.describe();
+        server.take_up()?;
+        jail(&manifest).map_err(StartError::Refused)?;
+        sys::publish(server.map.word(device::READY), 1);
+        sys::futex_wake(server.map.word(device::READY));
+        Ok(server)
+    }
+
+    /// Publishes regions and class rules.
+    fn describe(&self) {
+        for (index, region) in self.description.regions.iter().take(device::REGIONS_MAX).enumerate() {
+            let at = device::REGION_TABLE + index * device::REGION_BYTES;
+            self.map.dword(at).store(region.size, Ordering::Relaxed);
+            let rules = region.rules.len().min(device::RULES_MAX);
+            self.map.word(at + 8).store(rules as u32, Ordering::Relaxed);
+            for (index, rule) in region.rules.iter().take(rules).enumerate() {
+                let at = at + 16 + index * 16;
+                let words = [rule.start, rule.end, rule.read as u32, rule.write as u32];
+                for (word, value) in words.into_iter().enumerate() {
+                    self.map.word(at + word * 4).store(value, Ordering::Relaxed);
+                }
+            }
+        }
+        let regions = self.description.regions.len().min(device::REGIONS_MAX);
+        self.map.word(device::REGIONS).store(regions as u32, Ordering::Release);
+        self.map.word(0).store(device::MAGIC, Ordering::Release);
+    }
+
+    /// Restores the committed state, or resets a device that never committed one.
+    fn take_up(&mut self) -> Result<(), StartError> {
+        self.generation = self.map.dword(device::GENERATION).load(Ordering::SeqCst);
+        if self.generation == 0 {
+            self.call(|chip, env| chip.reset(env));
+        } else {
+            let at = self.slot();
+            let word = |offset| self.map.word(at + offset).load(Ordering::Acquire);
+            self.consumed = word(slot::CONSUMED);
+            self.answered = word(slot::ANSWERED);
+            if word(slot::VERSION) != C::STATE_VERSION || word(slot::LENGTH) as usize != size_of::<C::State>()
+            {
+                return Err(StartError::Refused("saved state is of another version".to_owned()));
+            }
+            let mut state: C::State = bytemuck::Zeroable::zeroed();
+            let _ = self.map.read(at + slot::STATE, bytemuck::bytes_of_mut(&mut state));
+            self.chip.restore(&state).map_err(|error| StartError::Refused(error.to_string()))?;
+            self.call(|chip, env| chip.event(env));
+        }
+        self.commit();
+        self.finish();
+        Ok(())
+    }
+
+    fn slot(&self) -> usize {
+        device::SLOTS + (self.generation & 1) as usize * device::SLOT_BYTES
+    }
+
+    fn call<R>(&mut self, call: impl FnOnce(&mut C, &mut Env<'_>) -> R) -> R {
+        let mut env = Env {
+            now: self.clock.now(),
+            ram: self.ram.as_ref(),
+            bytes: &self.bytes,
+            blocks: &self.blocks,
+            bulk: &self.bulk,
+        };
+        call(&mut self.chip, &mut env)
+    }
+
+    /// Makes the chip's present state and the consumer index current, in one step.
+    fn commit(&mut self) {
+        let state = self.chip.save();
+        self.generation += 1;
+        let at = self.slot();
+        let words = [C::STATE_VERSION, size_of::<C::State>() as u32, self.consumed, self.answered];
+        for (index, word) in words.into_iter().enumerate() {
+            self.map.word(at + index * 4).store(word, Ordering::Relaxed);
+        }
+        let _ = self.map.write(at + slot::STATE, bytemuck::bytes_of(&state));
+        self.map.dword(device::GENERATION).swap(self.generation, Ordering::SeqCst);
+    }
+
+    /// Publishes what follows from the committed state: lines, mirror, head. Repeatable.
+    fn finish(&mut self) {
+        let mut outputs = Outputs::default();
+        self.chip.sync_outputs(&mut outputs);
+        self.outputs = outputs;
+        self.irq.publish(self.source, &self.outputs);
+        self.mirror();
+        sys::publish(self.map.word(device::HEAD), self.consumed);
+    }
+
+    fn mirror(&self) {
+        let mut index = device::MIRROR_DATA;
+        let end = device::MIRROR_DATA + device::MIRROR_BYTES;
+        let mut any = false;
+        for (region, description) in self.description.regions.iter().enumerate() {
+            for rule in description.rules.iter().filter(|rule| rule.read == Class::Mirror) {
+                for offset in rule.start..rule.end {
+                    if index < end {
+                        let _ = self.map.write(index, &[self.chip.peek(region as u8, offset)]);
+                    }
+                    index += 1;
+                    any = true;
+                }
+            }
+        }
+        if any {
+            self.map.word(device::MIRROR).store(self.consumed, Ordering::Release);
+        }
+    }
+
+    fn news(&self) -> u32 {
+        let bytes = self.bytes.iter().map(ByteEnd::news).fold(0, u32::wrapping_add);
+        self.blocks.iter().map(BlockClient::news).fold(bytes, u32::wrapping_add)
+    }
+
+    fn run(&mut self) -> ! {
+        // A waiter of a predecessor may still sleep.
+        self.irq.cpu_bell().ring();
+        let mut seen = self.news().wrapping_sub(1);
+        loop {
+            self.bell.publish_cpu();
+            let mut worked = self.drain();
+            worked |= self.answer_control();
+            let news = self.news();
+            if news != seen {
+                seen = news;
+                self.call(|chip, env| chip.event(env));
+                self.commit();
+                self.finish();
+                worked = true;
+            }
+            if self.is_due() {
+                self.call(|chip, env| chip.timer(env));
+                self.commit();
+                self.finish();
+                worked = true;
+            }
+            if worked && self.spin(seen) {
+                continue;
+            }
+            let timeout = self.timeout();
+            self.bell.sleep(timeout, || self.has_work(seen));
+        }
+    }
+
+    fn has_work(&self, seen: u32) -> bool {
+        self.map.word(device::TAIL).load(Ordering::SeqCst) != self.consumed
+            || self.map.word(CONTROL + control::REQUEST).load(Ordering::SeqCst) != self.answered
+            || self.news() != seen
+    }
+
+    /// Waits for more work while the vCPU runs on another processor. True when there is some.
+    fn spin(&self, seen: u32) -> bool {
+        let start = sys::monotonic_ns();
+        while self.irq.cpu_bell().is_elsewhere() {
+            for _ in 0..16 {
+                if self.has_work(seen) {
+                    return true;
+                }
+                sys::pause();
+            }
+            if self.is_due() {
+                return true;
+            }
+            if sys::monotonic_ns().wrapping_sub(start) > SPIN_NS {
+                return false;
+            }
+        }
+        false
+    }
+
+    fn is_due(&self) -> bool {
+        self.outputs.deadline.is_some_and(|at| self.clock.is_running() && self.clock.now() >= at)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let at = self.outputs.deadline.filter(|_| self.clock.is_running())?;
+        Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
+    }
+
+    /// Serves every waiting ring entry. True when there was one.
+    fn drain(&mut self) -> bool {
+        let start = self.consumed;
+        // The tail is the CPU process's word: at most one ring full of entries is meaningful.
+        let tail = self.map.word(device::TAIL).load(Ordering::Acquire);
+        while self.consumed != tail && tail.wrapping_sub(start) <= device::RING_ENTRIES {
+            let index = self.consumed;
+            let request = Request::load(&self.map, index);
+            let response = self.serve(request);
+            let at = device::RESPONSES + (index % device::RING_ENTRIES) as usize * 8;
+            self.map.dword(at).store(response, Ordering::Release);
+            self.consumed = index.wrapping_add(1);
+            self.commit();
+            self.finish();
+            if request.kind != kind::WRITE {
+                self.irq.cpu_bell().ring();
+            }
+        }
+        if self.consumed != start {
+            // The CPU may sleep on a full ring.
+            self.irq.cpu_bell().ring();
+        }
+        self.consumed != start
+    }
+
+    fn serve(&mut self, request: Request) -> u64 {
+        let reg =
+            Reg { region: request.region, offset: u64::from(request.offset), size: 1 << request.size.min(3) };
+        let size = self.description.regions.get(usize::from(reg.region)).map_or(0, |region| region.size);
+        if request.kind != kind::RESET && reg.offset >= size {
+            return u64::MAX;
+        }
+        match request.kind {
+            kind::READ => self.call(|chip, env| -> Access { chip.read(reg, env) }).unwrap_or(u64::MAX),
+            kind::WRITE | kind::WRITE_SYNC => {
+                let _ = self.call(|chip, env| chip.write(reg, request.value, env));
+                0
+            }
+            kind::READ_BLOCK => {
+                let mut data = [0u8; device::BLOCK_BYTES];
+                let len = (request.value as usize).min(device::BLOCK_BYTES);
+                let Some(data) = data.get_mut(..len) else { return 0 };
+                let filled = self.call(|chip, env| chip.read_block(reg, data, env)).unwrap_or(0).min(len);
+                let _ = self.map.write(device::BLOCK, data.get(..filled).unwrap_or_default());
+                filled as u64
+            }
+            kind::WRITE_BLOCK => {
+                let mut data = [0u8; device::BLOCK_BYTES];
+                let len = (request.value as usize).min(device::BLOCK_BYTES);
+                let Some(data) = data.get_mut(..len) else { return 0 };
+                let _ = self.map.read(device::BLOCK, data);
+                let _ = self.call(|chip, env| chip.write_block(reg, data, env));
+                0
+            }
+            kind::RESET => {
+                self.call(|chip, env| chip.reset(env));
+                0
+            }
+            _ => u64::MAX,
+        }
+    }
+
+    /// Answers a waiting control request. True when there was one.
+    fn answer_control(&mut self) -> bool {
+        let word = |offset: usize| self.map.word(CONTROL + offset).load(Ordering::SeqCst);
+        let number = word(control::REQUEST);
+        if number == self.answered {
+            return false;
+        }
+        let mut bytes = vec![0u8; (word(control::REQUEST_LEN) as usize).min(control::REQUEST_MAX)];
+        let _ = self.map.read(CONTROL + control::REQUEST_DATA, &mut bytes);
+        let result = match wire::decode::<Control>(&bytes) {
+            Ok(request) => self.call(|chip, env| chip.control(&request, env)),
+            Err(_) => Err("malformed request"),
+        };
+        let (status, reply) = match result {
+            Ok(reply) if reply.len() <= control::REPLY_MAX => (0, reply),
+            Ok(_) => (1, b"reply too long".to_vec()),
+            Err(reason) => (1, reason.as_bytes().to_vec()),
+        };
+        let _ = self.map.write(CONTROL + control::REPLY_DATA, &reply);
+        self.map.word(CONTROL + control::REPLY_LEN).store(reply.len() as u32, Ordering::Relaxed);
+        self.map.word(CONTROL + control::REPLY_STATUS).store(status, Ordering::Relaxed);
+        self.answered = number;
+        self.commit();
+        self.finish();
+        let word = self.map.word(CONTROL + control::REPLY);
+        sys::publish(word, number);
+        sys::futex_wake(word);
+        true
+    }
+}

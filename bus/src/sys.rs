@@ -1,0 +1,209 @@
+//! The system calls that the bus needs and `nix` lacks, and shared mappings.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Creates an anonymous memory file of `size` bytes whose size is sealed.
+///
+/// # Errors
+/// The kernel's.
+pub fn memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
+    let cname = std::ffi::CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the name is a valid C string; the result is checked.
+    let raw = unsafe { libc::memfd_create(cname.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `raw` is a descriptor just created and owned by nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+    let size = libc::off_t::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: plain system calls on a descriptor that we own.
+    unsafe {
+        if libc::ftruncate(fd.as_raw_fd(), size) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        if libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(fd)
+}
+
+/// Sleeps while `*word == expected`, at most `timeout`. Returns on wake, change, signal or time-out alike.
+pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
+    let spec = timeout.map(|t| libc::timespec {
+        tv_sec: t.as_secs().min(1 << 40) as libc::time_t,
+        tv_nsec: t.subsec_nanos() as libc::c_long,
+    });
+    let spec = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the word outlives the call, the time-out is null or points to a live timespec.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, spec) };
+}
+
+/// Wakes every sleeper on `word`.
+pub fn futex_wake(word: &AtomicU32) {
+    // SAFETY: the word is valid; the call only uses its address.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// The number of the processor this thread runs on right now.
+#[inline]
+pub fn current_cpu() -> u32 {
+    // SAFETY: no arguments; served by the vDSO.
+    let cpu = unsafe { libc::sched_getcpu() };
+    cpu as u32
+}
+
+/// Nanoseconds of the host's monotonic clock.
+#[inline]
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writing; served by the vDSO.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
+/// A shared mapping of a memfd, or of fresh anonymous memory. Unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: a mapping is memory that other processes write at any time; all access goes through atomics, volatile
+// copies and raw pointers that callers justify themselves, so sharing the handle between threads adds nothing.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `fd`, readable and, if asked, writable.
+    ///
+    /// # Errors
+    /// The kernel's, or `InvalidData` when the file is shorter than `len` (a later access would be fatal) or can shrink.
+    pub fn shared(fd: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Mapping> {
+        // SAFETY: fstat and fcntl on a live descriptor with a valid buffer.
+        let (size, seals) = unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            if libc::fstat(fd.as_raw_fd(), &raw mut stat) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            (stat.st_size as u64, libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS))
+        };
+        if size < len as u64 || seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let prot = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        Mapping::check(base, len)
+    }
+
+    /// Maps fresh zeroed memory, private to this process (tests, and devices without that kind of memory).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn anonymous(len: usize) -> io::Result<Mapping> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: as above.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
+        Mapping::check(base, len)
+    }
+
+    fn check(base: *mut libc::c_void, len: usize) -> io::Result<Mapping> {
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { base: base.cast(), len })
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// First byte.
+    pub fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    /// The word at `offset`.
+    ///
+    /// # Panics
+    /// When `offset` is not a multiple of 4 inside the mapping: offsets are constants of a layout, never data.
+    #[inline]
+    pub fn word(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset.checked_add(4).is_some_and(|end| end <= self.len));
+        // SAFETY: inside the mapping and aligned, and only ever accessed atomically.
+        unsafe { &*self.base.add(offset).cast::<AtomicU32>() }
+    }
+
+    /// The double word at `offset`; as [`Mapping::word`].
+    ///
+    /// # Panics
+    /// As [`Mapping::word`], with multiples of 8.
+    #[inline]
+    pub fn dword(&self, offset: usize) -> &std::sync::atomic::AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset.checked_add(8).is_some_and(|end| end <= self.len));
+        // SAFETY: as above.
+        unsafe { &*self.base.add(offset).cast::<std::sync::atomic::AtomicU64>() }
+    }
+
+    /// Copies out. Returns false, and copies nothing, when the range is not inside the mapping.
+    #[inline]
+    #[must_use]
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> bool {
+        if !self.contains(offset, to.len()) {
+            return false;
+        }
+        // SAFETY: the source range is inside the mapping, the target is a live slice; other processes may write
+        // the source meanwhile, which can only change the bytes copied.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.add(offset), to.as_mut_ptr(), to.len()) };
+        true
+    }
+
+    /// Copies in. Returns false, and copies nothing, when the range is not inside the mapping.
+    #[inline]
+    #[must_use]
+    pub fn write(&self, offset: usize, from: &[u8]) -> bool {
+        if !self.contains(offset, from.len()) {
+            return false;
+        }
+        // SAFETY: as `read`, the other way round.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.base.add(offset), from.len()) };
+        true
+    }
+
+    fn contains(&self, offset: usize, len: usize) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range mapped at construction; references handed out borrow `self`.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
+}
+
+/// Spins once.
+#[inline]
+pub fn pause() {
+    std::hint::spin_loop();
+}
+
+/// Sets `word` with full ordering: the publication of an index, after which a sleep flag may be read.
+#[inline]
+pub fn publish(word: &AtomicU32, value: u32) {
+    word.swap(value, Ordering::SeqCst);
+}
