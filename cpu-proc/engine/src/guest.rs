@@ -68,7 +68,8 @@ pub struct GuestOps {
     /// instruction starts in (an instruction may cross it, and is then alone or last). A fetch fault on the first
     /// instruction is returned (recorded); on a later one the block just ends before it. Undecodable bytes lower to a
     /// helper call that raises the guest's invalid-opcode exception.
-    pub lower: fn(&mut CoreState, code: &mut dyn CodeSource, max_insns: u32, out: &mut Block) -> Result<(), Fault>,
+    pub lower:
+        fn(&mut CoreState, code: &mut dyn CodeSource, max_insns: u32, out: &mut Block) -> Result<(), Fault>,
     /// Delivers the recorded exception, changing the state to its handler.
     pub deliver: fn(&mut CoreState) -> Next,
     /// Called when the attention word was found set, and after HALT exits: takes interrupts and machine requests.

@@ -43,7 +43,7 @@ pub enum Access {
     Fetch = 2,
 }
 
-/// One privilege mode's three TLBs, and a log of the filled sets so that a flush costs what was used.
+/// One privilege mode's three TLBs.
 #[repr(C)]
 pub struct Tlb {
     /// By [`Access`].
@@ -128,6 +128,45 @@ pub struct CoreState {
     pub jump_cache: [JumpEntry; JUMP_CACHE],
     /// Engine-private data (code cache, block table, statistics); null in the interpreter-only unit tests.
     pub engine: *mut std::ffi::c_void,
+    /// What jump-cache entries must carry now: generation in the upper 32 bits, engine's context number below.
+    pub jump_key: u64,
+    /// Number of the compiled block whose helper is running, or [`NO_BLOCK`]: a store into it must not happen.
+    pub running: u32,
+    /// 1 while the host's MXCSR register holds the guest's value, see [`crate::mxcsr`].
+    pub mxcsr_live: u32,
+    /// Sets filled since the last flush, a bit each, so that a flush costs what was used.
+    pub filled: [[[u64; TLB_SETS / 64]; 3]; MMU_MODES],
+    /// Extents of large pages that were translated, by half of the address space, see [`crate::mmu::note_large_page`].
+    pub large: [LargeExtent; 2],
+    /// Where recently used physical pages are, for page walks and [`crate::mem::phys_load`].
+    pub phys_cache: [PhysEntry; PHYS_CACHE],
+}
+
+/// [`CoreState::running`] when no compiled block is.
+pub const NO_BLOCK: u32 = u32::MAX;
+/// Entries in [`CoreState::phys_cache`]. A power of two.
+pub const PHYS_CACHE: usize = 64;
+
+/// A range of linear addresses that holds every large page seen, `start..=last`; empty when `start > last`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct LargeExtent {
+    /// First address.
+    pub start: u64,
+    /// Last address.
+    pub last: u64,
+}
+
+/// A physical page in host memory.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PhysEntry {
+    /// Page address; all ones when empty.
+    pub gpa: u64,
+    /// Host address of its first byte.
+    pub host: *mut u8,
+    /// 1 when stores may go there.
+    pub writable: u64,
 }
 
 /// x86 EFLAGS positions of the six flags.

@@ -1,0 +1,375 @@
+//! The table of compiled blocks: lookup, links between them, and what dies when code bytes change.
+//!
+//! A block is known by where its first byte lies in *host* memory (so remapped and aliased physical pages cannot be
+//! confused), its architectural pc, and its *context*: the front end's block key together with the distance from pc to linear
+//! address. Contexts are numbered, so that a jump-cache entry needs to compare two words only.
+//!
+//! Code pages are kept out of the write TLBs; each store to one comes here and kills exactly the blocks whose bytes
+//! it touches.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::engine::Engine;
+use crate::guest::{Fault, Gpa};
+use crate::mmu::{self, PAGE_SIZE};
+use crate::state::{CoreState, JUMP_CACHE, JumpEntry, NO_BLOCK, exit};
+
+/// Number of a block in the [`Table`].
+pub(crate) type BlockId = u32;
+/// Number of a link.
+pub(crate) type LinkId = u32;
+/// End of a list of links.
+const END: u32 = u32::MAX;
+/// Contexts before the table is emptied; far above what any guest uses.
+const CONTEXTS: usize = 1 << 16;
+
+/// A multiplicative hash for integer keys.
+#[derive(Default)]
+pub(crate) struct FastHasher(u64);
+
+impl Hasher for FastHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.write_u64(u64::from(b)));
+    }
+    fn write_u32(&mut self, v: u32) {
+        self.write_u64(u64::from(v));
+    }
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0.rotate_left(23) ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+pub(crate) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
+
+/// Identity of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Ident {
+    /// Host address of the first code byte.
+    pub host: u64,
+    /// Architectural pc.
+    pub pc: u64,
+    /// Context number.
+    pub context: u32,
+}
+
+/// A compiled block.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockInfo {
+    pub ident: Ident,
+    /// Guest bytes.
+    pub len: u32,
+    /// Host page of the bytes behind the first page's end; 0 when the block does not cross.
+    pub second_page: u64,
+    /// Address of its code in the executable view.
+    pub entry: u64,
+    /// Jumps from other blocks that were patched to `entry`.
+    links_in: LinkId,
+    /// Dropped; its code may still be running but nothing leads to it.
+    pub dead: bool,
+}
+
+impl BlockInfo {
+    pub fn new(ident: Ident, len: u32, second_page: u64, entry: u64) -> BlockInfo {
+        BlockInfo { ident, len, second_page, entry, links_in: END, dead: false }
+    }
+
+    /// Whether the block's bytes overlap `size` bytes at host address `at`.
+    fn overlaps(&self, at: u64, size: u64) -> bool {
+        let first = (PAGE_SIZE - self.ident.host % PAGE_SIZE).min(u64::from(self.len));
+        let hit = |start: u64, len: u64| at < start.wrapping_add(len) && start < at.wrapping_add(size);
+        hit(self.ident.host, first)
+            || (self.second_page != 0 && hit(self.second_page, u64::from(self.len).saturating_sub(first)))
+    }
+}
+
+/// A direct jump at the end of a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    /// Where it goes.
+    pub target_pc: u64,
+    /// Position of its 32-bit displacement in the code buffer; 0 when it may not be patched.
+    pub patch: u32,
+    /// Position of the stub that it leads to while unlinked.
+    pub stub: u32,
+    /// Next link into the same target.
+    next: LinkId,
+    /// Block that it leaves.
+    pub from: BlockId,
+}
+
+impl Link {
+    pub fn new(from: BlockId, target_pc: u64, patch: u32, stub: u32) -> Link {
+        Link { target_pc, patch, stub, next: END, from }
+    }
+}
+
+/// Code on one host page.
+#[derive(Default)]
+struct PageCode {
+    blocks: Vec<BlockId>,
+    /// A bit for each byte that a block may cover; bits of dead blocks are cleared when noticed.
+    covered: CoverMap,
+}
+
+struct CoverMap([u64; PAGE_SIZE as usize / 64]);
+
+impl Default for CoverMap {
+    fn default() -> Self {
+        CoverMap([0; PAGE_SIZE as usize / 64])
+    }
+}
+
+impl CoverMap {
+    fn set(&mut self, at: usize, len: usize, value: bool) {
+        for i in at..(at + len).min(PAGE_SIZE as usize) {
+            if value {
+                self.0[i / 64] |= 1 << (i % 64);
+            } else {
+                self.0[i / 64] &= !(1 << (i % 64));
+            }
+        }
+    }
+    fn any(&self, at: usize, len: usize) -> bool {
+        (at..(at + len).min(PAGE_SIZE as usize)).any(|i| self.0[i / 64] >> (i % 64) & 1 != 0)
+    }
+}
+
+/// All compiled blocks.
+#[derive(Default)]
+pub(crate) struct Table {
+    pub blocks: Vec<BlockInfo>,
+    pub links: Vec<Link>,
+    index: FastMap<Ident, BlockId>,
+    pages: FastMap<u64, PageCode>,
+    by_gpa: FastMap<Gpa, u64>,
+    contexts: FastMap<(u32, u64), u32>,
+    /// Linear pages (hashed) with jump-cache entries in this generation.
+    cached_pages: Vec<u64>,
+}
+
+const PAGE_FILTER: usize = 4096;
+
+impl Table {
+    /// Empties the table; the caller has emptied the code buffer.
+    pub fn clear(&mut self) {
+        *self = Table::default();
+    }
+
+    /// The block, if compiled.
+    pub fn find(&self, ident: &Ident) -> Option<BlockId> {
+        self.index.get(ident).copied()
+    }
+
+    /// Number of the context; `None` when there are too many and the table must be cleared.
+    pub fn context(&mut self, key: u32, base: u64) -> Option<u32> {
+        let next = self.contexts.len() as u32;
+        if self.contexts.len() >= CONTEXTS {
+            return self.contexts.get(&(key, base)).copied();
+        }
+        Some(*self.contexts.entry((key, base)).or_insert(next))
+    }
+
+    fn filter_bit(linear: u64) -> (usize, u64) {
+        let h = ((linear >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize % PAGE_FILTER;
+        (h / 64, 1 << (h % 64))
+    }
+
+    /// Whether the host page holds code.
+    pub fn holds_code(&self, page: u64) -> bool {
+        self.pages.contains_key(&page)
+    }
+
+    /// Remembers which physical page a host page is.
+    pub fn name_page(&mut self, gpa: Gpa, page: u64) {
+        self.by_gpa.insert(gpa, page);
+    }
+
+    /// Adds a block.
+    pub fn insert(&mut self, info: BlockInfo) -> BlockId {
+        let id = self.blocks.len() as BlockId;
+        self.index.insert(info.ident, id);
+        let offset = (info.ident.host % PAGE_SIZE) as usize;
+        let first = (PAGE_SIZE as usize - offset).min(info.len as usize);
+        let page = self.pages.entry(info.ident.host - offset as u64).or_default();
+        page.blocks.push(id);
+        page.covered.set(offset, first, true);
+        if info.second_page != 0 {
+            let page = self.pages.entry(info.second_page).or_default();
+            page.blocks.push(id);
+            page.covered.set(0, (info.len as usize).saturating_sub(first), true);
+        }
+        self.blocks.push(info);
+        id
+    }
+
+    /// Records that link `link` now jumps to `target`.
+    pub fn joined(&mut self, link: LinkId, target: BlockId) {
+        let Some(block) = self.blocks.get_mut(target as usize) else { return };
+        let Some(l) = self.links.get_mut(link as usize) else { return };
+        l.next = block.links_in;
+        block.links_in = link;
+    }
+
+    /// Blocks of the page that overlap the bytes at `at`.
+    fn hits(&mut self, at: u64, size: u32) -> Vec<BlockId> {
+        let offset = (at % PAGE_SIZE) as usize;
+        let Some(page) = self.pages.get_mut(&(at - offset as u64)) else { return Vec::new() };
+        if !page.covered.any(offset, size as usize) {
+            return Vec::new();
+        }
+        let blocks = &self.blocks;
+        let hits: Vec<BlockId> = page
+            .blocks
+            .iter()
+            .copied()
+            .filter(|&id| blocks.get(id as usize).is_some_and(|b| !b.dead && b.overlaps(at, u64::from(size))))
+            .collect();
+        if hits.is_empty() {
+            page.covered.set(offset, size as usize, false);
+        }
+        hits
+    }
+
+    /// Drops a block: nothing will lead to it. Returns the positions to patch back, with what to patch them to.
+    fn kill(&mut self, id: BlockId) -> Vec<(u32, u32)> {
+        let Some(block) = self.blocks.get_mut(id as usize) else { return Vec::new() };
+        if std::mem::replace(&mut block.dead, true) {
+            return Vec::new();
+        }
+        let (ident, second) = (block.ident, block.second_page);
+        let mut link = std::mem::replace(&mut block.links_in, END);
+        if self.index.get(&ident) == Some(&id) {
+            self.index.remove(&ident);
+        }
+        for page in [ident.host & !(PAGE_SIZE - 1), second] {
+            if let Some(code) = self.pages.get_mut(&page) {
+                code.blocks.retain(|&b| b != id);
+                if code.blocks.is_empty() {
+                    self.pages.remove(&page);
+                }
+            }
+        }
+        let mut patches = Vec::new();
+        while let Some(l) = self.links.get_mut(link as usize) {
+            patches.push((l.patch, l.stub));
+            link = std::mem::replace(&mut l.next, END);
+        }
+        patches
+    }
+}
+
+fn engine(core: &mut CoreState) -> Option<&mut Engine> {
+    // SAFETY: null, or the engine that `Engine::attach` leaked to this CPU; only this thread uses it, and callers
+    // hold no other reference to it.
+    unsafe { core.engine.cast::<Engine>().as_mut() }
+}
+
+/// Where the jump cache keeps `pc`.
+pub(crate) fn jump_slot(pc: u64) -> usize {
+    (pc ^ (pc >> 12)) as usize % JUMP_CACHE
+}
+
+/// Puts a block into the jump cache under the current key.
+pub(crate) fn cache_jump(core: &mut CoreState, pc: u64, linear: u64, code: u64) {
+    core.jump_cache[jump_slot(pc)] = JumpEntry { pc, key: core.jump_key, code, pad: 0 };
+    if let Some(engine) = engine(core) {
+        let pages = &mut engine.table.cached_pages;
+        pages.resize(PAGE_FILTER / 64, 0);
+        let (word, bit) = Table::filter_bit(linear);
+        pages[word] |= bit;
+    }
+}
+
+/// Makes every jump-cache entry stale.
+pub(crate) fn new_generation(core: &mut CoreState) {
+    core.generation = core.generation.wrapping_add(1);
+    if core.generation == 0 {
+        clear_jumps(core);
+    }
+    core.jump_key = u64::from(core.generation) << 32 | core.jump_key & 0xffff_ffff;
+    if let Some(engine) = engine(core) {
+        engine.table.cached_pages.fill(0);
+    }
+}
+
+/// Empties the jump cache.
+pub(crate) fn clear_jumps(core: &mut CoreState) {
+    core.jump_cache.iter_mut().for_each(|e| *e = JumpEntry { pc: 0, key: u64::MAX, code: 0, pad: 0 });
+}
+
+/// The translation of one page is gone: its jump-cache entries with it.
+pub(crate) fn forget_page(core: &mut CoreState, linear: u64) {
+    let (word, bit) = Table::filter_bit(linear);
+    // A block may begin on the page before and end on this one.
+    let (before, before_bit) = Table::filter_bit(linear.wrapping_sub(PAGE_SIZE));
+    let known = engine(core).is_some_and(|e| {
+        let has = |w: usize, b: u64| e.table.cached_pages.get(w).is_some_and(|x| x & b != 0);
+        has(word, bit) || has(before, before_bit)
+    });
+    if known {
+        new_generation(core);
+    }
+}
+
+/// Whether the host page holds compiled code.
+pub(crate) fn holds_code(core: &mut CoreState, page: *mut u8) -> bool {
+    engine(core).is_some_and(|e| e.table.holds_code(page as u64))
+}
+
+/// Before a guest store: refuses with [`exit::RETRY_STEP`] when it would change the running block.
+pub(crate) fn check_write(core: &mut CoreState, host: *mut u8, size: u32) -> Result<(), Fault> {
+    let running = core.running;
+    let hit = running != NO_BLOCK
+        && engine(core).is_some_and(|e| {
+            e.table.blocks.get(running as usize).is_some_and(|b| b.overlaps(host as u64, u64::from(size)))
+        });
+    if hit {
+        core.exit = exit::RETRY_STEP;
+        return Err(Fault);
+    }
+    Ok(())
+}
+
+/// Bytes on a code page are about to change: drops the blocks made from them.
+pub(crate) fn written(core: &mut CoreState, host: *mut u8, size: u32) {
+    let Some(e) = engine(core) else { return };
+    let hits = e.table.hits(host as u64, size);
+    for id in hits {
+        kill(core, id);
+    }
+}
+
+/// Drops a block.
+pub(crate) fn kill(core: &mut CoreState, id: BlockId) {
+    let Some(e) = engine(core) else { return };
+    let Some(block) = e.table.blocks.get(id as usize) else { return };
+    let (pc, entry) = (block.ident.pc, block.entry);
+    let patches = e.table.kill(id);
+    for (patch, stub) in patches {
+        e.repatch(patch, stub);
+    }
+    e.stats.killed += 1;
+    let slot = &mut core.jump_cache[jump_slot(pc)];
+    if slot.code == entry {
+        *slot = JumpEntry { pc: 0, key: u64::MAX, code: 0, pad: 0 };
+    }
+}
+
+/// DMA changed the page: drops all code on it.
+pub(crate) fn page_dirtied(core: &mut CoreState, gpa: Gpa) {
+    let gpa = gpa & !(PAGE_SIZE - 1);
+    let now = mmu::phys_page(core, gpa).map(|(host, _)| host as u64);
+    let Some(e) = engine(core) else { return };
+    let then = e.table.by_gpa.get(&gpa).copied();
+    for page in [now, then.filter(|_| then != now)].into_iter().flatten() {
+        let ids =
+            engine(core).and_then(|e| e.table.pages.get(&page)).map(|p| p.blocks.clone()).unwrap_or_default();
+        for id in ids {
+            kill(core, id);
+        }
+    }
+}

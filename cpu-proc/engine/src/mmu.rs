@@ -1,0 +1,195 @@
+//! The software MMU: filling and flushing the TLBs in [`CoreState`].
+//!
+//! A TLB entry exists only for plain host memory that needs no further check: reads of memory, writes to writable
+//! memory that holds no compiled code, fetches from memory. Everything else (devices, ROM writes, code pages) takes the slow
+//! path each time.
+//!
+//! The front end reports what the guest does: [`flush_all`] for a new address space, [`flush_page`] for one page, and
+//! [`note_large_page`] from its page walk. [`flush_map`] follows a change of the physical map or of the A20 gate.
+
+use crate::guest::{Fault, Gpa, Page};
+use crate::state::{
+    Access, CoreState, LargeExtent, MMU_MODES, MMU_USER, PAGE_BITS, PHYS_CACHE, PhysEntry, TLB_SETS,
+    TlbEntry, invalid_tag,
+};
+
+/// Bytes in a page.
+pub const PAGE_SIZE: u64 = 1 << PAGE_BITS;
+const OFFSET: u64 = PAGE_SIZE - 1;
+
+/// Where an access goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Plain memory: the host address of the byte asked for.
+    Host(*mut u8),
+    /// A write to writable memory that holds compiled code.
+    Code(*mut u8),
+    /// A device, or a write to read-only memory: [`crate::Machine::read`] and [`crate::Machine::write`].
+    Device(Gpa),
+}
+
+/// Empties everything; only for a new [`CoreState`].
+pub(crate) fn init(core: &mut CoreState) {
+    for mode in 0..MMU_MODES {
+        for access in 0..3 {
+            for set in 0..TLB_SETS {
+                core.tlb[mode].sets[access][set] = TlbEntry { tag: invalid_tag(set), addend: 0 };
+            }
+        }
+    }
+    core.large = [LargeExtent { start: u64::MAX, last: 0 }; 2];
+    forget_phys(core);
+    core.generation = 1;
+    core.jump_key = 1 << 32;
+    crate::blocks::clear_jumps(core);
+}
+
+fn forget_phys(core: &mut CoreState) {
+    core.phys_cache = [PhysEntry { gpa: u64::MAX, host: std::ptr::null_mut(), writable: 0 }; PHYS_CACHE];
+}
+
+fn set_of(linear: u64) -> usize {
+    (linear >> PAGE_BITS) as usize % TLB_SETS
+}
+
+/// Translates one byte's address, through the TLB and on a miss through the front end's page walk.
+#[inline]
+pub(crate) fn place(core: &mut CoreState, linear: u64, access: Access, mode: usize) -> Result<Place, Fault> {
+    let entry = core.tlb[mode].sets[access as usize][set_of(linear)];
+    if linear ^ entry.tag <= OFFSET {
+        return Ok(Place::Host(linear.wrapping_add(entry.addend) as *mut u8));
+    }
+    fill(core, linear, access, mode)
+}
+
+#[cold]
+fn fill(core: &mut CoreState, linear: u64, access: Access, mode: usize) -> Result<Place, Fault> {
+    let t = (core.ops.translate)(core, linear, access, mode == MMU_USER)?;
+    let gpa = a20(core, t.gpa);
+    let (host, writable) = match phys_page(core, gpa) {
+        Some(found) => found,
+        None => return Ok(Place::Device(gpa)),
+    };
+    // SAFETY: the machine's page is 4 KiB of memory.
+    let byte = unsafe { host.add((gpa & OFFSET) as usize) };
+    let may = |core: &mut CoreState, access: Access, yes: bool| {
+        if yes {
+            insert(core, linear, host, access, mode);
+        }
+    };
+    match access {
+        Access::Fetch => may(core, Access::Fetch, t.executable),
+        Access::Read | Access::Write => {
+            may(core, Access::Read, t.readable);
+            if t.writable && writable {
+                let code = crate::blocks::holds_code(core, host);
+                may(core, Access::Write, !code);
+                if access == Access::Write && code {
+                    return Ok(Place::Code(byte));
+                }
+            }
+        }
+    }
+    if access == Access::Write && !writable { Ok(Place::Device(gpa)) } else { Ok(Place::Host(byte)) }
+}
+
+fn insert(core: &mut CoreState, linear: u64, host: *mut u8, access: Access, mode: usize) {
+    let tag = linear & !OFFSET;
+    let set = set_of(linear);
+    core.tlb[mode].sets[access as usize][set] = TlbEntry { tag, addend: (host as u64).wrapping_sub(tag) };
+    core.filled[mode][access as usize][set / 64] |= 1 << (set % 64);
+}
+
+/// A physical address after the A20 gate.
+pub(crate) fn a20(core: &CoreState, gpa: Gpa) -> Gpa {
+    if gpa >> 32 == 0 { gpa & core.machine().a20_mask() } else { gpa }
+}
+
+/// Host memory behind the page of `gpa` (A20 applied by the caller): its first byte and whether stores may go there.
+pub(crate) fn phys_page(core: &mut CoreState, gpa: Gpa) -> Option<(*mut u8, bool)> {
+    let page = gpa & !OFFSET;
+    let slot = (page >> PAGE_BITS) as usize % PHYS_CACHE;
+    let entry = core.phys_cache[slot];
+    if entry.gpa == page {
+        return Some((entry.host, entry.writable != 0));
+    }
+    match core.machine().page(page) {
+        Page::Memory { host, writable } => {
+            core.phys_cache[slot] = PhysEntry { gpa: page, host, writable: u64::from(writable) };
+            Some((host, writable))
+        }
+        Page::Device => None,
+    }
+}
+
+fn half(linear: u64) -> usize {
+    usize::from(linear >> 63 != 0 || linear >> 31 == 1)
+}
+
+/// The front end translated `linear` through a page of `1 << bits` bytes (more than [`PAGE_BITS`]): remembered, so that
+/// [`flush_page`] of any address in it drops all of its 4 KiB pieces.
+pub fn note_large_page(core: &mut CoreState, linear: u64, bits: u32) {
+    let mask = 1u64.checked_shl(bits).map_or(u64::MAX, |size| size - 1);
+    let extent = &mut core.large[half(linear)];
+    extent.start = extent.start.min(linear & !mask);
+    extent.last = extent.last.max(linear | mask);
+}
+
+/// Drops every translation of both privilege modes: a new address space, or changed paging controls.
+pub fn flush_all(core: &mut CoreState) {
+    for mode in 0..MMU_MODES {
+        for access in 0..3 {
+            for word in 0..TLB_SETS / 64 {
+                let mut bits = std::mem::take(&mut core.filled[mode][access][word]);
+                while bits != 0 {
+                    let set = word * 64 + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    core.tlb[mode].sets[access][set].tag = invalid_tag(set);
+                }
+            }
+        }
+    }
+    core.large = [LargeExtent { start: u64::MAX, last: 0 }; 2];
+    crate::blocks::new_generation(core);
+}
+
+/// Drops the translation of the page that holds `linear` (all of a large page).
+pub fn flush_page(core: &mut CoreState, linear: u64) {
+    let extent = core.large[half(linear)];
+    if (extent.start..=extent.last).contains(&linear) {
+        return flush_all(core);
+    }
+    let (set, tag) = (set_of(linear), linear & !OFFSET);
+    for mode in 0..MMU_MODES {
+        for access in 0..3 {
+            let entry = &mut core.tlb[mode].sets[access][set];
+            if entry.tag == tag {
+                entry.tag = invalid_tag(set);
+            }
+        }
+    }
+    crate::blocks::forget_page(core, linear);
+}
+
+/// The physical map or the A20 gate changed: drops all translations and what is known of physical pages.
+pub fn flush_map(core: &mut CoreState) {
+    forget_phys(core);
+    flush_all(core);
+}
+
+/// Takes the host page out of the write TLBs: code has been compiled from it.
+pub(crate) fn protect(core: &mut CoreState, host_page: u64) {
+    for mode in 0..MMU_MODES {
+        for word in 0..TLB_SETS / 64 {
+            let mut bits = core.filled[mode][Access::Write as usize][word];
+            while bits != 0 {
+                let set = word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let entry = &mut core.tlb[mode].sets[Access::Write as usize][set];
+                if entry.tag.wrapping_add(entry.addend) == host_page {
+                    entry.tag = invalid_tag(set);
+                }
+            }
+        }
+    }
+}
