@@ -6,6 +6,7 @@ pub mod bell;
 pub mod bench;
 pub mod chip;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod device;
 pub mod irq;

@@ -1,0 +1,153 @@
+//! Configuration of each device role, as the broker writes it into [`crate::manifest::Manifest::config`] and the device reads it.
+//!
+//! Plain data encoded by [`crate::wire`]: the broker builds these without linking any chip. Roles without an entry here
+//! (port 92h, the 8237 pair) have an empty configuration.
+
+use serde::{Deserialize, Serialize};
+
+/// Role `serial`: a 16550A.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialConfig {
+    /// Input clock in Hz divided by 16: the bit rate of divisor 1. 115,200 on a PC.
+    pub baud_base: u32,
+}
+
+impl Default for SerialConfig {
+    fn default() -> Self {
+        SerialConfig { baud_base: 115_200 }
+    }
+}
+
+/// Role `rtc`: an MC146818A with 128 bytes of CMOS memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RtcConfig {
+    /// Initial CMOS memory: (index, value). Clock and control registers (0x00..=0x0d) and the century (0x32) are the chip's
+    /// own and ignored here, but for 0x0a and 0x0b.
+    pub cmos: Vec<(u8, u8)>,
+    /// Seconds since 1970-01-01T00:00:00 that the clock shows at guest time 0, in the time zone that the guest is to see.
+    pub base_seconds: i64,
+    /// Nanoseconds into that second, below 1,000,000,000.
+    pub base_nanoseconds: u32,
+    /// `-rtc-td-hack`: periodic interrupts that the guest was too slow for are made up for later.
+    pub time_drift_hack: bool,
+}
+
+/// Role `i8042`: keyboard controller with keyboard and mouse.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct I8042Config {
+    /// A PS/2 mouse is plugged in.
+    pub mouse: bool,
+}
+
+impl Default for I8042Config {
+    fn default() -> Self {
+        I8042Config { mouse: true }
+    }
+}
+
+/// Role `debugports`: the Bochs BIOS ports and `isa-debug-exit`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebugPortsConfig {
+    /// Ports of `isa-debug-exit`, 1 to 4; 0 for none.
+    pub exit_ports: u8,
+}
+
+/// Where the bytes of a fw_cfg item are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FwCfgSource {
+    /// Here.
+    Inline(Vec<u8>),
+    /// In the device's bulk memory.
+    Bulk {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u32,
+    },
+}
+
+/// A fw_cfg item with a fixed key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FwCfgItem {
+    /// Selector. The chip makes the signature (0x0000), the interface revision (0x0001) and the directory (0x0019) itself.
+    pub key: u16,
+    /// Contents, in the byte order that the guest reads.
+    pub source: FwCfgSource,
+}
+
+/// A fw_cfg item found by name through the directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FwCfgFile {
+    /// Name, at most 55 bytes of ASCII, e.g. `etc/acpi/tables`.
+    pub name: String,
+    /// Contents.
+    pub source: FwCfgSource,
+}
+
+/// Role `fwcfg`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FwCfgConfig {
+    /// Items by key.
+    pub items: Vec<FwCfgItem>,
+    /// Files; the chip gives them keys from 0x20 on in this order and lists them in the directory.
+    pub files: Vec<FwCfgFile>,
+}
+
+/// Kind of an IDE drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IdeMedia {
+    /// ATA hard disk.
+    Disk,
+    /// ATAPI CD-ROM.
+    Cdrom,
+}
+
+/// Cylinders, heads, sectors that a disk reports in IDENTIFY DEVICE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdeGeometry {
+    /// 1..=16383.
+    pub cylinders: u16,
+    /// 1..=16.
+    pub heads: u8,
+    /// 1..=63.
+    pub sectors: u8,
+}
+
+/// One IDE drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdeDriveConfig {
+    /// Disk or CD-ROM.
+    pub media: IdeMedia,
+    /// Number of the drive's block link in the manifest (`block0`, ...); its size and medium are read from the link.
+    pub block: u8,
+    /// Serial number, at most 20 ASCII characters.
+    pub serial: String,
+    /// Model, at most 40 ASCII characters.
+    pub model: String,
+    /// Firmware revision, at most 8 ASCII characters.
+    pub firmware: String,
+    /// Geometry of a disk; `None` derives it from the size.
+    pub geometry: Option<IdeGeometry>,
+    /// The medium can be changed.
+    pub removable: bool,
+}
+
+/// Role `ide`: both channels of the PIIX3 IDE function.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdeConfig {
+    /// Primary master, primary slave, secondary master, secondary slave.
+    pub drives: [Option<IdeDriveConfig>; 4],
+}
+
+/// Role `vga`: standard VGA with Bochs VBE.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VgaConfig {
+    /// Video memory in bytes, a power of two from 256 KiB to 256 MiB; it is the device's bulk memory.
+    pub vram_bytes: u32,
+}
+
+impl Default for VgaConfig {
+    fn default() -> Self {
+        VgaConfig { vram_bytes: 16 << 20 }
+    }
+}
