@@ -35,6 +35,12 @@ impl Clock {
         }
     }
 
+    /// Host monotonic time of guest time `at`, when guest time advances.
+    pub fn host_time(&self, at: u64) -> Option<u64> {
+        let (running, offset) = self.snapshot();
+        running.then(|| at.wrapping_add(offset))
+    }
+
     /// Guest nanoseconds now.
     #[inline]
     pub fn now(&self) -> u64 {

@@ -372,9 +372,15 @@ impl BlockServer {
         }
     }
 
-    /// The mapping and offset of a slot's data, for system calls that read and write it in place.
-    pub fn data(&self, slot: usize) -> (&Mapping, usize) {
-        (&self.map, data_at(slot))
+    /// Runs `transfer` over the first `length` bytes of a slot's data in place.
+    ///
+    /// The device may write the same memory meanwhile; that harms only itself: `transfer` must treat the bytes as opaque
+    /// (hand them to a system call), which is all that an image does with them.
+    pub fn with_data<R>(&self, slot: usize, length: usize, transfer: impl FnOnce(&mut [u8]) -> R) -> R {
+        let base = self.map.base().wrapping_add(data_at(slot));
+        // SAFETY: `data_at` clamps the slot, the length is clamped here, so the range is inside the mapping, and this
+        // end holds no other reference to it. Concurrent writes by the peer process change bytes, not types or bounds.
+        transfer(unsafe { std::slice::from_raw_parts_mut(base, length.min(BLOCK_DATA)) })
     }
 
     /// Completes a request.
