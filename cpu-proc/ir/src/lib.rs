@@ -68,7 +68,8 @@ pub const FLAGS_ALL: u8 = 0x3f;
 
 /// In `Op::s` of ALU, shift and multiply ops: define the condition flags.
 pub const SET_FLAGS: u8 = 1;
-/// In `Op::k` of [`Opcode::Ld`]: probe with write permission (first half of a read-modify-write).
+/// In `Op::k` of [`Opcode::Ld`]: probe with write permission (first half of a read-modify-write). A later store of the same
+/// instruction to the same address and width then cannot fault or be retried, so flags may change between the two.
 pub const LD_FOR_WRITE: u8 = 1;
 /// In `Op::k` of memory ops: the linear address wraps at 32 bits.
 pub const ADDR32: u8 = 2;

@@ -6,7 +6,9 @@
 //! A body that fails has recorded the exception with [`raise`] (or a callee has) and has changed no architectural
 //! register; memory that the instruction wrote before the fault stays written, as on the processor.
 
+pub mod arith;
 pub mod ids;
+pub mod string;
 
 use bulkhead_engine::{CoreState, Fault, Helper, exit};
 use bulkhead_ir::{FLAGS_ALL, HelperInfo};
@@ -137,7 +139,7 @@ fn raise_now(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fau
 const GENERAL: List = &[helper!(ids::Sys::Raise, raise_now, FAULTS)];
 
 /// Every topic's list. A module adds itself here.
-const LISTS: &[List] = &[GENERAL];
+const LISTS: &[List] = &[GENERAL, arith::HELPERS, string::HELPERS];
 
 const fn compose(lists: &[List]) -> [Helper; HELPERS] {
     let empty = helper!(0, undefined, FAULTS).1;

@@ -107,6 +107,11 @@ impl<'a> Ctx<'a> {
         if self.code64() { pc } else { pc & 0xffff_ffff }
     }
 
+    /// Whether the CPU model has `feature`.
+    pub fn feature(&self, (word, bit): super::feature::Feature) -> bool {
+        self.features.get(word).is_some_and(|w| w >> bit & 1 != 0)
+    }
+
     // ---- temporaries ----
 
     /// A fresh temporary, undefined, valid for this instruction only. There are 32 an instruction.
@@ -477,17 +482,8 @@ impl<'a> Ctx<'a> {
         self.ended = true;
     }
 
-    /// Ends the block after a helper that wrote the pc itself.
+    /// Ends the block after a helper that wrote the pc itself. A single-step trap after it is the helper's matter too.
     pub fn end_exit(&mut self) {
-        if self.has(key::TRAP) {
-            let pc = self.ldf(W64, PC_FIELD);
-            return self.step_trap(pc);
-        }
-        self.exit_raw();
-    }
-
-    /// As [`Ctx::end_exit`], for control transfers that clear TF themselves (`INT n`, `SYSCALL`): no trap after them.
-    pub fn end_exit_untrapped(&mut self) {
         self.exit_raw();
     }
 }

@@ -155,7 +155,8 @@ impl Ea {
         d
     }
 
-    fn lea(self, d: Name, w: u8) -> Op {
+    /// The op that computes the offset at width `w` into `d`.
+    pub fn lea(self, d: Name, w: u8) -> Op {
         Op { w, d, a: self.base, b: self.index, s: self.scale, imm: self.disp, ..Op::new(Opcode::Lea) }
     }
 

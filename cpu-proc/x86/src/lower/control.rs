@@ -1,0 +1,245 @@
+//! Jumps, calls, returns and interrupts.
+
+use bulkhead_ir::{NONE, Name, Op, Opcode, W16, W32, W64, cc};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+
+use super::ctx::{Ctx, gpr, width_of};
+use super::int::{RCX, condition, width_from};
+use super::stack::{is_sp, load_stack, move_sp, push_value};
+use super::{feature, system};
+use crate::helpers::ids::Sys;
+use crate::helpers::vector;
+
+/// Lowers `insn`; false when it is not one of this module's.
+pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
+    use Mnemonic as M;
+    match insn.mnemonic() {
+        M::Jmp => jmp(ctx, insn),
+        M::Call => call(ctx, insn),
+        M::Ret => ret(ctx, insn),
+        M::Loop => count_loop(ctx, insn, None),
+        M::Loope => count_loop(ctx, insn, Some(cc::E)),
+        M::Loopne => count_loop(ctx, insn, Some(cc::NE)),
+        M::Jcxz => count_zero(ctx, insn, W16),
+        M::Jecxz => count_zero(ctx, insn, W32),
+        M::Jrcxz => count_zero(ctx, insn, W64),
+        M::Retf => {
+            let (w16, w32) = match insn.op_count() {
+                0 => (Code::Retfw, Code::Retfd),
+                _ => (Code::Retfw_imm16, Code::Retfd_imm16),
+            };
+            let w = width_from(insn.code(), w16, w32);
+            let release = if insn.op_count() == 0 { 0 } else { u64::from(insn.immediate16()) };
+            ctx.sys(Sys::FarRet, u64::from(w) | release << 8);
+            ctx.end_exit();
+        }
+        M::Iret | M::Iretd | M::Iretq => {
+            let w = width_from(insn.code(), Code::Iretw, Code::Iretd);
+            ctx.sys(Sys::Iret, u64::from(w));
+            ctx.end_exit();
+        }
+        M::Int => interrupt(ctx, insn.immediate8(), 0),
+        M::Int3 => interrupt(ctx, vector::BP, 1),
+        M::Into => interrupt(ctx, vector::OF, 2),
+        M::Int1 => interrupt(ctx, vector::DB, 3),
+        M::Bound => bound(ctx, insn),
+        M::Syscall => {
+            let next = ctx.next_name();
+            ctx.call_void(Sys::Syscall as u16, next, NONE, NONE, 0);
+            ctx.end_exit();
+        }
+        M::Sysenter if ctx.feature(feature::SEP) => {
+            ctx.sys(Sys::Sysenter, 0);
+            ctx.end_exit();
+        }
+        M::Sysret | M::Sysretq => {
+            if ctx.require_cpl0() {
+                let w = if insn.code() == Code::Sysretq { W64 } else { W32 };
+                ctx.sys(Sys::Sysret, u64::from(w));
+                ctx.end_exit();
+            }
+        }
+        M::Sysexit | M::Sysexitq if ctx.feature(feature::SEP) => {
+            if ctx.require_cpl0() {
+                let w = if insn.code() == Code::Sysexitq { W64 } else { W32 };
+                ctx.sys(Sys::Sysexit, u64::from(w));
+                ctx.end_exit();
+            }
+        }
+        _ if insn.is_jcc_short_or_near() => {
+            let target = insn.near_branch_target();
+            match condition(insn) {
+                Some(code) => ctx.end_branch(code, target),
+                None => return false,
+            }
+        }
+        _ => return false,
+    }
+    true
+}
+
+impl Ctx<'_> {
+    /// A temporary holding the pc of the next instruction.
+    pub fn next_name(&mut self) -> Name {
+        self.movi(self.next_pc as i64)
+    }
+
+    /// Raises `#GP(0)` when the constant target lies beyond the code segment.
+    fn target_ok(&mut self, target: u64) -> bool {
+        if target <= self.cs_limit {
+            return true;
+        }
+        self.raise_zero(vector::GP);
+        false
+    }
+}
+
+fn is_near_constant(insn: &Instruction) -> bool {
+    matches!(insn.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
+}
+
+/// The target of an indirect near branch, in a name that survives a change of the stack pointer.
+fn indirect_target(ctx: &mut Ctx, insn: &Instruction) -> Name {
+    let value = ctx.read(insn, 0, 0);
+    if insn.op0_kind() == OpKind::Memory {
+        return value;
+    }
+    let reg = insn.op0_register();
+    if reg.size() == 8 && !is_sp(reg) {
+        return value;
+    }
+    ctx.zx(width_of(reg.size()), value)
+}
+
+/// Selector and offset of a far branch.
+fn far_target(ctx: &mut Ctx, insn: &Instruction) -> Option<(Name, Name, u8)> {
+    match insn.op0_kind() {
+        OpKind::FarBranch16 => {
+            let selector = ctx.movi(i64::from(insn.far_branch_selector()));
+            let offset = ctx.movi(i64::from(insn.far_branch16()));
+            Some((selector, offset, W16))
+        }
+        OpKind::FarBranch32 => {
+            let selector = ctx.movi(i64::from(insn.far_branch_selector()));
+            let offset = ctx.movi(i64::from(insn.far_branch32()));
+            Some((selector, offset, W32))
+        }
+        OpKind::Memory => {
+            let w = match insn.code() {
+                Code::Jmp_m1616 | Code::Call_m1616 => W16,
+                Code::Jmp_m1632 | Code::Call_m1632 => W32,
+                Code::Jmp_m1664 | Code::Call_m1664 => W64,
+                _ => return None,
+            };
+            let (offset, selector) = system::load_far_pointer(ctx, insn, w);
+            Some((selector, offset, w))
+        }
+        _ => None,
+    }
+}
+
+fn jmp(ctx: &mut Ctx, insn: &Instruction) {
+    if is_near_constant(insn) {
+        let target = insn.near_branch_target();
+        if ctx.target_ok(target) {
+            ctx.end_goto(target);
+        }
+        return;
+    }
+    if let Some((selector, offset, w)) = far_target(ctx, insn) {
+        ctx.call_void(Sys::FarJmp as u16, selector, offset, NONE, u64::from(w));
+        return ctx.end_exit();
+    }
+    let target = indirect_target(ctx, insn);
+    ctx.end_goto_reg(target);
+}
+
+fn call(ctx: &mut Ctx, insn: &Instruction) {
+    if !is_near_constant(insn)
+        && let Some((selector, offset, w)) = far_target(ctx, insn)
+    {
+        let next = ctx.next_name();
+        ctx.call_void(Sys::FarCall as u16, selector, offset, next, u64::from(w));
+        return ctx.end_exit();
+    }
+    let w = width_of(insn.stack_pointer_increment().unsigned_abs() as usize);
+    if is_near_constant(insn) {
+        let target = insn.near_branch_target();
+        if ctx.target_ok(target) {
+            let next = ctx.next_name();
+            push_value(ctx, w, next);
+            ctx.end_goto(target);
+        }
+        return;
+    }
+    let target = indirect_target(ctx, insn);
+    let next = ctx.next_name();
+    push_value(ctx, w, next);
+    ctx.end_goto_reg(target);
+}
+
+fn ret(ctx: &mut Ctx, insn: &Instruction) {
+    let (w, release) = match insn.code() {
+        Code::Retnw => (W16, 0),
+        Code::Retnd => (W32, 0),
+        Code::Retnq => (W64, 0),
+        Code::Retnw_imm16 => (W16, insn.immediate16()),
+        Code::Retnd_imm16 => (W32, insn.immediate16()),
+        _ => (W64, insn.immediate16()),
+    };
+    let target = load_stack(ctx, w, 0);
+    move_sp(ctx, (1 << w) + i64::from(release));
+    ctx.end_goto_reg(target);
+}
+
+/// Width of the count register of `LOOP`.
+fn count_width(code: Code) -> u8 {
+    match code {
+        Code::Loop_rel8_16_CX
+        | Code::Loop_rel8_32_CX
+        | Code::Loope_rel8_16_CX
+        | Code::Loope_rel8_32_CX
+        | Code::Loopne_rel8_16_CX
+        | Code::Loopne_rel8_32_CX => W16,
+        Code::Loop_rel8_16_RCX
+        | Code::Loop_rel8_64_RCX
+        | Code::Loope_rel8_16_RCX
+        | Code::Loope_rel8_64_RCX
+        | Code::Loopne_rel8_16_RCX
+        | Code::Loopne_rel8_64_RCX => W64,
+        _ => W32,
+    }
+}
+
+fn count_loop(ctx: &mut Ctx, insn: &Instruction, also: Option<u8>) {
+    let w = count_width(insn.code());
+    let target = insn.near_branch_target();
+    let count = ctx.add(w, RCX, -1);
+    ctx.write_slot(RCX, w, count);
+    let (w, decider) = match also {
+        None => (w, count),
+        Some(code) => {
+            let zero = ctx.movi(0);
+            let both = ctx.temp();
+            ctx.op(Op { w: W64, d: both, a: count, b: zero, k: code, ..Op::new(Opcode::Select) });
+            (w, both)
+        }
+    };
+    ctx.end_branch_z(w, decider, true, target);
+}
+
+fn count_zero(ctx: &mut Ctx, insn: &Instruction, w: u8) {
+    ctx.end_branch_z(w, RCX, false, insn.near_branch_target());
+}
+
+fn interrupt(ctx: &mut Ctx, vector: u8, kind: u64) {
+    let next = ctx.next_name();
+    ctx.call_void(Sys::Int as u16, next, NONE, NONE, u64::from(vector) | kind << 8);
+    ctx.end_exit();
+}
+
+fn bound(ctx: &mut Ctx, insn: &Instruction) {
+    let w = width_of(insn.op0_register().size());
+    let at = ctx.linear(insn, w + 1, false);
+    ctx.call_void(Sys::Bound as u16, gpr(insn.op0_register()).0, at, NONE, u64::from(w));
+}
