@@ -1,6 +1,9 @@
 //! The engine of one CPU: block table, code buffer, statistics.
 
+use bulkhead_ir::Block;
+
 use crate::blocks::Table;
+use crate::interp::Thunks;
 use crate::state::CoreState;
 
 /// Counters for `info` and tests.
@@ -24,6 +27,9 @@ pub struct Stats {
 #[derive(Default)]
 pub struct Engine {
     pub(crate) table: Table,
+    pub(crate) thunks: Thunks,
+    /// The block being lowered, kept for its capacity.
+    pub(crate) scratch: Block,
     /// Counters.
     pub stats: Stats,
 }
@@ -32,6 +38,15 @@ impl Engine {
     /// An engine that interprets.
     pub fn new() -> Engine {
         Engine::default()
+    }
+
+    /// The CPU's engine. A CPU without one gets one that interprets.
+    pub(crate) fn of(core: &mut CoreState) -> &mut Engine {
+        if core.engine.is_null() {
+            Engine::new().attach(core);
+        }
+        // SAFETY: not null, so it came from `attach`; only this thread uses it, and callers hold no other reference.
+        unsafe { &mut *core.engine.cast::<Engine>() }
     }
 
     /// Hands the engine to a CPU. It lives until [`Engine::detach`].

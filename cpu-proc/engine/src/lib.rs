@@ -3,14 +3,22 @@
 
 pub mod alloc;
 mod blocks;
+mod codebuf;
+pub mod dispatch;
 pub mod engine;
+mod fetch;
 pub mod guest;
+mod interp;
 pub mod mem;
 pub mod mmu;
 pub mod mxcsr;
 pub mod state;
+#[cfg(test)]
+mod testing;
+mod vecinsn;
 
 pub use alloc::{CpuBox, FrontCpu};
+pub use dispatch::{run, step};
 pub use engine::Engine;
 pub use guest::{
     ApicAccess, CodeSource, Fault, Gpa, GuestOps, Helper, HelperFn, Machine, Next, Page, Requests,

@@ -282,3 +282,88 @@ fn write_place(core: &mut CoreState, place: Place, size: u32, value: u64) {
         Place::Device(gpa) => core.machine().write(gpa, size as u8, value & mask(size)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mmu;
+    use crate::testing::{DEVICE, ROM_PAGE, Rig};
+
+    fn rig() -> Rig {
+        Rig::new(|_, _, _| {})
+    }
+
+    #[test]
+    fn a_store_across_pages_writes_nothing_when_the_second_page_faults() {
+        let mut r = rig();
+        r.cpu.pages[3].writable = false;
+        assert_eq!(store(r.core(), 0x2ffc, 8, u64::MAX, Privilege::Current), Err(Fault));
+        assert_eq!(r.cpu.fault_address, 0x3000);
+        assert_eq!(load(r.core(), 0x2ff8, 8, Privilege::Current), Ok(0));
+    }
+
+    #[test]
+    fn a_value_stored_across_pages_of_unordered_frames_reads_back() {
+        let mut r = rig();
+        r.cpu.pages[2].gpa = 0x9000;
+        r.cpu.pages[3].gpa = 0x5000;
+        store(r.core(), 0x2ffd, 8, 0x1122_3344_5566_7788, Privilege::Current).unwrap();
+        assert_eq!(load(r.core(), 0x2ffd, 8, Privilege::Current), Ok(0x1122_3344_5566_7788));
+        assert_eq!(phys_load(r.core(), 0x9ffd, 1), 0x88);
+        assert_eq!(phys_load(r.core(), 0x5000, 4), 0x2233_4455);
+    }
+
+    #[test]
+    fn a_flushed_page_is_walked_again_and_an_unflushed_one_is_not() {
+        let mut r = rig();
+        phys_store(r.core(), 0x7000, 4, 7);
+        assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(0));
+        r.cpu.pages[2].gpa = 0x7000;
+        assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(0));
+        mmu::flush_page(r.core(), 0x2abc);
+        assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(7));
+        r.cpu.pages[2].gpa = 0x2000;
+        mmu::flush_all(r.core());
+        assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(0));
+    }
+
+    #[test]
+    fn flushing_one_address_of_a_large_page_drops_the_others() {
+        let mut r = rig();
+        mmu::note_large_page(r.core(), 0x2000, 21);
+        assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(0));
+        phys_store(r.core(), 0x7000, 4, 7);
+        r.cpu.pages[2].gpa = 0x7000;
+        mmu::flush_page(r.core(), 0x1f_f000);
+        assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(7));
+    }
+
+    #[test]
+    fn device_and_rom_accesses_reach_the_machine_with_their_width() {
+        let mut r = rig();
+        r.cpu.pages[4].gpa = DEVICE;
+        let expected = DEVICE.wrapping_add(8).wrapping_mul(0x0101_0101_0101_0101) ^ 0x5a;
+        assert_eq!(load(r.core(), 0x4008, 2, Privilege::Current), Ok(expected & 0xffff));
+        store(r.core(), 0x4010, 4, 0xaabb_ccdd_eeff, Privilege::Current).unwrap();
+        let rom = ROM_PAGE as u64 * 4096;
+        store(r.core(), rom, 1, 0x55, Privilege::Current).unwrap();
+        assert_eq!(load(r.core(), rom, 1, Privilege::Current), Ok(0));
+        let log = r.machine().device_log.clone();
+        assert_eq!(log, [(DEVICE + 8, 2, None), (DEVICE + 16, 4, Some(0xccdd_eeff)), (rom, 1, Some(0x55))]);
+    }
+
+    #[test]
+    fn a_run_ends_at_the_page_and_is_refused_for_devices() {
+        let mut r = rig();
+        r.cpu.pages[4].gpa = DEVICE;
+        let found = run(r.core(), 0x2ff0, Access::Write, Privilege::Current).unwrap();
+        assert_eq!(found.map(|f| f.len), Some(16));
+        assert!(run(r.core(), 0x4000, Access::Read, Privilege::Current).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_topmost_page_does_not_hit_an_empty_set() {
+        let mut r = rig();
+        assert_eq!(load(r.core(), u64::MAX - 7, 8, Privilege::Current), Err(Fault));
+    }
+}

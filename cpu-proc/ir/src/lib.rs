@@ -80,7 +80,7 @@ pub const ALIGN16: u8 = 8;
 
 /// What an op does. `d`, `a`, `b`, `s` are the fields of [`Op`]; `[m]` is the linear address
 /// `a + (b << s) + imm` (`a` and `b` may be [`NONE`]).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Opcode {
     /// Start of a guest instruction at program counter `imm` (the architectural one, x86: RIP/EIP/IP without base).

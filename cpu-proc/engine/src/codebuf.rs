@@ -1,0 +1,77 @@
+//! Memory for generated code, mapped twice: a view to write and a view to run, so that no mapping is ever both.
+//!
+//! Created before the process is locked down; afterwards no right to make more executable memory is needed.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// A code buffer. Positions are offsets from its start and the same in both views.
+pub(crate) struct CodeBuf {
+    write: *mut u8,
+    run: *const u8,
+    len: usize,
+}
+
+impl CodeBuf {
+    /// Reserves `len` bytes (a multiple of the host's page size); memory is taken as it is touched.
+    pub fn new(len: usize) -> io::Result<CodeBuf> {
+        // SAFETY: the name is a C string; the flags are valid.
+        let raw = unsafe { libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let size = libc::off_t::try_from(len).map_err(io::Error::other)?;
+        // SAFETY: a valid descriptor.
+        if unsafe { libc::ftruncate(fd.as_raw_fd(), size) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let map = |prot| {
+            // SAFETY: a new mapping at an address of the kernel's choice.
+            let p =
+                unsafe { libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+            if p == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(p.cast::<u8>()) }
+        };
+        let write = map(libc::PROT_READ | libc::PROT_WRITE)?;
+        let run = match map(libc::PROT_READ | libc::PROT_EXEC) {
+            Ok(run) => run,
+            Err(e) => {
+                // SAFETY: mapped above with this length; not used again.
+                unsafe { libc::munmap(write.cast(), len) };
+                return Err(e);
+            }
+        };
+        Ok(CodeBuf { write, run, len })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Address of position `at` in the view to run.
+    pub fn address(&self, at: usize) -> u64 {
+        self.run as u64 + at as u64
+    }
+
+    /// Copies code to position `at`; `false` when it does not fit.
+    pub fn put(&mut self, at: usize, code: &[u8]) -> bool {
+        if at.checked_add(code.len()).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        // SAFETY: within the writable view, checked above; the view is ours alone.
+        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.add(at), code.len()) };
+        true
+    }
+}
+
+impl Drop for CodeBuf {
+    fn drop(&mut self) {
+        // SAFETY: both were mapped by `new` with this length.
+        unsafe {
+            libc::munmap(self.write.cast(), self.len);
+            libc::munmap(self.run.cast_mut().cast(), self.len);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Where instruction bytes come from while a block is lowered.
+
+use crate::guest::{CodeSource, Fault, Gpa, Machine};
+use crate::mmu::{self, PAGE_SIZE, Place};
+use crate::state::{Access, CoreState, exit};
+
+/// Longest instruction of any guest.
+const LONGEST: u64 = 15;
+
+#[derive(Clone, Copy)]
+enum Source {
+    /// Host address of the page's first byte.
+    Memory(*const u8),
+    /// Physical address of the page's first byte.
+    Device(*mut dyn Machine, Gpa),
+    /// Fetching there faults.
+    Fault,
+    /// Not looked at.
+    Unknown,
+}
+
+/// The page of the current pc and, when an instruction may reach it, the next one.
+pub(crate) struct Fetcher {
+    start: u64,
+    first: Source,
+    second: Source,
+}
+
+impl Fetcher {
+    /// Looks up the pages at the current pc. A fault on the first is the guest's exception; one on the second is raised
+    /// only when lowering asks for its bytes and fails.
+    pub fn new(core: &mut CoreState) -> Result<Fetcher, Fault> {
+        let start = (core.ops.linear_pc)(core, core.pc);
+        let first = source(core, start)?;
+        let mut fetcher = Fetcher { start, first, second: Source::Unknown };
+        if fetcher.near_end() {
+            let next = (start | (PAGE_SIZE - 1)).wrapping_add(1);
+            fetcher.second = source(core, next).unwrap_or(Source::Fault);
+            core.exit = exit::NONE;
+        }
+        Ok(fetcher)
+    }
+
+    /// Whether an instruction at the start may reach into the next page.
+    pub fn near_end(&self) -> bool {
+        self.start % PAGE_SIZE > PAGE_SIZE - LONGEST
+    }
+
+    /// Linear address of the pc.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Host address of the first byte, when it is in memory.
+    pub fn host(&self) -> Option<u64> {
+        match self.first {
+            Source::Memory(page) => Some(page as u64 + self.start % PAGE_SIZE),
+            _ => None,
+        }
+    }
+
+    /// Host page behind the first, when it is memory.
+    pub fn second_page(&self) -> Option<u64> {
+        match self.second {
+            Source::Memory(page) => Some(page as u64),
+            _ => None,
+        }
+    }
+}
+
+fn source(core: &mut CoreState, linear: u64) -> Result<Source, Fault> {
+    let offset = linear % PAGE_SIZE;
+    Ok(match mmu::place(core, linear, Access::Fetch, core.mmu_mode as usize & 1)? {
+        Place::Host(p) | Place::Code(p) => Source::Memory((p as u64 - offset) as *const u8),
+        Place::Device(gpa) => Source::Device(core.machine, gpa.wrapping_sub(offset)),
+    })
+}
+
+impl CodeSource for Fetcher {
+    fn byte(&mut self, addr: u64) -> Result<u8, Fault> {
+        let page = addr & !(PAGE_SIZE - 1);
+        let source = if page == self.start & !(PAGE_SIZE - 1) {
+            self.first
+        } else {
+            // Linear addresses of narrower modes wrap at 4 GiB, and the front end may say so or not.
+            let next = (self.start | (PAGE_SIZE - 1)).wrapping_add(1);
+            if page == next || page == next & 0xffff_ffff { self.second } else { Source::Fault }
+        };
+        let offset = (addr % PAGE_SIZE) as usize;
+        match source {
+            // SAFETY: the page is 4 KiB of readable memory.
+            Source::Memory(p) => Ok(unsafe { p.add(offset).read() }),
+            Source::Device(machine, gpa) => {
+                // SAFETY: the CPU's machine, used by this thread only; no other reference is held while lowering.
+                Ok(unsafe { (*machine).read(gpa.wrapping_add(offset as u64), 1) } as u8)
+            }
+            Source::Fault | Source::Unknown => Err(Fault),
+        }
+    }
+}
