@@ -1,0 +1,60 @@
+//! The control socket: a reader thread queues the broker's messages and makes the vCPU look.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bulkhead_bus::irq::IrqPage;
+use bulkhead_bus::messages::{FromCpu, PACKET_MAX, ToCpu};
+use bulkhead_bus::wire;
+use nix::sys::socket::{MsgFlags, recv, send};
+
+/// This end of the control socket.
+pub struct Control {
+    socket: Arc<OwnedFd>,
+    queue: Arc<Mutex<VecDeque<ToCpu>>>,
+}
+
+impl Control {
+    /// Starts the reader thread. The end of the broker ends this process.
+    pub fn new(socket: OwnedFd, irq: Arc<IrqPage>) -> Control {
+        use std::os::fd::AsRawFd;
+        let socket = Arc::new(socket);
+        let queue = Arc::new(Mutex::new(VecDeque::new()));
+        let (from, to) = (socket.clone(), queue.clone());
+        std::thread::spawn(move || {
+            let mut packet = vec![0u8; PACKET_MAX];
+            loop {
+                match recv(from.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+                    Err(nix::errno::Errno::EINTR) => {}
+                    Ok(0) | Err(_) => std::process::exit(0),
+                    Ok(len) => {
+                        if let Ok(message) = wire::decode(packet.get(..len).unwrap_or_default()) {
+                            to.lock().unwrap_or_else(PoisonError::into_inner).push_back(message);
+                            irq.attend();
+                        }
+                    }
+                }
+            }
+        });
+        Control { socket, queue }
+    }
+
+    /// Next message, if any.
+    pub fn take(&self) -> Option<ToCpu> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Whether a message waits.
+    pub fn has_message(&self) -> bool {
+        !self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Sends a message. A broker that is gone ends this process in the reader thread.
+    pub fn send(&self, message: &FromCpu) {
+        use std::os::fd::AsRawFd;
+        if let Ok(bytes) = wire::encode(message) {
+            while send(self.socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) == Err(nix::errno::Errno::EINTR) {}
+        }
+    }
+}

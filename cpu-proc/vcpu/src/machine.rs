@@ -1,0 +1,423 @@
+//! The PC around one CPU: address decoding, local chips, device rings, interrupts, time.
+
+use std::sync::Arc;
+
+use bulkhead_bus::clock::Clock;
+use bulkhead_bus::irq::IrqPage;
+use bulkhead_bus::messages::{BulkMap, RegionMap, Space, Wire, WireMap};
+use bulkhead_bus::ram::CodeMap;
+use bulkhead_chips::board::{Board, Event};
+use bulkhead_engine::{ApicAccess, Machine, Page, Requests};
+
+use crate::alarm::Alarm;
+use crate::physmap::{MEGABYTE, PhysMap, SHADOW, Shadow, VIDEO, Window};
+use crate::ports::{Decoder, Devices, Range, log2};
+
+/// Why the vCPU left its run loop for the outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// The guest or a device asked for a reset.
+    Reset,
+    /// The guest powered the machine off.
+    PowerOff,
+    /// A debug-exit port was written with this value.
+    Exit(u32),
+    /// Triple fault.
+    Shutdown,
+}
+
+/// What a line of a device is wired to, with what was last seen of it.
+struct Lead {
+    map: WireMap,
+    edges: u32,
+    level: bool,
+}
+
+/// The machine.
+pub struct Pc {
+    /// Physical memory.
+    pub phys: PhysMap,
+    /// Local chips.
+    pub board: Board,
+    /// Device processes.
+    pub devices: Devices,
+    /// Guest time.
+    pub clock: Clock,
+    /// Lines in, attention out.
+    pub irq: Arc<IrqPage>,
+    code: CodeMap,
+    ports: Decoder,
+    mmio: Decoder,
+    leads: Vec<Lead>,
+    regions: Vec<RegionMap>,
+    bulks: Vec<BulkMap>,
+    alarm: Alarm,
+    requests: Requests,
+    /// Gates that can each let address bit 20 through: keyboard controller and port 92h.
+    a20: Vec<(u32, bool)>,
+    /// First reason to leave, taken by the main loop.
+    pub departure: Option<Departure>,
+    map_generation: u64,
+}
+
+impl Pc {
+    /// Puts the machine together. `regions` and `wires` come from the broker's machine table.
+    #[expect(clippy::too_many_arguments, reason = "each is one part of the machine")]
+    pub fn new(
+        phys: PhysMap,
+        board: Board,
+        devices: Devices,
+        clock: Clock,
+        irq: Arc<IrqPage>,
+        code: CodeMap,
+        regions: Vec<RegionMap>,
+        wires: Vec<WireMap>,
+        bulks: Vec<BulkMap>,
+        alarm: Alarm,
+    ) -> Pc {
+        let a20 = wires
+            .iter()
+            .filter(|wire| wire.to == Wire::A20)
+            .map(|wire| (wire.device, true))
+            .collect();
+        let mut pc = Pc {
+            phys,
+            board,
+            devices,
+            clock,
+            irq,
+            code,
+            ports: Decoder::default(),
+            mmio: Decoder::default(),
+            leads: wires.into_iter().map(|map| Lead { map, edges: 0, level: false }).collect(),
+            regions,
+            bulks,
+            alarm,
+            requests: Requests::default(),
+            a20,
+            departure: None,
+            map_generation: u64::MAX,
+        };
+        for region in &pc.regions {
+            let range = range_of(region, region.base, region.size);
+            match region.space {
+                Space::Port => pc.ports.add(range),
+                Space::Mmio => pc.mmio.add(range),
+                Space::MemoryBar { .. } | Space::PortBar { .. } => {}
+            }
+        }
+        for at in 0..pc.leads.len() {
+            if let Some(lead) = pc.leads.get_mut(at) {
+                let line = pc.irq.line(lead.map.device as usize, lead.map.line as usize);
+                lead.edges = line.edges;
+            }
+        }
+        pc.remap();
+        pc.sample(u64::MAX);
+        pc
+    }
+
+    /// Rebuilds everything that depends on BARs, PAM and SMRAM, when the chips say that it changed.
+    fn remap(&mut self) {
+        let generation = self.board.map_generation();
+        if generation == self.map_generation {
+            return;
+        }
+        self.map_generation = generation;
+        for granule in 0..16 {
+            let (read_ram, write_ram) = self.board.shadow(granule);
+            if let Some(entry) = self.phys.shadow.get_mut(granule) {
+                *entry = Shadow { read_ram, write_ram };
+            }
+        }
+        self.phys.smram = self.board.smram_visible();
+        let (mut ports, mut mmio, mut windows) = (Vec::new(), Vec::new(), Vec::new());
+        for bar in self.board.decoded_bars() {
+            let memory = Space::MemoryBar { devfn: bar.devfn, bar: bar.index };
+            let port = Space::PortBar { devfn: bar.devfn, bar: bar.index };
+            for region in &self.regions {
+                let range = range_of(region, bar.base, bar.size.min(region.size));
+                if region.space == memory {
+                    mmio.push(range);
+                } else if region.space == port {
+                    ports.push(range);
+                }
+            }
+            let owner = |bulk: &BulkMap| bulk.devfn == bar.devfn && bulk.bar == bar.index;
+            if let Some(memory) = self.bulks.iter().position(owner) {
+                windows.push(Window { base: bar.base, size: bar.size, memory, writable: true });
+            }
+        }
+        self.ports.set_moving(ports);
+        self.mmio.set_moving(mmio);
+        self.phys.windows = windows;
+        self.requests.flush = true;
+    }
+
+    /// Acts on what the chips have to say after an access or a poll.
+    fn settle(&mut self) {
+        while let Some(event) = self.board.take_event() {
+            match event {
+                Event::Reset => self.depart(Departure::Reset),
+                Event::PowerOff => self.depart(Departure::PowerOff),
+                Event::Smi => {
+                    self.requests.smi = true;
+                    self.irq.attend();
+                }
+                Event::Nmi(_) => {
+                    self.requests.nmi = true;
+                    self.irq.attend();
+                }
+                // One CPU: INIT and start-up messages have no addressee.
+                Event::Init(_) | Event::Sipi(..) => {}
+                Event::MapChanged => {
+                    self.remap();
+                    self.irq.attend();
+                }
+            }
+        }
+        self.arm();
+    }
+
+    fn arm(&mut self) {
+        let now = self.clock.now();
+        let at = self.board.next_deadline(now).and_then(|at| self.clock.host_time(at));
+        self.alarm.set(at.map_or(0, |at| at.max(1)));
+        if self.board.interrupt_pending(0, now) {
+            self.irq.attend();
+        }
+    }
+
+    fn depart(&mut self, why: Departure) {
+        self.departure.get_or_insert(why);
+        self.requests.leave = true;
+        self.irq.attend();
+    }
+
+    /// Looks at the lines of every source in `news`.
+    fn sample(&mut self, news: u64) {
+        let now = self.clock.now();
+        for at in 0..self.leads.len() {
+            let Some(lead) = self.leads.get_mut(at) else { break };
+            if news >> (lead.map.device & 63) & 1 == 0 {
+                continue;
+            }
+            let line = self.irq.line(lead.map.device as usize, lead.map.line as usize);
+            let rose = line.edges != lead.edges;
+            let changed = line.level != lead.level || rose;
+            lead.edges = line.edges;
+            lead.level = line.level;
+            let (source, to) = (lead.map.device, lead.map.to);
+            if !changed && to != Wire::A20 {
+                continue;
+            }
+            match to {
+                Wire::Isa(irq) => {
+                    if rose {
+                        // It fell and rose again since the last look: show the chips the edge.
+                        self.board.set_isa_irq(irq, false, now);
+                        self.board.set_isa_irq(irq, true, now);
+                    }
+                    self.board.set_isa_irq(irq, line.level, now);
+                }
+                Wire::PciPin { devfn, pin } => self.board.set_intx(devfn, pin, line.level, now),
+                Wire::A20 => {
+                    let before = self.a20_mask();
+                    for gate in self.a20.iter_mut().filter(|gate| gate.0 == source) {
+                        gate.1 = line.level;
+                    }
+                    self.requests.flush |= before != self.a20_mask();
+                }
+                Wire::Reset if rose => self.depart(Departure::Reset),
+                Wire::PowerOff if rose => self.depart(Departure::PowerOff),
+                Wire::Exit if rose => self.depart(Departure::Exit(line.value)),
+                Wire::Nmi if rose => self.requests.nmi = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// Power-on reset of everything but the CPU.
+    pub fn reset(&mut self) {
+        self.devices.reset();
+        self.board.reset();
+        self.departure = None;
+        self.requests = Requests { flush: true, reset: true, ..Requests::default() };
+        let news = self.irq.take_news();
+        self.sample(news | u64::MAX);
+        self.departure = None;
+        self.requests.leave = false;
+        self.remap();
+        self.settle();
+    }
+
+    /// Makes the CPU leave its run loop (stop requests).
+    pub fn request_leave(&mut self) {
+        self.requests.leave = true;
+    }
+
+    /// A non-maskable interrupt from the monitor.
+    pub fn request_nmi(&mut self) {
+        self.requests.nmi = true;
+    }
+
+    /// Brings chips and alarm up to date, e.g. after guest time went on again.
+    pub fn refresh(&mut self) {
+        let now = self.clock.now();
+        self.board.poll(now);
+        self.settle();
+    }
+}
+
+fn range_of(region: &RegionMap, base: u64, size: u64) -> Range {
+    Range { base, size, device: region.device as usize, region: region.region, offset: region.offset }
+}
+
+impl Machine for Pc {
+    fn page(&mut self, gpa: u64) -> Page {
+        self.phys.page(gpa)
+    }
+
+    fn read(&mut self, gpa: u64, size: u8) -> u64 {
+        let now = self.clock.now();
+        if let Some(value) = self.board.mmio_read(gpa, size, now) {
+            self.settle();
+            return value;
+        }
+        self.devices.read(&self.mmio, gpa, log2(size))
+    }
+
+    fn write(&mut self, gpa: u64, size: u8, value: u64) {
+        let now = self.clock.now();
+        if self.board.mmio_write(gpa, size, value, now) {
+            self.settle();
+        } else if (SHADOW..MEGABYTE).contains(&gpa) || (VIDEO..SHADOW).contains(&gpa) && self.phys.smram {
+            let bytes = value.to_le_bytes();
+            self.phys.write_shadow(gpa, bytes.get(..usize::from(size.min(8))).unwrap_or_default());
+        } else {
+            self.devices.write(&self.mmio, gpa, log2(size), value);
+        }
+    }
+
+    fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        let now = self.clock.now();
+        if let Some(value) = self.board.port_read(port, size, now) {
+            self.settle();
+            return value;
+        }
+        self.devices.read(&self.ports, u64::from(port), log2(size)) as u32
+    }
+
+    fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        let now = self.clock.now();
+        if self.board.port_write(port, size, value, now) {
+            self.settle();
+            return;
+        }
+        self.devices.write(&self.ports, u64::from(port), log2(size), u64::from(value));
+    }
+
+    fn port_read_block(&mut self, port: u16, size: u8, data: &mut [u8]) {
+        let log = log2(size);
+        if let Some((device, region, offset)) = self.devices.unit(&self.ports, u64::from(port), log) {
+            device.read_block(region, offset, log, data);
+            return;
+        }
+        for unit in data.chunks_exact_mut(usize::from(size.max(1))) {
+            let value = self.port_read(port, size).to_le_bytes();
+            unit.iter_mut().zip(value).for_each(|(to, from)| *to = from);
+        }
+    }
+
+    fn port_write_block(&mut self, port: u16, size: u8, data: &[u8]) {
+        let log = log2(size);
+        if let Some((device, region, offset)) = self.devices.unit(&self.ports, u64::from(port), log) {
+            device.write_block(region, offset, log, data);
+            return;
+        }
+        for unit in data.chunks_exact(usize::from(size.max(1))) {
+            let mut value = [0u8; 4];
+            value.iter_mut().zip(unit).for_each(|(to, from)| *to = *from);
+            self.port_write(port, size, u32::from_le_bytes(value));
+        }
+    }
+
+    fn watch_code(&mut self, gpa: u64) {
+        if let Some(offset) = self.phys.ram.offset(gpa, 4096) {
+            self.code.watch(offset as u64 / 4096);
+        }
+    }
+
+    fn take_dirty_code(&mut self) -> Option<u64> {
+        let page = self.code.take_dirty()?;
+        let low = self.phys.ram.bytes().min(bulkhead_bus::ram::LOW_LIMIT);
+        let offset = page * 4096;
+        Some(if offset < low { offset } else { offset - low + bulkhead_bus::ram::HIGH_BASE })
+    }
+
+    fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        let now = self.clock.now();
+        let vector = self.board.acknowledge(0, now);
+        self.settle();
+        vector
+    }
+
+    fn interrupt_pending(&mut self) -> bool {
+        self.devices.flush_posted();
+        let news = self.irq.take_news();
+        if news != 0 {
+            self.sample(news);
+        }
+        let now = self.clock.now();
+        self.board.poll(now);
+        self.settle();
+        self.board.interrupt_pending(0, now)
+    }
+
+    fn take_requests(&mut self) -> Requests {
+        std::mem::take(&mut self.requests)
+    }
+
+    fn tsc(&mut self) -> u64 {
+        // One tick a nanosecond: exact with respect to every other guest clock.
+        self.clock.now()
+    }
+
+    fn apic(&mut self, access: ApicAccess) -> u64 {
+        let now = self.clock.now();
+        let value = match access {
+            ApicAccess::ReadBase => self.board.apic_base(0),
+            ApicAccess::WriteBase(value) => {
+                self.board.set_apic_base(0, value, now);
+                0
+            }
+            ApicAccess::ReadTpr => u64::from(self.board.cr8(0)),
+            ApicAccess::WriteTpr(value) => {
+                self.board.set_cr8(0, value as u8, now);
+                0
+            }
+        };
+        self.settle();
+        value
+    }
+
+    fn a20_mask(&self) -> u64 {
+        if self.a20.iter().any(|(_, open)| *open) { u64::MAX } else { !(1 << 20) }
+    }
+
+    fn wait(&mut self) {
+        self.devices.flush_posted();
+        let now = self.clock.now();
+        let timeout = self.board.next_deadline(now).map(|at| std::time::Duration::from_nanos(at.saturating_sub(now)));
+        let irq = &self.irq;
+        irq.cpu_bell().sleep(timeout, || {
+            irq.attention().load(std::sync::atomic::Ordering::SeqCst) != 0
+        });
+        // A deadline that passed while asleep counts as attention.
+        irq.attention().store(1, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn shutdown(&mut self) {
+        self.depart(Departure::Shutdown);
+    }
+}
