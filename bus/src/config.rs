@@ -151,3 +151,41 @@ impl Default for VgaConfig {
         VgaConfig { vram_bytes: 16 << 20 }
     }
 }
+
+/// Role `char`: one character back end between a byte link (`bytes0`, `bytes0-peer`, this process is [`crate::links::Side::Host`]), a
+/// host stream and, for a multiplexer, the monitor.
+///
+/// Descriptors: `bytes0` (absent for a monitor-only back end), `bell`, then as [`CharKind`] says, and `monitor` (a stream socket to
+/// the broker's monitor: what the user types goes there, what comes back is shown) when `monitor` is set. Both streams are
+/// byte streams without framing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CharConfig {
+    /// Host side.
+    pub kind: CharKind,
+    /// A monitor is attached through the descriptor `monitor`.
+    pub monitor: bool,
+    /// Input goes through the escape key: `mon:` and `-nographic`. Without it and with a monitor, there is no byte link.
+    pub mux: bool,
+    /// Escape character (`-echr`).
+    pub escape: u8,
+    /// Nanoseconds of `CLOCK_MONOTONIC` at the start of the VM, for the time stamps of the escape command `t`.
+    pub start_ns: u64,
+}
+
+/// Host side of a character back end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CharKind {
+    /// Output is discarded, no input.
+    Null,
+    /// Descriptors `input` and `output`, both optional (terminal, file, pipe). End of input ends input only.
+    Stream,
+    /// Descriptor `input`: a pseudo-terminal master, read and written; its peer may come and go.
+    Pty,
+    /// Descriptor `listener`: accept one client at a time; `client` already accepted when `wait` was asked for.
+    Listen {
+        /// Negotiate and strip telnet (not built yet, always false).
+        telnet: bool,
+    },
+    /// Descriptor `client`: a connected stream socket; its end ends the back end's input and output for good.
+    Connect,
+}

@@ -12,6 +12,7 @@ pub mod device;
 pub mod irq;
 pub mod links;
 pub mod manifest;
+pub mod messages;
 pub mod ram;
 pub mod serve;
 pub mod shm;
