@@ -152,6 +152,39 @@ impl Default for VgaConfig {
     }
 }
 
+/// Role `block`: one image.
+///
+/// Descriptors: `block0` and `block0-peer`, `bell`, `image0`, `overlay` when `snapshot`. The image is opened with `O_DIRECT` for
+/// [`BlockCache::None`], read-only when `read_only`; locked by the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockConfig {
+    /// Name for messages, e.g. `hda`.
+    pub name: String,
+    /// No medium: `image0` is absent.
+    pub empty: bool,
+    /// Writes fail.
+    pub read_only: bool,
+    /// Writes go to `overlay`.
+    pub snapshot: bool,
+    /// Cache mode.
+    pub cache: BlockCache,
+    /// Image format: `raw`.
+    pub format: String,
+    /// Size of the image in bytes, as the broker found it (block devices included).
+    pub bytes: u64,
+}
+
+/// `cache=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlockCache {
+    /// `O_DIRECT`: buffers, offsets and lengths must be aligned to the host's block size.
+    None,
+    /// Host page cache; durable at a flush.
+    Writeback,
+    /// As write-back, every write followed by `fdatasync`.
+    Writethrough,
+}
+
 /// Role `char`: one character back end between a byte link (`bytes0`, `bytes0-peer`, this process is [`crate::links::Side::Host`]), a
 /// host stream and, for a multiplexer, the monitor.
 ///
