@@ -19,6 +19,55 @@ pub struct Reg {
     pub size: u8,
 }
 
+impl Reg {
+    /// An access to a device of byte-wide registers: the bus splits it into bytes at ascending offsets, as the ISA bus does.
+    /// Bytes that nothing answers read as ones; the error is passed on only when there is no other answer.
+    ///
+    /// # Errors
+    /// The first byte's when no byte answers.
+    pub fn read_bytes(self, mut read: impl FnMut(u64) -> Access) -> Access {
+        let mut value = 0u64;
+        let mut error = None;
+        let mut answered = false;
+        for at in 0..u64::from(self.size.min(8)) {
+            let byte = match read(self.offset.wrapping_add(at)) {
+                Ok(byte) => {
+                    answered = true;
+                    byte & 0xff
+                }
+                Err(reason) => {
+                    error = error.or(Some(reason));
+                    0xff
+                }
+            };
+            value |= byte << (at * 8);
+        }
+        match error {
+            Some(reason) if !answered => Err(reason),
+            _ => Ok(value),
+        }
+    }
+
+    /// The same for a write.
+    ///
+    /// # Errors
+    /// The first byte's when no byte is taken.
+    pub fn write_bytes(
+        self,
+        value: u64,
+        mut write: impl FnMut(u64, u8) -> Result<(), BusError>,
+    ) -> Result<(), BusError> {
+        let mut result = Err(BusError::Unclaimed);
+        for at in 0..u64::from(self.size.min(8)) {
+            let one = write(self.offset.wrapping_add(at), (value >> (at * 8)) as u8);
+            if at == 0 || one.is_ok() {
+                result = result.or(one);
+            }
+        }
+        result
+    }
+}
+
 /// Why an access got no answer. The bus turns it into all-ones (reads) or nothing (writes) and counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusError {
@@ -57,6 +106,15 @@ pub struct Rule {
     pub read: Class,
     /// For writes: `Sync`, `Posted` or `Kick`.
     pub write: Class,
+}
+
+/// Class of a write of `bytes` bytes at `offset`: that of the first rule which holds the offset, but sync when the write
+/// reaches beyond the rule.
+pub fn write_class(rules: &[Rule], offset: u32, bytes: u32) -> Class {
+    match rules.iter().find(|rule| rule.start <= offset && offset < rule.end) {
+        Some(rule) if rule.end - offset >= bytes => rule.write,
+        _ => Class::Sync,
+    }
 }
 
 /// A block of registers or memory that a device answers. Where it lies is the machine's business.

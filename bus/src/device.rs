@@ -176,8 +176,11 @@ impl DevicePort {
         self.sizes.get(usize::from(region)).copied().unwrap_or(0)
     }
 
-    fn rule(&self, region: u8, offset: u32) -> Option<&Rule> {
-        self.rules.get(usize::from(region))?.iter().find(|rule| rule.start <= offset && offset < rule.end)
+    /// Class of a write of `1 << size` bytes: that of the rule which holds all of them, so that a wide write which reaches
+    /// into the next register is sync.
+    fn write_class(&self, region: u8, offset: u32, size: u8) -> Class {
+        let rules = self.rules.get(usize::from(region)).map_or(&[][..], Vec::as_slice);
+        crate::chip::write_class(rules, offset, 1 << size.min(3))
     }
 
     fn head(&self) -> u32 {
@@ -270,7 +273,7 @@ impl DevicePort {
 
     /// Register write of `1 << size` bytes.
     pub fn write(&mut self, region: u8, offset: u32, size: u8, value: u64) {
-        let class = self.rule(region, offset).map_or(Class::Sync, |rule| rule.write);
+        let class = self.write_class(region, offset, size);
         let sync = !matches!(class, Class::Posted | Class::Kick);
         let kind = if sync { kind::WRITE_SYNC } else { kind::WRITE };
         let index = self.push(Request { kind, size, region, offset, value });

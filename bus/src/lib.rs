@@ -7,6 +7,7 @@ pub mod bench;
 pub mod chip;
 pub mod clock;
 pub mod config;
+pub mod conformance;
 pub mod control;
 pub mod device;
 pub mod irq;

@@ -98,6 +98,52 @@ impl ByteEnd {
         count
     }
 
+    /// Device: sends with exactly-once semantics. `position` counts the bytes that this device has ever sent (wrapping) and
+    /// is kept in its state; what it sent beyond its last committed position is sent again as the same bytes and changes
+    /// nothing. Returns how many bytes went, to be added to the position.
+    pub fn send_at(&self, position: u32, bytes: &[u8]) -> usize {
+        let (lane, data) = self.lane(true);
+        let head = self.map.word(lane + 0x40).load(Ordering::Acquire);
+        let capacity = BYTES_CAPACITY as i32;
+        // Negative when the peer has already taken bytes that a predecessor sent and did not commit.
+        let used = (position.wrapping_sub(head) as i32).clamp(-capacity, capacity);
+        let count = bytes.len().min((capacity - used) as usize);
+        for (at, byte) in bytes.iter().take(count).enumerate() {
+            if used + at as i32 >= 0 {
+                let slot = position.wrapping_add(at as u32) % BYTES_CAPACITY;
+                let _ = self.map.write(data + slot as usize, &[*byte]);
+            }
+        }
+        let end = position.wrapping_add(count as u32);
+        let tail = self.map.word(lane).load(Ordering::Relaxed);
+        if end.wrapping_sub(tail) as i32 > 0 {
+            sys::publish(self.map.word(lane), end);
+            self.peer.ring();
+        }
+        count
+    }
+
+    /// Device: receives with exactly-once semantics. `position` counts the bytes that this device has ever received and
+    /// kept in its committed state; only bytes before it are given back as room to the peer, so a successor finds the
+    /// rest again. Returns how many bytes came, to be added to the position.
+    pub fn receive_at(&self, position: u32, to: &mut [u8]) -> usize {
+        let (lane, data) = self.lane(false);
+        let tail = self.map.word(lane).load(Ordering::Acquire);
+        let waiting = tail.wrapping_sub(position).min(BYTES_CAPACITY);
+        let count = to.len().min(waiting as usize);
+        for (at, byte) in to.iter_mut().take(count).enumerate() {
+            let slot = position.wrapping_add(at as u32) % BYTES_CAPACITY;
+            let mut one = [0];
+            let _ = self.map.read(data + slot as usize, &mut one);
+            *byte = one[0];
+        }
+        if self.map.word(lane + 0x40).load(Ordering::Relaxed) != position {
+            sys::publish(self.map.word(lane + 0x40), position);
+            self.peer.ring();
+        }
+        count
+    }
+
     /// Whether a client is connected (back end's word).
     pub fn is_connected(&self) -> bool {
         self.map.word(0x100).load(Ordering::Acquire) != 0

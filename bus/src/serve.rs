@@ -291,8 +291,9 @@ impl<C: Chip> Server<C> {
         let mut outputs = Outputs::default();
         self.chip.sync_outputs(&mut outputs);
         self.outputs = outputs;
-        self.irq.publish(self.source, &self.outputs);
+        // The mirror first: the handler of the interrupt may read a mirrored status register at once.
         self.mirror();
+        self.irq.publish(self.source, &self.outputs);
         sys::publish(self.map.word(device::HEAD), self.consumed);
     }
 
@@ -360,7 +361,8 @@ impl<C: Chip> Server<C> {
     /// Waits for more work while the vCPU runs on another processor. True when there is some.
     fn spin(&self, seen: u32) -> bool {
         let start = sys::monotonic_ns();
-        while self.irq.cpu_bell().is_elsewhere() {
+        let cpu = self.irq.cpu_bell();
+        while cpu.is_elsewhere() && !cpu.is_asleep() {
             for _ in 0..16 {
                 if self.has_work(seen) {
                     return true;
