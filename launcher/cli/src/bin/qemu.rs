@@ -1,0 +1,5 @@
+//! `qemu`: see the library.
+
+fn main() {
+    bulkhead_launcher::main(bulkhead_config::Target::I386)
+}

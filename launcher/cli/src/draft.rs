@@ -1,0 +1,77 @@
+//! What is known of the machine while the command line is being read, and its completion.
+
+use bulkhead_config::{CharDevice, Geometry, MachineConfig, RtcBase, Target};
+
+use crate::error::OptionError;
+use crate::options::chardev;
+use crate::options::drive::{self, DriveRequest};
+
+/// Values that depend on each other stay apart from `config` until all options have been read.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Values that are final as soon as their option is read.
+    pub config: MachineConfig,
+    /// Drives in command-line order.
+    pub drives: Vec<DriveRequest>,
+    /// `-hdachs`, with its spelling for messages.
+    pub hda_geometry: Option<(String, Geometry)>,
+    /// `-serial`, in order.
+    pub serials: Vec<CharDevice>,
+    /// `-parallel`, in order.
+    pub parallels: Vec<CharDevice>,
+    /// `-monitor`.
+    pub monitor: CharDevice,
+    /// `-localtime`.
+    pub local_time: bool,
+    /// `-startdate`, unless `now`.
+    pub start_date: Option<i64>,
+    /// `-vnc none`: the user does not expect a display.
+    pub display_declined: bool,
+}
+
+impl Draft {
+    /// The machine without options.
+    pub fn new(program: &str, target: Target) -> Self {
+        let config = MachineConfig::new(program, target);
+        Draft {
+            drives: Vec::new(),
+            hda_geometry: None,
+            serials: Vec::new(),
+            parallels: Vec::new(),
+            monitor: config.monitor.clone(),
+            local_time: false,
+            start_date: None,
+            display_declined: false,
+            config,
+        }
+    }
+
+    /// Applies defaults and the rules that span options.
+    pub fn finish(self) -> Result<MachineConfig, OptionError> {
+        let mut config = self.config;
+        if config.kernel.is_none() {
+            let only_with_kernel = |option: &str| {
+                Err(OptionError::Value {
+                    what: option.to_owned(),
+                    reason: "only allowed with -kernel".to_owned(),
+                })
+            };
+            if !config.append.is_empty() {
+                return only_with_kernel("-append");
+            }
+            if config.initrd.is_some() {
+                return only_with_kernel("-initrd");
+            }
+        }
+        config.drives = drive::place(self.drives, self.hda_geometry, config.snapshot)?;
+        (config.serials, config.parallels, config.monitor) =
+            chardev::with_defaults(config.nographic, self.serials, self.parallels, self.monitor)?;
+        // As in QEMU, a date wins over local time wherever each stands on the command line.
+        config.rtc = match self.start_date {
+            Some(seconds) => RtcBase::Start(seconds),
+            None if self.local_time => RtcBase::Local,
+            None => RtcBase::Utc,
+        };
+        Ok(config)
+    }
+}
