@@ -128,6 +128,9 @@ pub trait Machine {
     fn a20_mask(&self) -> u64;
     /// Sleeps until the attention word is set (a timer of the machine's own sets it too).
     fn wait(&mut self);
+    /// The CPU entered or left its management mode (x86 SMM), which may open memory that is hidden otherwise. The caller
+    /// drops its translations.
+    fn set_smm(&mut self, _active: bool) {}
     /// The CPU cannot go on (triple fault).
     fn shutdown(&mut self);
     /// Debug log line (`-d`); off unless asked.

@@ -2,8 +2,13 @@
 //! compatibility and 64-bit mode.
 
 pub mod cpuid;
+pub mod guest;
 pub mod helpers;
 pub mod lower;
+pub mod paging;
+pub mod power;
 pub mod state;
 
+pub use guest::OPS;
+pub use power::Config;
 pub use state::Cpu;

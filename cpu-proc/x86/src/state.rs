@@ -109,6 +109,8 @@ pub struct Msrs {
     pub tsc_aux: u64,
     pub misc_enable: u64,
     pub mcg_status: u64,
+    pub mcg_ctl: u64,
+    pub mc: [[u64; 4]; 10],
     pub mtrr_deftype: u64,
     pub mtrr_var: [u64; 16],
     pub mtrr_fix: [u64; 11],
@@ -242,4 +244,262 @@ pub mod eflags {
     pub const VIF: u32 = 1 << 19;
     pub const VIP: u32 = 1 << 20;
     pub const ID: u32 = 1 << 21;
+}
+
+/// CR0 bits.
+#[expect(missing_docs, reason = "the manual's own names")]
+pub mod cr0 {
+    pub const PE: u64 = 1 << 0;
+    pub const MP: u64 = 1 << 1;
+    pub const EM: u64 = 1 << 2;
+    pub const TS: u64 = 1 << 3;
+    pub const ET: u64 = 1 << 4;
+    pub const NE: u64 = 1 << 5;
+    pub const WP: u64 = 1 << 16;
+    pub const AM: u64 = 1 << 18;
+    pub const NW: u64 = 1 << 29;
+    pub const CD: u64 = 1 << 30;
+    pub const PG: u64 = 1 << 31;
+}
+
+/// CR4 bits.
+#[expect(missing_docs, reason = "the manual's own names")]
+pub mod cr4 {
+    pub const VME: u64 = 1 << 0;
+    pub const PVI: u64 = 1 << 1;
+    pub const TSD: u64 = 1 << 2;
+    pub const DE: u64 = 1 << 3;
+    pub const PSE: u64 = 1 << 4;
+    pub const PAE: u64 = 1 << 5;
+    pub const MCE: u64 = 1 << 6;
+    pub const PGE: u64 = 1 << 7;
+    pub const PCE: u64 = 1 << 8;
+    pub const OSFXSR: u64 = 1 << 9;
+    pub const OSXMMEXCPT: u64 = 1 << 10;
+}
+
+/// EFER bits.
+#[expect(missing_docs, reason = "the manual's own names")]
+pub mod efer {
+    pub const SCE: u64 = 1 << 0;
+    pub const LME: u64 = 1 << 8;
+    pub const LMA: u64 = 1 << 10;
+    pub const NXE: u64 = 1 << 11;
+    pub const FFXSR: u64 = 1 << 14;
+}
+
+/// Bits of [`Segment::attr`].
+#[expect(missing_docs, reason = "the manual's own names")]
+pub mod attr {
+    pub const ACCESSED: u16 = 1 << 0;
+    pub const WRITABLE: u16 = 1 << 1;
+    pub const READABLE: u16 = 1 << 1;
+    pub const EXPAND_DOWN: u16 = 1 << 2;
+    pub const CONFORMING: u16 = 1 << 2;
+    pub const CODE: u16 = 1 << 3;
+    pub const S: u16 = 1 << 4;
+    pub const DPL_SHIFT: u32 = 5;
+    pub const PRESENT: u16 = 1 << 7;
+    pub const LONG: u16 = 1 << 13;
+    pub const BIG: u16 = 1 << 14;
+    pub const GRANULAR: u16 = 1 << 15;
+}
+
+/// Bits of [`Cpu::inhibit`].
+#[expect(missing_docs, reason = "explained at the field")]
+pub mod inhibit {
+    pub const SHADOW: u32 = 1 << 0;
+    pub const NMI: u32 = 1 << 1;
+}
+
+/// Bits of [`Cpu::latched`].
+#[expect(missing_docs, reason = "explained at the field")]
+pub mod latched {
+    pub const NMI: u32 = 1 << 0;
+    pub const SMI: u32 = 1 << 1;
+    pub const INTR: u32 = 1 << 2;
+}
+
+/// Register numbers in `CoreState::slots`.
+#[expect(missing_docs, reason = "the registers' own names")]
+pub mod reg {
+    pub const RAX: usize = 0;
+    pub const RCX: usize = 1;
+    pub const RDX: usize = 2;
+    pub const RBX: usize = 3;
+    pub const RSP: usize = 4;
+    pub const RBP: usize = 5;
+    pub const RSI: usize = 6;
+    pub const RDI: usize = 7;
+    pub const R11: usize = 11;
+}
+
+/// EFLAGS bits that software can change, outside the arithmetic flags.
+const EFLAGS_CONTROL: u32 = 0x3f_7700;
+/// All bits that software can change.
+pub const EFLAGS_CONTROL_ALL: u32 = EFLAGS_CONTROL | bulkhead_engine::state::EFLAGS_CC;
+
+impl Segment {
+    /// Whether it can be used: present in protected mode, not loaded with a null selector.
+    pub fn usable(&self) -> bool {
+        self.attr & attr::PRESENT != 0
+    }
+
+    /// Descriptor privilege level.
+    pub fn dpl(&self) -> u32 {
+        u32::from(self.attr >> attr::DPL_SHIFT) & 3
+    }
+
+    /// Real-mode and virtual-8086 contents for `selector`.
+    pub fn v86(selector: u16) -> Segment {
+        Segment { base: u64::from(selector) << 4, limit: 0xffff, attr: 0xf3, selector }
+    }
+}
+
+impl Cpu {
+    /// EFLAGS, arithmetic flags included.
+    pub fn flags(&self) -> u32 {
+        self.eflags | self.core.cc_eflags() | 2
+    }
+
+    /// Sets all of EFLAGS. The caller has applied the privilege rules; call [`Cpu::update_key`] after.
+    pub fn set_flags(&mut self, value: u32) {
+        self.core.set_cc_eflags(value);
+        let opened = !self.eflags & value & eflags::IF != 0;
+        self.eflags = value & EFLAGS_CONTROL | 2;
+        if opened {
+            self.recheck_interrupts();
+        }
+    }
+
+    /// Makes the vCPU look at its interrupts at the next poll if one was seen while it could not be taken.
+    pub fn recheck_interrupts(&mut self) {
+        if self.latched != 0 {
+            self.set_attention();
+        }
+    }
+
+    /// Makes the vCPU call `attend` at its next poll.
+    pub fn set_attention(&mut self) {
+        if !self.core.attention.is_null() {
+            // SAFETY: a non-null attention pointer refers to a word that outlives the CPU (set by `Cpu::new`).
+            unsafe { (*self.core.attention).store(1, std::sync::atomic::Ordering::SeqCst) };
+        }
+    }
+
+    /// Protected mode and not virtual-8086: selectors name descriptors.
+    pub fn protected(&self) -> bool {
+        self.cr0 & cr0::PE != 0 && self.eflags & eflags::VM == 0
+    }
+
+    /// Virtual-8086 mode.
+    pub fn v86(&self) -> bool {
+        self.eflags & eflags::VM != 0
+    }
+
+    /// Long mode is active (64-bit or compatibility).
+    pub fn long_mode(&self) -> bool {
+        self.msrs.efer & efer::LMA != 0
+    }
+
+    /// 64-bit code.
+    pub fn code64(&self) -> bool {
+        self.long_mode() && self.segs[seg::CS].attr & attr::LONG != 0
+    }
+
+    /// Whether accesses are user accesses.
+    pub fn user(&self) -> bool {
+        self.cpl == 3
+    }
+
+    /// I/O privilege level.
+    pub fn iopl(&self) -> u32 {
+        (self.eflags & eflags::IOPL) >> 12
+    }
+
+    /// Wraps a linear address to the width of the mode.
+    pub fn wrap(&self, linear: u64) -> u64 {
+        if self.code64() { linear } else { linear & 0xffff_ffff }
+    }
+
+    /// The machine.
+    pub fn machine(&mut self) -> &mut dyn bulkhead_engine::Machine {
+        // SAFETY: `Cpu::new`'s caller promised that the machine outlives the CPU and is used by this thread only.
+        unsafe { &mut *self.core.machine }
+    }
+
+    /// Sets the privilege level and with it the MMU mode.
+    pub fn set_cpl(&mut self, cpl: u32) {
+        self.cpl = cpl & 3;
+        self.core.mmu_mode =
+            (if self.cpl == 3 { bulkhead_engine::MMU_USER } else { bulkhead_engine::MMU_KERNEL }) as u32;
+    }
+
+    /// Recomputes [`Cpu::key`] from the state that decoding depends on, and the MMU mode.
+    pub fn update_key(&mut self) {
+        let cs = &self.segs[seg::CS];
+        let mut k = 0;
+        let long = self.msrs.efer & efer::LMA != 0;
+        let code64 = long && cs.attr & attr::LONG != 0;
+        let bit = |on: bool, value: u32| if on { value } else { 0 };
+        k |= bit(code64, key::CODE64);
+        k |= bit(!code64 && cs.attr & attr::BIG != 0, key::CODE32);
+        k |= bit(!code64 && self.segs[seg::SS].attr & attr::BIG != 0, key::STACK32);
+        k |= bit(self.cr0 & cr0::PE != 0, key::PROTECTED);
+        k |= bit(self.eflags & eflags::VM != 0, key::V86);
+        k |= bit(long, key::LONG);
+        k |= bit(self.cpl == 3, key::USER);
+        let flat = |s: &Segment, need: u16, kind: u16, is: u16| {
+            s.base == 0
+                && s.limit == u32::MAX
+                && s.attr & (attr::PRESENT | need) == attr::PRESENT | need
+                && s.attr & kind == is
+        };
+        let data = attr::CODE | attr::EXPAND_DOWN;
+        k |= bit(
+            code64
+                || (flat(&self.segs[seg::ES], attr::WRITABLE, data, 0)
+                    && flat(&self.segs[seg::SS], attr::WRITABLE, data, 0)
+                    && flat(&self.segs[seg::DS], attr::WRITABLE, data, 0)
+                    && flat(cs, attr::READABLE, 0, 0)),
+            key::FLAT,
+        );
+        k |= (self.cpl & 3) << key::CPL_SHIFT;
+        k |= bit(self.eflags & eflags::TF != 0, key::TRAP);
+        k |= bit(self.cr0 & cr0::EM != 0, key::EM);
+        k |= bit(self.cr0 & cr0::TS != 0, key::TS);
+        k |= bit(self.cr4 & cr4::OSFXSR != 0, key::OSFXSR);
+        k |= bit(!self.mxcsr_guest & 0x1f80 != 0, key::SSE_UNMASKED);
+        k |= self.iopl() << key::IOPL_SHIFT;
+        k |= bit(self.cr0 & cr0::MP != 0, key::MP);
+        k |= bit(self.instruction_breakpoints() != 0, key::BREAKPOINTS);
+        k |= bit(self.inhibit & inhibit::SHADOW != 0, key::INHIBIT);
+        k |= bit(self.cr0 & cr0::AM != 0 && self.eflags & eflags::AC != 0 && self.cpl == 3, key::ALIGN);
+        k |= bit(self.cr0 & cr0::NE != 0, key::NE);
+        self.key = k;
+        self.core.mmu_mode =
+            (if self.cpl == 3 { bulkhead_engine::MMU_USER } else { bulkhead_engine::MMU_KERNEL }) as u32;
+    }
+
+    /// Mask of the debug registers that are armed as instruction breakpoints.
+    pub fn instruction_breakpoints(&self) -> u32 {
+        let dr7 = self.dr[7];
+        (0..4).filter(|i| dr7 >> (i * 2) & 3 != 0 && dr7 >> (16 + i * 4) & 3 == 0).fold(0, |m, i| m | 1 << i)
+    }
+
+    /// General register `index`, low 32 bits.
+    pub fn gpr32(&self, index: usize) -> u32 {
+        self.core.slots[index & 15] as u32
+    }
+
+    /// Writes the low `size` bytes of general register `index`: 4 zero-extends, 2 and 1 keep the rest.
+    pub fn set_gpr(&mut self, index: usize, size: u8, value: u64) {
+        let slot = &mut self.core.slots[index & 15];
+        *slot = match size {
+            8 => value,
+            4 => value & 0xffff_ffff,
+            2 => *slot & !0xffff | value & 0xffff,
+            _ => *slot & !0xff | value & 0xff,
+        };
+    }
 }

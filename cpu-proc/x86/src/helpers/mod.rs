@@ -7,13 +7,27 @@
 //! register; memory that the instruction wrote before the fault stays written, as on the processor.
 
 pub mod arith;
+pub mod control;
+pub mod descriptor;
+pub mod far;
+pub mod fastcall;
+pub mod flags;
 pub mod ids;
+pub mod interrupt;
+pub mod io;
+pub mod iret;
+pub mod mem;
+pub mod misc;
+pub mod msr;
+pub mod segload;
+pub mod smm;
 pub mod string;
+pub mod task;
 
 use bulkhead_engine::{CoreState, Fault, Helper, exit};
 use bulkhead_ir::{FLAGS_ALL, HelperInfo};
 
-use crate::state::{Cpu, Pending};
+use crate::state::{Cpu, Pending, key};
 use ids::HELPERS;
 
 /// A topic's helpers with their numbers.
@@ -126,6 +140,19 @@ pub fn ud(cpu: &mut Cpu) -> Fault {
     raise(cpu, vector::UD, None)
 }
 
+/// Ends a control transfer whose helper has set the new pc: the mode may have changed, and a trap flag that was set when the
+/// instruction began raises the single-step trap after it.
+pub fn landed(cpu: &mut Cpu) -> Result<u64, Fault> {
+    let stepping = cpu.key & key::TRAP != 0;
+    cpu.update_key();
+    if stepping {
+        let fault = raise(cpu, vector::DB, None);
+        cpu.pending.dr6 = 1 << 14;
+        return Err(fault);
+    }
+    Ok(0)
+}
+
 fn undefined(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     Err(ud(cpu))
 }
@@ -139,7 +166,22 @@ fn raise_now(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fau
 const GENERAL: List = &[helper!(ids::Sys::Raise, raise_now, FAULTS)];
 
 /// Every topic's list. A module adds itself here.
-const LISTS: &[List] = &[GENERAL, arith::HELPERS, string::HELPERS];
+const LISTS: &[List] = &[
+    GENERAL,
+    arith::HELPERS,
+    control::HELPERS,
+    far::HELPERS,
+    fastcall::HELPERS,
+    flags::HELPERS,
+    interrupt::HELPERS,
+    io::HELPERS,
+    iret::HELPERS,
+    misc::HELPERS,
+    msr::HELPERS,
+    segload::HELPERS,
+    smm::HELPERS,
+    string::HELPERS,
+];
 
 const fn compose(lists: &[List]) -> [Helper; HELPERS] {
     let empty = helper!(0, undefined, FAULTS).1;

@@ -1,0 +1,129 @@
+//! The x86 front end as the engine calls it.
+
+use bulkhead_engine::{Access, CoreState, Fault, GuestOps, Next, Translation};
+
+use crate::helpers::interrupt::{Event, Origin, deliver as deliver_event, take_pending};
+use crate::helpers::{TABLE, raise, smm, vector};
+use crate::paging;
+use crate::state::{Cpu, eflags, inhibit, key, latched};
+
+/// The front end.
+pub static OPS: GuestOps = GuestOps {
+    translate,
+    block_key,
+    linear_pc,
+    lower: crate::lower::lower,
+    deliver,
+    attend,
+    misaligned,
+    helpers: &TABLE,
+};
+
+fn cpu(core: &mut CoreState) -> &mut Cpu {
+    // SAFETY: every `CoreState` with these operations is the head of a `Cpu` (`Cpu::boxed`), and the engine lends it
+    // exclusively for the call.
+    unsafe { Cpu::from_core(core) }
+}
+
+fn translate(core: &mut CoreState, linear: u64, access: Access, user: bool) -> Result<Translation, Fault> {
+    paging::translate(cpu(core), linear, access, user)
+}
+
+fn block_key(core: &CoreState) -> u32 {
+    // SAFETY: as in `cpu`; shared.
+    let cpu = unsafe { &*std::ptr::from_ref(core).cast::<Cpu>() };
+    cpu.key
+}
+
+fn linear_pc(core: &CoreState, pc: u64) -> u64 {
+    // SAFETY: as in `cpu`; shared.
+    let cpu = unsafe { &*std::ptr::from_ref(core).cast::<Cpu>() };
+    cpu.linear_pc(pc)
+}
+
+impl Cpu {
+    /// Linear address of `pc` in the code segment.
+    pub fn linear_pc(&self, pc: u64) -> u64 {
+        if self.key & key::CODE64 != 0 {
+            pc
+        } else {
+            pc.wrapping_add(self.segs[crate::state::seg::CS].base) & 0xffff_ffff
+        }
+    }
+}
+
+fn deliver(core: &mut CoreState) -> Next {
+    let cpu = cpu(core);
+    cpu.core.exit = 0;
+    let event = take_pending(cpu);
+    deliver_event(cpu, event)
+}
+
+fn misaligned(core: &mut CoreState, _linear: u64) {
+    // 16-byte SSE operands: #GP(0), not #AC.
+    raise(cpu(core), vector::GP, Some(0));
+}
+
+/// Takes the machine's requests and at most one event. Order by SDM table 6-2: reset, SMI, NMI, external interrupt.
+fn attend(core: &mut CoreState, _halted: bool) -> Next {
+    let cpu = cpu(core);
+    let requests = cpu.machine().take_requests();
+    if requests.reset {
+        cpu.reset();
+        return if requests.leave { Next::Leave } else { Next::Run };
+    }
+    if requests.flush {
+        paging::flush_map(cpu);
+    }
+    if requests.nmi {
+        cpu.latched |= latched::NMI;
+    }
+    if requests.smi {
+        cpu.latched |= latched::SMI;
+    }
+    if requests.leave {
+        return Next::Leave;
+    }
+    if cpu.latched & latched::SMI != 0 && cpu.smm == 0 {
+        cpu.latched &= !latched::SMI;
+        smm::enter(cpu);
+        // Whatever else waits is looked at again.
+        cpu.set_attention();
+        return Next::Run;
+    }
+    let shadow = cpu.inhibit & inhibit::SHADOW != 0;
+    if cpu.latched & latched::NMI != 0 && !shadow && cpu.inhibit & inhibit::NMI == 0 {
+        cpu.latched &= !latched::NMI;
+        cpu.inhibit |= inhibit::NMI;
+        cpu.set_attention();
+        return external(cpu, vector::NMI);
+    }
+    cpu.latched &= !latched::INTR;
+    if cpu.machine().interrupt_pending() {
+        if cpu.eflags & eflags::IF != 0 && !shadow {
+            if let Some(vector) = cpu.machine().acknowledge_interrupt() {
+                let next = external(cpu, vector);
+                note_waiting(cpu);
+                return next;
+            }
+        } else {
+            cpu.latched |= latched::INTR;
+        }
+    }
+    if cpu.halted != 0 { Next::Halt } else { Next::Run }
+}
+
+/// Remembers an interrupt that is still pending after another was taken.
+fn note_waiting(cpu: &mut Cpu) {
+    if cpu.machine().interrupt_pending() {
+        cpu.latched |= latched::INTR;
+        if cpu.eflags & eflags::IF != 0 {
+            cpu.set_attention();
+        }
+    }
+}
+
+fn external(cpu: &mut Cpu, vector: u8) -> Next {
+    let event = Event { vector, error: None, origin: Origin::External, return_pc: cpu.core.pc };
+    deliver_event(cpu, event)
+}
