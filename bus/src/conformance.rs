@@ -218,18 +218,12 @@ fn serve<C: Chip>(bench: &mut Bench<C>, drive: usize, seed: u64) -> Vec<u8> {
     let Some(request) = server.next() else { return Vec::new() };
     assert!(request.slot < BLOCK_SLOTS && request.length <= BLOCK_DATA);
     let mut random = Random::new(seed);
-    let (map, at) = server.data(request.slot);
-    let mut data = vec![0u8; request.length];
     let seen = match request.op {
-        crate::links::BlockOp::Read => {
+        crate::links::BlockOp::Read => server.with_data(request.slot, request.length, |data| {
             data.iter_mut().for_each(|byte| *byte = random.draw() as u8);
-            assert!(map.write(at, &data));
             Vec::new()
-        }
-        crate::links::BlockOp::Write => {
-            assert!(map.read(at, &mut data));
-            data
-        }
+        }),
+        crate::links::BlockOp::Write => server.with_data(request.slot, request.length, |data| data.to_vec()),
         _ => Vec::new(),
     };
     let status = match random.below(8) {
