@@ -10,6 +10,7 @@ use bulkhead_config::{
 
 use super::{error, good, line, printed, request};
 use crate::error::{OptionError, Stop, one_line};
+use crate::options::cpu::{FEATURES, MODELS};
 use crate::parse;
 
 fn disk(index: u8, file: &str) -> Drive {
@@ -536,6 +537,21 @@ fn thirty_two_bit_programs_offer_no_long_mode_and_64_gib() {
     assert!(run(&["-m", "64G"]).is_ok());
     assert!(run(&["-m", "65G"]).is_err());
     assert_eq!(run(&[]).unwrap().config.target, Target::I386);
+}
+
+#[test]
+fn cpu_names_are_those_that_the_cpu_process_knows() {
+    let mut ours: Vec<&str> = MODELS.iter().map(|(name, _)| *name).collect();
+    let mut theirs: Vec<&str> = bulkhead_x86::cpuid::models().iter().map(|model| model.name).collect();
+    ours.sort_unstable();
+    theirs.sort_unstable();
+    assert_eq!(ours, theirs);
+    for feature in FEATURES.iter().copied().flatten() {
+        let choice = bulkhead_x86::cpuid::parse(&format!("qemu64,-{feature}")).unwrap();
+        assert!(choice.warnings.is_empty(), "{feature}: {:?}", choice.warnings);
+    }
+    let full = "qemu64,family=270,model=255,stepping=15,xlevel=0x80000008,vendor=GenuineIntel,model_id=x";
+    assert!(bulkhead_x86::cpuid::parse(&good(&format!("-cpu {full}")).cpu).is_ok());
 }
 
 #[test]
