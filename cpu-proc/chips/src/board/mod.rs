@@ -1,0 +1,629 @@
+//! The wiring of the machines `pc` and `isapc`: which port, address and line belongs to which chip.
+//!
+//! Time is handed in. The board keeps a lower bound of the next moment at which a timer does something, so that asking
+//! for pending interrupts costs a comparison while nothing is due.
+//!
+//! *Deviations from hardware*: a port access that begins in a chip and ends outside reads all ones there.
+
+mod info;
+mod mmio;
+mod ports;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use state::{BoardState, RestoreError};
+
+use crate::acpipm::{self, AcpiPm, PmEvent};
+use crate::hpet::{Hpet, Route};
+use crate::i440fx::{self, ShadowMap};
+use crate::ioapic82093::Ioapic82093;
+use crate::lapic::{DeliveryMode, Destination, Effect, Lapic, Message};
+use crate::pci::{ConfigWrite, Decode, PciBus, PciFunction, TemplateError};
+use crate::pic8259::Pic8259;
+use crate::piix3::{self, Reset};
+use crate::pit8254::Pit8254;
+use std::collections::VecDeque;
+
+/// PCI place of the power management function.
+const PM_DEVFN: u8 = piix3::DEVFN | 3;
+/// ISA interrupt of the SCI.
+const SCI_IRQ: u8 = 9;
+/// IOAPIC input that IRQ 0 is wired to.
+const TIMER_PIN: u8 = 2;
+
+/// What the board carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoardConfig {
+    /// CPUs, each with a local APIC; at least one.
+    pub cpus: u8,
+    /// 440FX, PIIX3 and the PCI bus.
+    pub pci: bool,
+    /// I/O APIC.
+    pub ioapic: bool,
+    /// Power management function (needs `pci`).
+    pub acpi: bool,
+    /// High precision event timers.
+    pub hpet: bool,
+    /// The CPUs have system management mode. Without it firmware is told that SMM is set up already.
+    pub smm: bool,
+    /// Ports that the power management function reports.
+    pub resources: acpipm::Resources,
+}
+
+impl BoardConfig {
+    /// Machine `pc`.
+    #[must_use]
+    pub fn pc(cpus: u8) -> Self {
+        let resources = acpipm::Resources::default();
+        Self { cpus, pci: true, ioapic: true, acpi: true, hpet: true, smm: false, resources }
+    }
+
+    /// Machine `isapc`.
+    #[must_use]
+    pub fn isapc(cpus: u8) -> Self {
+        Self { pci: false, ioapic: false, acpi: false, hpet: false, ..Self::pc(cpus) }
+    }
+}
+
+/// What the board asks of the rest of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Reset the whole machine (then call [`Board::reset`]).
+    Reset,
+    /// Power off.
+    PowerOff,
+    /// Suspend to RAM; [`Board::wake`] ends it.
+    Suspend,
+    /// System management interrupt to this CPU.
+    Smi(u8),
+    /// INIT to this CPU. CPU 0 starts over at the reset vector, others wait for their start-up message.
+    Init(u8),
+    /// Start this CPU, if it waits for that, at page `.1`.
+    Sipi(u8, u8),
+    /// Non-maskable interrupt to this CPU.
+    Nmi(u8),
+    /// [`Board::decode_map`], [`Board::shadow`] or a local APIC's page has changed.
+    MapChanged,
+    /// A configuration write that a device asked to hear of.
+    PciConfig(ConfigWrite),
+}
+
+/// The chips and the wires between them.
+#[derive(Clone, Debug)]
+pub struct Board {
+    // Fixed configuration.
+    config: BoardConfig,
+    // Chips (guest-visible state).
+    pic: Pic8259,
+    pit: Pit8254,
+    lapics: Vec<Lapic>,
+    ioapic: Ioapic82093,
+    hpet: Hpet,
+    pm: AcpiPm,
+    pci: PciBus,
+    reset_control: u8,
+    /// Levels driven by ISA devices, bit n is IRQ n.
+    isa_lines: u16,
+    // Wires (derived from the above).
+    pit_level: bool,
+    isa_levels: u16,
+    pin_levels: u32,
+    intr: bool,
+    shadow: ShadowMap,
+    routes: [Option<u8>; 4],
+    bases: acpipm::Bases,
+    // Book-keeping.
+    due: u64,
+    events: VecDeque<Event>,
+    generation: u64,
+    pci_generation: u64,
+    irq_counts: [u64; 16],
+}
+
+/// Hands `message` to the local APICs it is for; `false` when none accepted.
+fn deliver(lapics: &mut [Lapic], events: &mut VecDeque<Event>, message: Message, sender: Option<u8>) -> bool {
+    let mut accepted = false;
+    if message.mode == DeliveryMode::LowestPriority {
+        let target = lapics
+            .iter_mut()
+            .filter(|lapic| lapic.enabled() && lapic.matches(message.destination, sender))
+            .min_by_key(|lapic| lapic.ppr());
+        return target.is_some_and(|lapic| lapic.accept(message.vector, message.level));
+    }
+    for (cpu, lapic) in (0u8..).zip(lapics) {
+        if !lapic.matches(message.destination, sender) {
+            continue;
+        }
+        let event = match message.mode {
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
+                accepted |= lapic.accept(message.vector, message.level);
+                continue;
+            }
+            DeliveryMode::ExtInt => {
+                lapic.accept_ext_int();
+                accepted = true;
+                continue;
+            }
+            DeliveryMode::Reserved => continue,
+            DeliveryMode::Smi => Event::Smi(cpu),
+            DeliveryMode::Nmi => Event::Nmi(cpu),
+            DeliveryMode::Init => {
+                lapic.init();
+                Event::Init(cpu)
+            }
+            DeliveryMode::Startup => Event::Sipi(cpu, message.vector),
+        };
+        accepted = true;
+        events.push_back(event);
+    }
+    accepted
+}
+
+impl Board {
+    /// A board after power-on.
+    #[must_use]
+    pub fn new(config: BoardConfig) -> Self {
+        let config = BoardConfig { cpus: config.cpus.max(1), acpi: config.acpi && config.pci, ..config };
+        let mut board = Self {
+            config,
+            pic: Pic8259::new(),
+            pit: Pit8254::new(),
+            lapics: (0..config.cpus).map(Lapic::new).collect(),
+            ioapic: Ioapic82093::new(),
+            hpet: Hpet::new(),
+            pm: AcpiPm::new(),
+            pci: PciBus::new(),
+            reset_control: 0,
+            isa_lines: 0,
+            pit_level: false,
+            isa_levels: 0,
+            pin_levels: 0,
+            intr: false,
+            shadow: ShadowMap::all_ram(),
+            routes: [None; 4],
+            bases: acpipm::Bases::default(),
+            due: 0,
+            events: VecDeque::new(),
+            generation: 0,
+            pci_generation: 0,
+            irq_counts: [0; 16],
+        };
+        if config.pci {
+            let mut functions = vec![i440fx::function(), piix3::isa_bridge()];
+            if config.acpi {
+                functions.push(acpipm::function(PM_DEVFN, config.smm, config.resources));
+            }
+            for function in functions {
+                let added = board.pci.add(function);
+                debug_assert_eq!(added, Ok(()));
+            }
+        }
+        board.sync_config();
+        board.events.clear();
+        board
+    }
+
+    /// Plugs a PCI function.
+    ///
+    /// # Errors
+    /// When the template makes no sense or its place is taken.
+    pub fn add_function(&mut self, function: PciFunction) -> Result<(), TemplateError> {
+        self.pci.add(function)?;
+        self.sync_config();
+        Ok(())
+    }
+
+    /// Power-on values of every chip. Levels driven from outside stay, events not taken are dropped.
+    pub fn reset(&mut self, now: u64) {
+        self.pic.reset();
+        self.pit.reset(now);
+        self.lapics.iter_mut().for_each(Lapic::reset);
+        self.ioapic.reset();
+        self.hpet.reset();
+        self.pm.reset();
+        self.pci.reset();
+        self.reset_control = 0;
+        self.events.clear();
+        self.sync_config();
+        self.update(now);
+        self.map_changed();
+    }
+
+    /// Takes the oldest request to the machine.
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn map_changed(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        if self.events.back() != Some(&Event::MapChanged) {
+            self.events.push_back(Event::MapChanged);
+        }
+    }
+
+    /// Rebuilds what is derived from configuration spaces.
+    fn sync_config(&mut self) {
+        if self.config.pci {
+            let smram = self.pci.read(0, i440fx::spec::SMRAM, 1) as u8;
+            if smram & i440fx::spec::D_LCK != 0 {
+                // Locking closes the space for good and leaves only D_CLS writable (82441FX, SMRAM).
+                self.pci.poke(0, i440fx::spec::SMRAM, smram & !i440fx::spec::D_OPEN);
+                self.pci.lock(0, i440fx::spec::SMRAM, !i440fx::spec::D_CLS);
+            }
+            let shadow = self.pci.config(0).map(ShadowMap::from_config).unwrap_or_default();
+            if shadow != self.shadow {
+                self.shadow = shadow;
+                self.map_changed();
+            }
+            self.routes = self.pci.config(piix3::DEVFN).map(piix3::pirq_routes).unwrap_or_default();
+            self.bases = self.pci.config(PM_DEVFN).map(acpipm::Bases::from_config).unwrap_or_default();
+        }
+        if self.pci_generation != self.pci.generation() {
+            self.pci_generation = self.pci.generation();
+            self.map_changed();
+        }
+        self.events.extend(self.pci.take_notices().into_iter().map(Event::PciConfig));
+    }
+
+    /// Regions that PCI devices answer now. Where regions overlap with chips of the board or firmware, those win.
+    #[must_use]
+    pub fn decode_map(&self) -> Vec<Decode> {
+        self.pci.decode_map()
+    }
+
+    /// Routing of C0000h-FFFFFh and of system management RAM. Without PCI everything is RAM, the firmware copied into it.
+    #[must_use]
+    pub fn shadow(&self) -> &ShadowMap {
+        &self.shadow
+    }
+
+    /// Count of [`Event::MapChanged`].
+    #[must_use]
+    pub fn map_generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The PCI bus, for reading.
+    #[must_use]
+    pub fn pci(&self) -> &PciBus {
+        &self.pci
+    }
+
+    /// Sets a configuration byte from the device's side.
+    pub fn poke_config(&mut self, devfn: u8, offset: u8, value: u8) {
+        self.pci.poke(devfn, offset, value);
+        self.sync_config();
+        self.sync_outputs();
+    }
+
+    // Interrupt lines.
+
+    /// Drives ISA interrupt `irq` (3-15 and 1; 0 and 2 belong to the board). Devices that share a line are merged by the caller.
+    pub fn set_isa_irq(&mut self, irq: u8, level: bool) {
+        let Some(mask) = 1u16.checked_shl(u32::from(irq)) else { return };
+        self.isa_lines = if level { self.isa_lines | mask } else { self.isa_lines & !mask };
+        self.sync_outputs();
+    }
+
+    /// A short pulse on ISA interrupt `irq`.
+    pub fn pulse(&mut self, irq: u8) {
+        self.set_isa_irq(irq, false);
+        self.set_isa_irq(irq, true);
+        self.set_isa_irq(irq, false);
+    }
+
+    /// Drives the interrupt pin of a PCI function.
+    pub fn set_intx(&mut self, devfn: u8, level: bool) {
+        self.pci.set_intx(devfn, level);
+        self.sync_outputs();
+    }
+
+    /// ISA interrupt that the pin of a PCI function reaches now.
+    #[must_use]
+    pub fn intx_irq(&self, devfn: u8) -> Option<u8> {
+        let pin = self.pci.read(devfn, crate::pci::spec::INTERRUPT_PIN, 1) as u8;
+        let line = PciBus::line_of(devfn, pin.checked_sub(1)?);
+        self.routes.get(usize::from(line)).copied().flatten()
+    }
+
+    /// The monitor's NMI button.
+    pub fn nmi(&mut self) {
+        for cpu in 0..self.config.cpus {
+            self.events.push_back(Event::Nmi(cpu));
+        }
+    }
+
+    /// The power button.
+    pub fn press_power_button(&mut self) {
+        if self.config.acpi {
+            self.pm.press_power_button();
+            self.sync_outputs();
+        }
+    }
+
+    /// Raises a general-purpose event.
+    pub fn raise_gpe(&mut self, event: u8) {
+        self.pm.raise_gpe(event);
+        self.sync_outputs();
+    }
+
+    /// Ends a suspend to RAM.
+    pub fn wake(&mut self) {
+        self.pm.wake();
+        self.sync_outputs();
+    }
+
+    fn set_pin(&mut self, pin: u8, level: bool) {
+        if self.config.ioapic {
+            let Self { ioapic, lapics, events, .. } = self;
+            ioapic.set_pin(pin, level, &mut |message| deliver(lapics, events, message, None));
+        }
+    }
+
+    fn drive_isa(&mut self, irq: u8, level: bool) {
+        if level && let Some(count) = self.irq_counts.get_mut(usize::from(irq)) {
+            *count = count.wrapping_add(1);
+        }
+        self.pic.set_irq(irq, level);
+    }
+
+    /// An edge on ISA interrupt `irq` or on an IOAPIC input, whatever the level was.
+    fn edge(&mut self, route: Route) {
+        let pin = match route {
+            Route::Isa(irq) => {
+                self.drive_isa(irq, false);
+                self.drive_isa(irq, true);
+                self.isa_levels |= 1 << (irq & 15);
+                if irq == 0 { TIMER_PIN } else { irq }
+            }
+            Route::Pin(pin) => pin,
+        };
+        self.set_pin(pin, false);
+        self.set_pin(pin, true);
+        self.pin_levels |= 1u32 << (pin & 31);
+    }
+
+    /// Derives every line from the chips' states and drives what changed.
+    fn sync_outputs(&mut self) {
+        let legacy = self.hpet.legacy();
+        let mut isa = self.isa_lines & !0x0005;
+        if legacy {
+            isa &= !(1 << 8);
+        } else if self.pit_level {
+            isa |= 1;
+        }
+        let lines = self.pci.lines();
+        for (line, route) in self.routes.iter().enumerate() {
+            if let Some(irq) = route
+                && lines >> line & 1 != 0
+            {
+                isa |= 1 << (irq & 15);
+            }
+        }
+        if self.config.acpi && self.pm.sci() {
+            isa |= 1 << SCI_IRQ;
+        }
+        let mut extra = 0u32;
+        for index in 0..crate::hpet::spec::TIMERS {
+            if self.hpet.level(index) {
+                match self.hpet.route(index) {
+                    Some(Route::Isa(irq)) => isa |= 1 << (irq & 15),
+                    Some(Route::Pin(pin)) => extra |= 1 << (pin & 31),
+                    None => {}
+                }
+            }
+        }
+        let pins = u32::from(isa) & !1 | u32::from(isa & 1) << TIMER_PIN | extra;
+        let (isa_changed, pins_changed) = (isa ^ self.isa_levels, pins ^ self.pin_levels);
+        self.isa_levels = isa;
+        self.pin_levels = pins;
+        for irq in (0..16).filter(|irq| isa_changed >> irq & 1 != 0) {
+            self.drive_isa(irq, isa >> irq & 1 != 0);
+        }
+        for pin in (0..24).filter(|pin| pins_changed >> pin & 1 != 0) {
+            self.set_pin(pin, pins >> pin & 1 != 0);
+        }
+        self.sync_intr();
+    }
+
+    /// Carries the 8259's INT output to LINT0 and to IOAPIC input 0.
+    fn sync_intr(&mut self) {
+        let level = self.pic.interrupt();
+        if level == self.intr {
+            return;
+        }
+        self.intr = level;
+        for (cpu, lapic) in (0u8..).zip(&mut self.lapics) {
+            match lapic.set_lint(0, level) {
+                Some(DeliveryMode::Nmi) => self.events.push_back(Event::Nmi(cpu)),
+                Some(DeliveryMode::Smi) => self.events.push_back(Event::Smi(cpu)),
+                Some(DeliveryMode::Init) => {
+                    lapic.init();
+                    self.events.push_back(Event::Init(cpu));
+                }
+                _ => {}
+            }
+        }
+        if self.ioapic.ext_int(0).is_none() {
+            self.set_pin(0, level);
+        }
+    }
+
+    // Time.
+
+    /// Lets every timer act up to `now` and derives all lines.
+    fn update(&mut self, now: u64) {
+        if self.pit.sync(now) && !self.hpet.legacy() {
+            self.edge(Route::Isa(0));
+        }
+        self.pit_level = self.pit.out0(now);
+        if self.config.hpet {
+            self.hpet.poll(now);
+            let fired = self.hpet.take_fired();
+            for index in (0..crate::hpet::spec::TIMERS).filter(|index| fired >> index & 1 != 0) {
+                if let Some(route) = self.hpet.route(index) {
+                    self.edge(route);
+                }
+            }
+        }
+        if self.config.acpi {
+            self.pm.poll(now);
+        }
+        for lapic in &mut self.lapics {
+            lapic.poll(now);
+        }
+        self.sync_outputs();
+        self.due = self.compute_due(now);
+    }
+
+    fn compute_due(&self, now: u64) -> u64 {
+        // While IRQ 0 is masked everywhere, the counter is looked at only when somebody looks.
+        let timer_wanted = !self.hpet.legacy()
+            && (!self.pic.is_masked(0) || self.config.ioapic && !self.ioapic.is_masked(TIMER_PIN));
+        let pit = if timer_wanted { self.pit.next_deadline(now) } else { None };
+        let hpet = if self.config.hpet { self.hpet.next_deadline() } else { None };
+        let pm = if self.config.acpi { self.pm.next_deadline() } else { None };
+        let lapic = self.lapics.iter().filter_map(Lapic::next_deadline).min();
+        [pit, hpet, pm, lapic].into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    /// Lets the timers act when one is due.
+    pub fn poll(&mut self, now: u64) {
+        if now >= self.due {
+            self.update(now);
+        }
+    }
+
+    /// Guest time at which [`Self::poll`] next has something to do; never later than the truth, sometimes earlier.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        (self.due != u64::MAX).then_some(self.due)
+    }
+
+    // The CPUs' side.
+
+    /// Whether the 8259's INTR reaches `cpu`.
+    fn pic_reaches(&self, lapic: &Lapic) -> bool {
+        self.intr
+            && (lapic.accepts_pic()
+                || self.config.ioapic
+                    && self.ioapic.ext_int(0).is_some_and(|destination| lapic.matches(destination, None)))
+    }
+
+    fn is_pending(&self, lapic: &Lapic) -> bool {
+        lapic.pending() || self.pic_reaches(lapic)
+    }
+
+    /// Whether an interrupt waits for `cpu` (whose interrupt flag is its own affair).
+    pub fn interrupt_pending(&mut self, cpu: u8, now: u64) -> bool {
+        self.poll(now);
+        self.lapics.get(usize::from(cpu)).is_some_and(|lapic| self.is_pending(lapic))
+    }
+
+    /// The CPUs for which an interrupt waits, bit n is CPU n (CPUs above 63 are not told).
+    pub fn pending_cpus(&mut self, now: u64) -> u64 {
+        self.poll(now);
+        let waiting = self.lapics.iter().take(64).enumerate().filter(|(_, lapic)| self.is_pending(lapic));
+        waiting.fold(0, |mask, (cpu, _)| mask | 1 << cpu)
+    }
+
+    /// The interrupt acknowledge of `cpu`: the vector to take, `None` when the request has gone.
+    pub fn acknowledge(&mut self, cpu: u8, now: u64) -> Option<u8> {
+        self.poll(now);
+        let lapic = self.lapics.get_mut(usize::from(cpu))?;
+        if let Some(vector) = lapic.acknowledge() {
+            return Some(vector);
+        }
+        let asked = lapic.take_ext_int();
+        let lapic = self.lapics.get(usize::from(cpu))?;
+        if !asked && !self.pic_reaches(lapic) {
+            return None;
+        }
+        let vector = self.pic.acknowledge();
+        self.sync_intr();
+        Some(vector)
+    }
+
+    /// IA32_APIC_BASE of `cpu`.
+    #[must_use]
+    pub fn apic_base(&self, cpu: u8) -> u64 {
+        self.lapics.get(usize::from(cpu)).map_or(0, Lapic::base)
+    }
+
+    /// Writes IA32_APIC_BASE of `cpu`.
+    pub fn set_apic_base(&mut self, cpu: u8, value: u64) {
+        let Some(lapic) = self.lapics.get_mut(usize::from(cpu)) else { return };
+        let before = lapic.page();
+        lapic.set_base(value);
+        if lapic.page() != before {
+            self.map_changed();
+        }
+    }
+
+    /// CR8 of `cpu`.
+    #[must_use]
+    pub fn cr8(&self, cpu: u8) -> u8 {
+        self.lapics.get(usize::from(cpu)).map_or(0, Lapic::cr8)
+    }
+
+    /// Writes CR8 of `cpu`.
+    pub fn set_cr8(&mut self, cpu: u8, value: u8) {
+        if let Some(lapic) = self.lapics.get_mut(usize::from(cpu)) {
+            lapic.set_cr8(value);
+        }
+    }
+
+    /// The speaker: whether it sounds, and the period in nanoseconds.
+    #[must_use]
+    pub fn speaker(&self) -> (bool, u64) {
+        self.pit.speaker()
+    }
+
+    /// Injects one tick of IRQ 0 that was merged away before; `false` when there is none.
+    pub fn inject_missed_tick(&mut self) -> bool {
+        if self.hpet.legacy() || self.pic.is_requested(0) || !self.pit.take_missed() {
+            return false;
+        }
+        self.edge(Route::Isa(0));
+        self.sync_outputs();
+        true
+    }
+
+    fn pm_event(&mut self, event: Option<PmEvent>) {
+        match event {
+            Some(PmEvent::PowerOff) => self.events.push_back(Event::PowerOff),
+            Some(PmEvent::Suspend) => self.events.push_back(Event::Suspend),
+            Some(PmEvent::Smi) => self.events.extend((0..self.config.cpus).map(Event::Smi)),
+            None => {}
+        }
+    }
+
+    fn reset_event(&mut self, reset: Option<Reset>) {
+        match reset {
+            Some(Reset::Hard) => self.events.push_back(Event::Reset),
+            Some(Reset::Soft) => {
+                let all = Message {
+                    vector: 0,
+                    mode: DeliveryMode::Init,
+                    destination: Destination::All,
+                    level: false,
+                };
+                deliver(&mut self.lapics, &mut self.events, all, None);
+            }
+            None => {}
+        }
+    }
+
+    fn lapic_effect(&mut self, cpu: u8, effect: Effect) {
+        let Self { ioapic, lapics, events, .. } = self;
+        match effect {
+            Effect::Send(message) => {
+                deliver(lapics, events, message, Some(cpu));
+            }
+            Effect::EndOfInterrupt(vector) => {
+                ioapic.end_of_interrupt(vector, &mut |message| deliver(lapics, events, message, None));
+            }
+        }
+    }
+}

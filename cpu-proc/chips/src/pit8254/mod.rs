@@ -1,0 +1,180 @@
+//! The 8254 interval timer and port 61h.
+//!
+//! Ports 40h-43h and 61h; OUT0 drives IRQ 0, counter 1 is the refresh timer, counter 2 the speaker, gated by port 61h.
+//! The count is never stepped: it is derived from the time of its load. Restart class: checkpointed (with the CPU process).
+//!
+//! *Deviations from hardware*: ticks of IRQ 0 that the CPU could not take in time are merged into one; their number
+//! is kept in [`Pit8254::missed`] for a policy that wants to inject them later.
+//!
+//! *Not emulated*: NMI sources of port 61h (parity, channel check); the refresh bit has a fixed period whatever counter 1 holds.
+
+mod channel;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+
+pub use channel::Channel;
+
+use crate::clock;
+use serde::{Deserialize, Serialize};
+use spec::*;
+
+/// The timer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pit8254 {
+    channels: [Channel; 3],
+    /// Port 61h as written.
+    port_b: u8,
+    /// Ticks of counter 0 merged away so far.
+    missed: u64,
+    /// Rises of OUT0 caused by a control word, not reported yet.
+    extra_rises: u64,
+}
+
+impl Default for Pit8254 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn tick(now: u64) -> i64 {
+    i64::try_from(clock::ticks(now, FREQUENCY)).unwrap_or(i64::MAX >> 2)
+}
+
+impl Pit8254 {
+    /// A timer whose counters have no mode yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
+            port_b: 0,
+            missed: 0,
+            extra_rises: 0,
+        }
+    }
+
+    /// Power-on values.
+    pub fn reset(&mut self, now: u64) {
+        *self = Self::new();
+        for channel in &mut self.channels {
+            channel.sync(tick(now));
+        }
+    }
+
+    /// Byte read of a port of the timer; `None` for any other port. Call [`Self::sync`] before.
+    pub fn read(&mut self, port: u16, now: u64) -> Option<u8> {
+        let tick = tick(now);
+        match port {
+            COUNTER0..=COUNTER2 => {
+                let channel = self.channels.get_mut(usize::from(port - COUNTER0))?;
+                Some(channel.read(tick))
+            }
+            CONTROL => Some(0xff),
+            PORT_B => {
+                let refresh = if now / REFRESH_PERIOD & 1 != 0 { REFRESH } else { 0 };
+                let out = if self.channels[2].out(tick) { OUT2 } else { 0 };
+                Some(self.port_b | refresh | out)
+            }
+            _ => None,
+        }
+    }
+
+    /// Byte write of a port of the timer; `false` for any other port. Call [`Self::sync`] before.
+    pub fn write(&mut self, port: u16, value: u8, now: u64) -> bool {
+        let tick = tick(now);
+        match port {
+            COUNTER0..=COUNTER2 => {
+                if let Some(channel) = self.channels.get_mut(usize::from(port - COUNTER0)) {
+                    channel.write(value, tick);
+                }
+            }
+            CONTROL => self.write_control(value, tick),
+            PORT_B => {
+                self.port_b = value & PORT_B_WRITABLE;
+                self.channels[2].set_gate(value & GATE2 != 0, tick);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn write_control(&mut self, value: u8, tick: i64) {
+        let select = value >> 6;
+        if select == READ_BACK {
+            for (index, channel) in self.channels.iter_mut().enumerate() {
+                if value & (2 << index) == 0 {
+                    continue;
+                }
+                if value & NOT_COUNT == 0 {
+                    channel.latch_count(tick);
+                }
+                if value & NOT_STATUS == 0 {
+                    channel.latch_status(tick);
+                }
+            }
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(usize::from(select)) else { return };
+        if value & 0x30 == 0 {
+            channel.latch_count(tick);
+        } else {
+            let rose = channel.set_control(value, tick);
+            if select == 0 {
+                self.extra_rises += rose;
+            }
+        }
+    }
+
+    /// Brings all counters to `now`; returns whether OUT0 has risen since the last call.
+    pub fn sync(&mut self, now: u64) -> bool {
+        let tick = tick(now);
+        let mut rises = std::mem::take(&mut self.extra_rises);
+        for (index, channel) in self.channels.iter_mut().enumerate() {
+            let count = channel.sync(tick);
+            if index == 0 {
+                rises = rises.saturating_add(count);
+            }
+        }
+        self.missed = self.missed.saturating_add(rises.saturating_sub(1));
+        rises != 0
+    }
+
+    /// OUT0 at `now`.
+    #[must_use]
+    pub fn out0(&self, now: u64) -> bool {
+        self.channels[0].out(tick(now))
+    }
+
+    /// When OUT0 next rises.
+    #[must_use]
+    pub fn next_deadline(&self, now: u64) -> Option<u64> {
+        let rise = self.channels[0].next_rise(tick(now))?;
+        Some(clock::time_of(u64::try_from(rise).ok()?, FREQUENCY))
+    }
+
+    /// Ticks of counter 0 merged into others so far.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Takes one merged tick for injection; `false` when there is none.
+    pub fn take_missed(&mut self) -> bool {
+        let any = self.missed != 0;
+        self.missed = self.missed.saturating_sub(1);
+        any
+    }
+
+    /// The tone on the speaker: whether it is driven, and the period in nanoseconds.
+    #[must_use]
+    pub fn speaker(&self) -> (bool, u64) {
+        let on = self.port_b & (SPEAKER | GATE2) == SPEAKER | GATE2 && self.channels[2].mode() == 3;
+        (on, clock::time_of(u64::from(self.channels[2].count()), FREQUENCY))
+    }
+
+    /// Makes values read from a saved form safe to use.
+    pub(crate) fn sanitise(&mut self) {
+        self.port_b &= PORT_B_WRITABLE;
+        self.channels.iter_mut().for_each(Channel::sanitise);
+    }
+}
