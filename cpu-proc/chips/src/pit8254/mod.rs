@@ -71,7 +71,7 @@ impl Pit8254 {
             }
             CONTROL => Some(0xff),
             PORT_B => {
-                let refresh = if now / REFRESH_PERIOD & 1 != 0 { REFRESH } else { 0 };
+                let refresh = if (now / REFRESH_PERIOD) & 1 != 0 { REFRESH } else { 0 };
                 let out = if self.channels[2].out(tick) { OUT2 } else { 0 };
                 Some(self.port_b | refresh | out)
             }
