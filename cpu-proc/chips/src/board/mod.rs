@@ -200,6 +200,7 @@ impl Board {
             }
         }
         board.sync_config();
+        board.settle(0);
         board.events.clear();
         board
     }
@@ -226,8 +227,16 @@ impl Board {
         self.reset_control = 0;
         self.events.clear();
         self.sync_config();
-        self.update(now);
+        self.settle(now);
         self.map_changed();
+    }
+
+    /// Lets the levels that exist at power-on arrive without counting as edges.
+    fn settle(&mut self, now: u64) {
+        self.update(now);
+        self.pic.reset();
+        self.sync_intr();
+        self.irq_counts = [0; 16];
     }
 
     /// Takes the oldest request to the machine.

@@ -45,7 +45,8 @@ impl Channel {
     #[must_use]
     pub fn new(gate: bool) -> Self {
         Self {
-            mode: 0,
+            // OUT is undefined before the first control word; high makes no edge then.
+            mode: 3,
             access: 3,
             bcd: false,
             gate,
