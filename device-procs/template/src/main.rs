@@ -2,5 +2,8 @@
 //! The countdown as a process.
 
 fn main() {
-    bulkhead_bus::serve::main(|_| Ok(()), |_config| Ok(bulkhead_template::Countdown::new()))
+    bulkhead_bus::serve::main(
+        |manifest| bulkhead_security::enter(&manifest.role, &[], manifest.run_as),
+        |_config| Ok(bulkhead_template::Countdown::new()),
+    )
 }
