@@ -122,6 +122,11 @@ pub trait Machine {
     fn take_requests(&mut self) -> Requests;
     /// Guest time-stamp counter.
     fn tsc(&mut self) -> u64;
+    /// The processor reports a numeric error outside itself (x86: FERR#, a rising edge for IRQ 13) and is about to stand
+    /// still. True: carry on regardless (IGNNE# is asserted, or nothing is connected).
+    fn fpu_error(&mut self) -> bool {
+        true
+    }
     /// The local APIC as seen by the CPU: reads a register MSR or task priority. See [`ApicAccess`].
     fn apic(&mut self, access: ApicAccess) -> u64;
     /// The A20 mask applied to physical addresses below 4 GiB: all ones, or all ones without bit 20.

@@ -12,6 +12,15 @@ pub mod descriptor;
 pub mod far;
 pub mod fastcall;
 pub mod flags;
+pub mod fp;
+pub mod fp_env;
+pub mod fp_fxsave;
+pub mod fp_host;
+pub mod fp_mem;
+pub mod fp_sse;
+pub mod fp_strings;
+pub mod fp_x87;
+pub mod fp_x87_mem;
 pub mod ids;
 pub mod interrupt;
 pub mod io;
@@ -173,6 +182,7 @@ const LISTS: &[List] = &[
     far::HELPERS,
     fastcall::HELPERS,
     flags::HELPERS,
+    fp::HELPERS,
     interrupt::HELPERS,
     io::HELPERS,
     iret::HELPERS,

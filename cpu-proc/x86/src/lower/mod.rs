@@ -15,6 +15,8 @@ pub mod ea;
 pub mod int;
 pub mod mmx;
 pub mod sse;
+mod sse_moves;
+mod sse_table;
 pub mod stack;
 pub mod string;
 pub mod system;
