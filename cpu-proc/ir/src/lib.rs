@@ -151,7 +151,7 @@ pub enum Opcode {
     Goto,
     /// If `cc(k)` go to `imm`, else to the fall-through pc `Block::next_pc`. Both may be chained.
     Branch,
-    /// If the low `w` bits of `a` are nonzero (`k` 0: zero) go to `imm`, else to `Block::next_pc`.
+    /// If the low `w` bits of `a` are nonzero (`k` 1: zero) go to `imm`, else to `Block::next_pc`.
     BranchZ,
     /// Go to the pc in name `a`.
     GotoReg,

@@ -466,7 +466,7 @@ impl<'a> Ctx<'a> {
             self.op(Op { a: flags, k: bulkhead_ir::FLAGS_ALL, ..Op::new(Opcode::SetFlags) });
             return self.end_goto_reg(to);
         }
-        self.op(Op { w, a, k: u8::from(nonzero), imm: target as i64, ..Op::new(Opcode::BranchZ) });
+        self.op(Op::branchz(w, a, nonzero, target));
         self.ended = true;
     }
 

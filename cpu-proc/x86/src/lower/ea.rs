@@ -178,7 +178,8 @@ impl Ea {
             let offset = self.offset(ctx);
             return Addr { base, index: offset, scale: 0, disp: 0, flags: 0 };
         }
-        if ctx.flat() && self.seg < seg::FS {
+        // A code segment is never writable: let the check raise the fault.
+        if ctx.flat() && self.seg < seg::FS && !(write && self.seg == seg::CS) {
             if self.w == W32 {
                 return Addr { flags: ADDR32, ..direct };
             }
