@@ -1,6 +1,6 @@
 //! Bit tests, bit scans and double shifts.
 
-use bulkhead_ir::{Bit, NONE, Name, Op, Opcode, Shift, W64};
+use bulkhead_ir::{Bit, NONE, Name, Op, Opcode, Shift, W32, W64};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::ctx::{Ctx, Src, gpr, width_of};
@@ -75,10 +75,14 @@ fn bit(ctx: &mut Ctx, insn: &Instruction, k: Bit) {
 fn scan(ctx: &mut Ctx, insn: &Instruction, k: u8) {
     let reg = insn.op0_register();
     let w = width_of(reg.size());
-    let a = ctx.read(insn, 1, 0);
+    let mut a = ctx.read(insn, 1, 0);
+    if w == W32 && insn.op1_kind() == OpKind::Register {
+        a = ctx.zx(w, a);
+    }
     let b = gpr(reg).0;
     let d = ctx.dest_reg(reg);
-    ctx.op(Op { w, d, a, b, k, ..Op::new(Opcode::Scan) });
+    // 64 bits for 32: without a set bit the processor leaves the whole register alone.
+    ctx.op(Op { w: if w == W32 { W64 } else { w }, d, a, b, k, ..Op::new(Opcode::Scan) });
     ctx.finish_reg(reg, d);
 }
 

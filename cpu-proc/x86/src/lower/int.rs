@@ -119,7 +119,8 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
 
 fn conditional(ctx: &mut Ctx, insn: &Instruction) -> bool {
     let Some(code) = condition(insn) else { return false };
-    if insn.is_jcc_short_or_near() {
+    // Jumps and loops carry one too.
+    if !matches!(insn.op0_kind(), OpKind::Register | OpKind::Memory) {
         return false;
     }
     if insn.op_count() == 1 {
@@ -363,22 +364,28 @@ fn xadd(ctx: &mut Ctx, insn: &Instruction) {
 fn cmpxchg(ctx: &mut Ctx, insn: &Instruction) {
     let w = Ctx::op_width(insn, 1);
     let new = ctx.read_reg(insn.op1_register());
-    let compare = |ctx: &mut Ctx, d, old| {
-        ctx.alu(Alu::Sub, w, NONE, RAX, Src::Name(old), true);
-        ctx.select(cc::E, W64, d, new, old);
-    };
     if insn.op0_kind() == OpKind::Memory {
         // Memory is written in both cases.
-        let old = modify(ctx, insn, w, compare);
+        let old = modify(ctx, insn, w, |ctx, d, old| {
+            ctx.alu(Alu::Sub, w, NONE, RAX, Src::Name(old), true);
+            ctx.select(cc::E, W64, d, new, old);
+        });
         return write_accumulator(ctx, w, old);
     }
-    let old = ctx.read_reg(insn.op0_register());
-    let old = ctx.zx(w, old);
+    let reg = insn.op0_register();
+    let whole = ctx.read_reg(reg);
+    let old = ctx.zx(w, whole);
+    let new = ctx.zx(w, new);
+    ctx.alu(Alu::Sub, w, NONE, RAX, Src::Name(old), true);
     let value = ctx.temp();
-    compare(ctx, value, old);
+    // A failed comparison leaves all 64 bits of the destination alone.
+    ctx.select(cc::E, W64, value, new, whole);
     write_accumulator(ctx, w, old);
     // Last: the destination may be the accumulator itself, which then always compares equal.
-    ctx.write_reg(insn.op0_register(), value);
+    if w == W32 {
+        return ctx.write_slot(gpr(reg).0, W64, value);
+    }
+    ctx.write_reg(reg, value);
 }
 
 /// Accumulator = `old` unless the comparison found it equal; it then keeps its upper half, so 32 bits are moved as 64.

@@ -1,0 +1,205 @@
+//! Random user-mode instruction sequences in 64-bit mode, run by the host processor and by lowering plus engine: registers, memory
+//! and defined flags must agree.
+//!
+//! `BULKHEAD_DIFF_CASES` sets the number of cases, `BULKHEAD_DIFF_SEED` the first seed.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+mod generate;
+mod support;
+
+use bulkhead_x86::state::key;
+use generate::{Case, Rng};
+use support::Bench;
+
+/// Low, so that 32-bit addresses reach it.
+const BASE: u64 = 0x1000_0000;
+const CODE: u64 = BASE + 0x100;
+/// Registers in, registers out, flags, host stack pointer.
+const CONTEXT: u64 = BASE + 0x1000;
+const OUT: u64 = CONTEXT + 0x80;
+const FLAGS: u64 = CONTEXT + 0x100;
+const HOST_RSP: u64 = CONTEXT + 0x108;
+/// The data page, where pointers aim at the middle.
+pub const DATA: u64 = BASE + 0x2000;
+const DATA_LEN: usize = 0x2000;
+const LEN: usize = 0x5000;
+/// CF PF AF ZF SF OF.
+const ARITHMETIC: u64 = 0x8d5;
+const DF: u64 = 0x400;
+
+struct Host {
+    memory: *mut u8,
+    tail: u64,
+}
+
+fn absolute(code: &mut Vec<u8>, bytes: &[u8], address: u64) {
+    code.extend_from_slice(bytes);
+    code.extend_from_slice(&(address as u32).to_le_bytes());
+}
+
+fn jump(code: &mut Vec<u8>, at: u64, to: u64) {
+    code.push(0xe9);
+    code.extend_from_slice(&(to.wrapping_sub(at + 5) as u32).to_le_bytes());
+}
+
+impl Host {
+    /// Maps the region and writes the code around the tested instructions.
+    fn new() -> Host {
+        // SAFETY: a fresh anonymous mapping at an address that nothing may already use.
+        let memory = unsafe {
+            libc::mmap(
+                BASE as *mut _,
+                LEN,
+                libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+                -1,
+                0,
+            )
+        };
+        assert_eq!(memory as u64, BASE, "no room for the test region");
+        let mut entry = vec![0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57]; // push rbx rbp r12..r15
+        absolute(&mut entry, &[0x48, 0x89, 0x24, 0x25], HOST_RSP); // mov [HOST_RSP], rsp
+        absolute(&mut entry, &[0xff, 0x34, 0x25], FLAGS); // push [FLAGS]
+        entry.push(0x9d); // popfq
+        for r in 0..16u8 {
+            let rex = 0x48 | (r >> 3) << 2;
+            absolute(&mut entry, &[rex, 0x8b, 0x04 | (r & 7) << 3, 0x25], CONTEXT + 8 * u64::from(r));
+        }
+        let at = BASE + entry.len() as u64;
+        jump(&mut entry, at, CODE);
+        assert!(entry.len() < 0x100);
+        let mut tail = Vec::new();
+        for r in 0..16u8 {
+            let rex = 0x48 | (r >> 3) << 2;
+            absolute(&mut tail, &[rex, 0x89, 0x04 | (r & 7) << 3, 0x25], OUT + 8 * u64::from(r));
+        }
+        absolute(&mut tail, &[0x48, 0x8b, 0x24, 0x25], HOST_RSP); // mov rsp, [HOST_RSP]
+        tail.push(0x9c); // pushfq
+        absolute(&mut tail, &[0x8f, 0x04, 0x25], FLAGS); // pop [FLAGS]
+        tail.extend_from_slice(&[0xfc, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
+        let host = Host { memory: memory.cast(), tail: BASE + 0x800 };
+        host.write(BASE, &entry);
+        host.write(host.tail, &tail);
+        host
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let offset = (at - BASE) as usize;
+        assert!(offset + bytes.len() <= LEN);
+        // SAFETY: inside the mapping; no reference to it exists.
+        unsafe { self.memory.add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    fn read(&self, at: u64, len: usize) -> Vec<u8> {
+        let offset = (at - BASE) as usize;
+        assert!(offset + len <= LEN);
+        // SAFETY: inside the mapping, copied at once.
+        unsafe { std::slice::from_raw_parts(self.memory.add(offset), len) }.to_vec()
+    }
+
+    /// Runs the code at `CODE` with the given registers and flags.
+    fn run(&self, regs: &[u64; 16], flags: u64) -> ([u64; 16], u64) {
+        for (i, r) in regs.iter().enumerate() {
+            self.write(CONTEXT + 8 * i as u64, &r.to_le_bytes());
+        }
+        self.write(FLAGS, &flags.to_le_bytes());
+        // SAFETY: the entry code saves and restores what the ABI asks for; the tested instructions touch only their
+        // registers and the data page.
+        unsafe {
+            let entry: extern "sysv64" fn() = std::mem::transmute(self.memory);
+            entry();
+        }
+        let word = |at| u64::from_le_bytes(self.read(at, 8).try_into().unwrap());
+        (std::array::from_fn(|i| word(OUT + 8 * i as u64)), word(FLAGS))
+    }
+}
+
+struct Outcome {
+    regs: [u64; 16],
+    flags: u64,
+    data: Vec<u8>,
+}
+
+fn cases() -> u64 {
+    std::env::var("BULKHEAD_DIFF_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(30_000)
+}
+
+fn first_seed() -> u64 {
+    std::env::var("BULKHEAD_DIFF_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+#[test]
+fn random_sequences_do_what_the_host_does() {
+    let host = Host::new();
+    let mode = key::CODE64 | key::PROTECTED | key::LONG | key::FLAT;
+    let mut bench = Bench::new(BASE, host.memory, LEN as u64, mode);
+    let mut failures = 0;
+    let (mut ran, mut skipped) = (0u64, 0u64);
+    for seed in first_seed()..first_seed() + cases() {
+        let mut rng = Rng::new(seed);
+        let case = Case::random(&mut rng, CODE);
+        let mut image = case.code.clone();
+        let end = CODE + image.len() as u64;
+        jump(&mut image, end, host.tail);
+        assert!(image.len() < 0x600);
+        let before: Vec<u8> = (0..DATA_LEN / 8).flat_map(|_| rng.word().to_le_bytes()).collect();
+
+        host.write(CODE, &image);
+        host.write(DATA, &before);
+        let core = &mut bench.cpu.0.core;
+        core.slots[..16].copy_from_slice(&case.regs);
+        core.set_cc_eflags(case.flags as u32);
+        core.pc = CODE;
+        bench.cpu.0.eflags = 0x202 | (case.flags & DF) as u32;
+        let mut fault = None;
+        let mut steps = 0;
+        while bench.cpu.0.core.pc != end && fault.is_none() {
+            fault = bench.step().err();
+            steps += 1;
+            if steps > 200 {
+                fault = Some(99);
+            }
+        }
+        if let Some(vector) = fault {
+            // Divide errors happen by chance; anything else is a mistake of the lowering.
+            if vector != 0 && vector != 6 {
+                failures += 1;
+                println!("seed {seed}: vector {vector} at {:#x}\n{}", bench.cpu.0.core.pc, case.describe(CODE));
+            }
+            skipped += 1;
+            continue;
+        }
+        let cpu = &bench.cpu.0;
+        let ours = Outcome {
+            regs: std::array::from_fn(|i| cpu.core.slots[i]),
+            flags: u64::from(cpu.core.cc_eflags()) | u64::from(cpu.eflags) & DF,
+            data: host.read(DATA, DATA_LEN),
+        };
+        host.write(DATA, &before);
+        let (regs, flags) = host.run(&case.regs, case.flags | 0x202);
+        let theirs = Outcome { regs, flags: flags & (ARITHMETIC | DF), data: host.read(DATA, DATA_LEN) };
+        ran += 1;
+        let mask = !case.undefined;
+        let same = ours.regs == theirs.regs
+            && (ours.flags ^ theirs.flags) & mask == 0
+            && ours.data == theirs.data;
+        if !same {
+            failures += 1;
+            println!("seed {seed}:\n{}", case.describe(CODE));
+            println!("  flags in {:#x} host {:#x} ours {:#x} compared {mask:#x}", case.flags, theirs.flags, ours.flags);
+            for i in 0..16 {
+                if ours.regs[i] != theirs.regs[i] {
+                    println!("  r{i}: in {:#x} host {:#x} ours {:#x}", case.regs[i], theirs.regs[i], ours.regs[i]);
+                }
+            }
+            for i in 0..DATA_LEN {
+                if ours.data[i] != theirs.data[i] {
+                    println!("  [{i:#x}]: host {:#x} ours {:#x}", theirs.data[i], ours.data[i]);
+                }
+            }
+        }
+        assert!(failures < 10, "too many differences");
+    }
+    println!("{ran} cases compared, {skipped} ended in a divide error");
+    assert_eq!(failures, 0);
+}
