@@ -49,6 +49,10 @@ fn int(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     if kind == 0 && cpu.v86() && cpu.iopl() < 3 {
         return Err(gp(cpu, 0));
     }
+    if kind == 2 && cpu.flags() & eflags::OF == 0 {
+        cpu.core.pc = a;
+        return Ok(0);
+    }
     let origin = if kind == 3 { Origin::Exception } else { Origin::Software };
     enter(cpu, Event { vector, error: None, origin, return_pc: a })?;
     cpu.update_key();

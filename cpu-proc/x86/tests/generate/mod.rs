@@ -37,8 +37,28 @@ impl Rng {
     /// A value that is often at an edge.
     pub fn word(&mut self) -> u64 {
         match self.below(8) {
-            0 => self.pick(&[0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, u64::MAX, 1 << 63, (1 << 63) - 1]),
-            1 => self.pick(&[0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1_0000_0000, 0xffff_ffff_8000_0000, 0x9999]),
+            0 => self.pick(&[
+                0,
+                1,
+                2,
+                0x7f,
+                0x80,
+                0xff,
+                0x7fff,
+                0x8000,
+                0xffff,
+                u64::MAX,
+                1 << 63,
+                (1 << 63) - 1,
+            ]),
+            1 => self.pick(&[
+                0x7fff_ffff,
+                0x8000_0000,
+                0xffff_ffff,
+                0x1_0000_0000,
+                0xffff_ffff_8000_0000,
+                0x9999,
+            ]),
             2 => self.below(256),
             3 => self.next() & 0xffff_ffff,
             4 => 1 << self.below(64),
@@ -103,7 +123,11 @@ struct Gen<'a> {
 /// Operand of a ModRM byte.
 enum Rm {
     Reg(u8),
-    Memory { base: u8, index: Option<(u8, u8)>, disp: i32 },
+    Memory {
+        base: u8,
+        index: Option<(u8, u8)>,
+        disp: i32,
+    },
     /// Instruction-relative; the address is patched in when the length is known.
     Relative(u64),
 }
@@ -224,7 +248,8 @@ impl Gen<'_> {
             }
             Rm::Relative(_) => {}
         }
-        if e.byte_reg && e.w == 0 && (4..8).contains(&e.reg) && !(self.rng.chance(50) && self.high_ok(e.reg)) {
+        if e.byte_reg && e.w == 0 && (4..8).contains(&e.reg) && !(self.rng.chance(50) && self.high_ok(e.reg))
+        {
             force_rex = true;
         }
         let any_high = |r: u8| e.byte_reg && (4..8).contains(&r);
@@ -460,9 +485,8 @@ impl Gen<'_> {
         // B8+r.
         let r = self.target();
         let value = self.rng.word().to_le_bytes();
-        match w {
-            1 => self.emit(&[0x66]),
-            _ => {}
+        if w == 1 {
+            self.emit(&[0x66]);
         }
         let rex = 0x40 | u8::from(w == 3) << 3 | r >> 3;
         self.emit(&[rex, if w == 0 { 0xb0 } else { 0xb8 } | r & 7]);
@@ -675,7 +699,11 @@ impl Gen<'_> {
     fn strings(&mut self) {
         let w = self.width();
         let from = DATA + 0x1000 + self.rng.below(0x100);
-        let to = if self.rng.chance(50) { from.wrapping_add(self.rng.below(64)) - 32 } else { DATA + 0x400 + self.rng.below(0x20) };
+        let to = if self.rng.chance(50) {
+            from.wrapping_add(self.rng.below(64)) - 32
+        } else {
+            DATA + 0x400 + self.rng.below(0x20)
+        };
         let limit = if self.rng.chance(20) { 100 } else { 12 };
         let count = self.rng.below(limit) as u32;
         for (r, value) in [(0xbe, from as u32), (0xbf, to as u32), (0xb9, count)] {

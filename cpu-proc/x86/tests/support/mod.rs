@@ -1,14 +1,16 @@
 //! A CPU on a flat piece of memory, without a machine around it: identity translation, no devices.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::sync::atomic::AtomicU32;
 
 use bulkhead_engine::{
-    Access, ApicAccess, CoreState, CpuBox, Fault, FrontCpu, Gpa, GuestOps, Machine, Next, Page, Requests, Translation,
+    Access, ApicAccess, CoreState, CpuBox, Fault, Gpa, GuestOps, Machine, Next, Page, Requests, Translation,
 };
-use bulkhead_x86::Cpu;
+use bulkhead_x86::cpuid;
 use bulkhead_x86::helpers::{self, TABLE};
 use bulkhead_x86::lower::lower;
-use bulkhead_x86::state::{NO_EXCEPTION, key, seg};
+use bulkhead_x86::state::{NO_EXCEPTION, Segment, attr, cr0, efer, key, seg};
+use bulkhead_x86::{Config, Cpu};
 
 /// Memory of the tests, at physical and linear address `base`.
 pub struct Memory {
@@ -22,9 +24,10 @@ pub struct Memory {
 impl Machine for Memory {
     fn page(&mut self, gpa: Gpa) -> Page {
         match gpa.checked_sub(self.base) {
-            // SAFETY: inside the test's allocation.
             Some(offset) if offset < self.len => {
-                Page::Memory { host: unsafe { self.host.add(offset as usize) }, writable: true }
+                // SAFETY: inside the test's allocation.
+                let host = unsafe { self.host.add(offset as usize) };
+                Page::Memory { host, writable: true }
             }
             _ => Page::Device,
         }
@@ -112,57 +115,47 @@ static OPS: GuestOps = GuestOps {
     helpers: &TABLE,
 };
 
-/// A `Cpu` that this crate may implement traits for.
-#[repr(transparent)]
-pub struct TestCpu(pub Cpu);
-
-// SAFETY: transparent over `Cpu`, which is `repr(C)` with the core first; `init` writes the one reference.
-unsafe impl FrontCpu for TestCpu {
-    type Config = &'static bulkhead_x86::cpuid::Model;
-    unsafe fn init(this: *mut TestCpu, model: Self::Config) {
-        // SAFETY: `this` is valid for writes.
-        unsafe { (&raw mut (*this).0.model).write(model) };
-    }
-}
-
 /// The machine: memory, the attention word, and the CPU, which refers to both.
 pub struct Bench {
-    pub cpu: CpuBox<TestCpu>,
+    pub cpu: CpuBox<Cpu>,
     pub memory: Box<Memory>,
     _attention: Box<AtomicU32>,
 }
 
 impl Bench {
-    /// A CPU in mode `mode` over `len` bytes of memory at `host`, seen at `base`.
-    pub fn new(base: u64, host: *mut u8, len: u64, mode: u32) -> Bench {
+    /// A CPU after reset, with every feature, over `len` bytes of memory at `host`, seen at `base`.
+    pub fn new(base: u64, host: *mut u8, len: u64) -> Bench {
         let mut memory = Box::new(Memory { base, host, len, written: Vec::new() });
         let attention = Box::new(AtomicU32::new(0));
         let machine: *mut dyn Machine = &raw mut *memory;
+        let choice = cpuid::parse("qemu64").unwrap_or_else(|_| panic!("no model"));
+        let config = Config { features: [u32::MAX; 4], ..Config::from(&choice) };
         // SAFETY: both boxes live as long as the CPU, in this struct.
-        let mut cpu = unsafe { CpuBox::<TestCpu>::new(&OPS, machine, &raw const *attention, model()) };
-        cpu.0.key = mode;
-        cpu.0.features = [u32::MAX; 4];
-        cpu.0.eflags = 0x202;
-        cpu.0.pending.vector = NO_EXCEPTION;
-        for segment in &mut cpu.0.segs {
-            segment.limit = u32::MAX;
-            segment.attr = 0xc093;
-        }
-        cpu.0.segs[seg::CS].attr = 0xc09b;
+        let cpu = unsafe { CpuBox::<Cpu>::new(&OPS, machine, &raw const *attention, config) };
         Bench { cpu, memory, _attention: attention }
+    }
+
+    /// Flat segments of `bits` (16, 32 or 64), protected mode, CPL 0.
+    pub fn flat(&mut self, bits: u32) {
+        let big = if bits == 16 { 0 } else { attr::BIG };
+        for segment in &mut self.cpu.segs {
+            *segment = Segment { base: 0, limit: u32::MAX, attr: 0x8093 | big, selector: 0x10 };
+        }
+        self.cpu.segs[seg::CS] = Segment { attr: 0x809b | big, selector: 8, ..self.cpu.segs[seg::DS] };
+        self.cpu.cr0 |= cr0::PE;
+        if bits == 64 {
+            self.cpu.segs[seg::CS].attr = 0xa09b;
+            self.cpu.msrs.efer |= efer::LMA | efer::LME;
+        }
+        self.cpu.update_key();
     }
 
     /// Steps one instruction. `Err(vector)` when it faulted.
     pub fn step(&mut self) -> Result<(), u32> {
-        bulkhead_engine::step(&mut self.cpu.0.core);
-        match std::mem::replace(&mut self.cpu.0.pending.vector, NO_EXCEPTION) {
+        bulkhead_engine::step(&mut self.cpu.core);
+        match std::mem::replace(&mut self.cpu.pending.vector, NO_EXCEPTION) {
             NO_EXCEPTION => Ok(()),
             vector => Err(vector),
         }
     }
-}
-
-fn model() -> &'static bulkhead_x86::cpuid::Model {
-    static MODEL: bulkhead_x86::cpuid::Model = bulkhead_x86::cpuid::Model { name: "test" };
-    &MODEL
 }
