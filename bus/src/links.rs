@@ -181,7 +181,7 @@ pub const BLOCK_SLOTS: usize = 8;
 /// Data bytes a request can carry.
 pub const BLOCK_DATA: usize = 128 << 10;
 /// Bytes of a block-link file. Layout: `0x00` u64 image bytes, `0x08` u32 flags (1 read-only, 2 medium present, 4 write cache),
-/// `0x0c` u32 medium generation; `0x20` u32 completions ever; from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
+/// `0x0c` u32 medium generation; `0x20` u32 completions ever, `0x24` u32 1 once the back end serves (a futex word); from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
 /// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status, `0x18` u64 sequence
 /// number; data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
 /// succeeded by one that runs every submitted request again in sequence order.
@@ -391,6 +391,22 @@ impl BlockServer {
         self.map.word(0x08).store(flags, Ordering::Release);
         sys::publish(self.map.word(0x0c), medium.generation);
         self.peer.ring();
+    }
+
+    /// Says that this back end is in its jail and serves.
+    pub fn set_ready(&self) {
+        let word = self.map.word(0x24);
+        sys::publish(word, 1);
+        sys::futex_wake(word);
+    }
+
+    /// Broker: waits until the back end serves, at most `timeout`. False when it does not yet.
+    pub fn wait_ready(&self, timeout: std::time::Duration) -> bool {
+        let word = self.map.word(0x24);
+        if word.load(Ordering::SeqCst) == 0 {
+            sys::futex_wait(word, 0, Some(timeout));
+        }
+        word.load(Ordering::SeqCst) != 0
     }
 
     /// The oldest submitted request. A request with an unknown operation or length is completed with an error here.

@@ -80,6 +80,18 @@ impl Manifest {
         self.fds.iter().find(|(have, _)| have == name).map(|(_, fd)| *fd)
     }
 
+    /// Takes over the descriptor named `name`. To be called once for each name.
+    ///
+    /// # Errors
+    /// When it was not passed.
+    pub fn take(&self, name: &str) -> Result<OwnedFd, StartError> {
+        let missing =
+            || StartError::Descriptor { name: name.to_owned(), source: std::io::ErrorKind::NotFound.into() };
+        let raw = self.descriptor(name).ok_or_else(missing)?;
+        // SAFETY: the broker passed this descriptor for this process to own, under this one name.
+        Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+    }
+
     /// Maps the memory named `name`.
     ///
     /// # Errors

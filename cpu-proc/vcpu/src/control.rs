@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bulkhead_bus::irq::IrqPage;
@@ -13,15 +14,16 @@ use nix::sys::socket::{MsgFlags, recv, send};
 pub struct Control {
     socket: Arc<OwnedFd>,
     queue: Arc<Mutex<VecDeque<ToCpu>>>,
+    waiting: Arc<AtomicBool>,
 }
 
 impl Control {
-    /// Starts the reader thread. The end of the broker ends this process.
-    pub fn new(socket: OwnedFd, irq: Arc<IrqPage>) -> Control {
+    /// Starts the reader thread. The end of the broker ends this process. `waiting` is set while messages wait.
+    pub fn new(socket: OwnedFd, irq: Arc<IrqPage>, waiting: Arc<AtomicBool>) -> Control {
         use std::os::fd::AsRawFd;
         let socket = Arc::new(socket);
         let queue = Arc::new(Mutex::new(VecDeque::new()));
-        let (from, to) = (socket.clone(), queue.clone());
+        let (from, to, flag) = (socket.clone(), queue.clone(), waiting.clone());
         std::thread::spawn(move || {
             let mut packet = vec![0u8; PACKET_MAX];
             loop {
@@ -31,30 +33,36 @@ impl Control {
                     Ok(len) => {
                         if let Ok(message) = wire::decode(packet.get(..len).unwrap_or_default()) {
                             to.lock().unwrap_or_else(PoisonError::into_inner).push_back(message);
+                            flag.store(true, Ordering::SeqCst);
                             irq.attend();
                         }
                     }
                 }
             }
         });
-        Control { socket, queue }
+        Control { socket, queue, waiting }
     }
 
     /// Next message, if any.
     pub fn take(&self) -> Option<ToCpu> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = queue.pop_front();
+        self.waiting.store(!queue.is_empty(), Ordering::SeqCst);
+        message
     }
 
     /// Whether a message waits.
     pub fn has_message(&self) -> bool {
-        !self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// Sends a message. A broker that is gone ends this process in the reader thread.
     pub fn send(&self, message: &FromCpu) {
         use std::os::fd::AsRawFd;
         if let Ok(bytes) = wire::encode(message) {
-            while send(self.socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) == Err(nix::errno::Errno::EINTR) {}
+            while send(self.socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL)
+                == Err(nix::errno::Errno::EINTR)
+            {}
         }
     }
 }

@@ -1,12 +1,16 @@
 //! The PC around one CPU: address decoding, local chips, device rings, interrupts, time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bulkhead_bus::clock::Clock;
 use bulkhead_bus::irq::IrqPage;
 use bulkhead_bus::messages::{BulkMap, RegionMap, Space, Wire, WireMap};
 use bulkhead_bus::ram::CodeMap;
 use bulkhead_chips::board::{Board, Event};
+use bulkhead_chips::i440fx::GRANULE;
+use bulkhead_chips::pci::ROM_BAR;
 use bulkhead_engine::{ApicAccess, Machine, Page, Requests};
 
 use crate::alarm::Alarm;
@@ -58,6 +62,12 @@ pub struct Pc {
     /// First reason to leave, taken by the main loop.
     pub departure: Option<Departure>,
     map_generation: u64,
+    /// Expansion ROMs: function and index in the map's memories.
+    roms: Vec<(u8, usize)>,
+    smm: bool,
+    code_changed: bool,
+    /// A message of the broker waits: the CPU has to leave its run loop.
+    message_waits: Arc<AtomicBool>,
 }
 
 impl Pc {
@@ -73,13 +83,11 @@ impl Pc {
         regions: Vec<RegionMap>,
         wires: Vec<WireMap>,
         bulks: Vec<BulkMap>,
+        roms: Vec<(u8, usize)>,
         alarm: Alarm,
+        message_waits: Arc<AtomicBool>,
     ) -> Pc {
-        let a20 = wires
-            .iter()
-            .filter(|wire| wire.to == Wire::A20)
-            .map(|wire| (wire.device, true))
-            .collect();
+        let a20 = wires.iter().filter(|wire| wire.to == Wire::A20).map(|wire| (wire.device, true)).collect();
         let mut pc = Pc {
             phys,
             board,
@@ -97,6 +105,10 @@ impl Pc {
             a20,
             departure: None,
             map_generation: u64::MAX,
+            roms,
+            smm: false,
+            code_changed: false,
+            message_waits,
         };
         for region in &pc.regions {
             let range = range_of(region, region.base, region.size);
@@ -124,17 +136,16 @@ impl Pc {
             return;
         }
         self.map_generation = generation;
-        for granule in 0..16 {
-            let (read_ram, write_ram) = self.board.shadow(granule);
-            if let Some(entry) = self.phys.shadow.get_mut(granule) {
-                *entry = Shadow { read_ram, write_ram };
-            }
+        let shadow = self.board.shadow();
+        for (granule, entry) in (0u64..).zip(&mut self.phys.shadow) {
+            let state = shadow.at(SHADOW + granule * GRANULE).unwrap_or_default();
+            *entry = Shadow { read_ram: state.read_ram, write_ram: state.write_ram };
         }
-        self.phys.smram = self.board.smram_visible();
+        self.phys.smram = shadow.smram_open || shadow.smram_enabled && self.smm;
         let (mut ports, mut mmio, mut windows) = (Vec::new(), Vec::new(), Vec::new());
-        for bar in self.board.decoded_bars() {
-            let memory = Space::MemoryBar { devfn: bar.devfn, bar: bar.index };
-            let port = Space::PortBar { devfn: bar.devfn, bar: bar.index };
+        for bar in self.board.decode_map() {
+            let memory = Space::MemoryBar { devfn: bar.devfn, bar: bar.bar };
+            let port = Space::PortBar { devfn: bar.devfn, bar: bar.bar };
             for region in &self.regions {
                 let range = range_of(region, bar.base, bar.size.min(region.size));
                 if region.space == memory {
@@ -143,9 +154,13 @@ impl Pc {
                     ports.push(range);
                 }
             }
-            let owner = |bulk: &BulkMap| bulk.devfn == bar.devfn && bulk.bar == bar.index;
+            let owner = |bulk: &BulkMap| bulk.devfn == bar.devfn && bulk.bar == bar.bar;
             if let Some(memory) = self.bulks.iter().position(owner) {
                 windows.push(Window { base: bar.base, size: bar.size, memory, writable: true });
+            } else if let Some((_, memory)) =
+                self.roms.iter().find(|rom| rom.0 == bar.devfn && bar.bar == ROM_BAR)
+            {
+                windows.push(Window { base: bar.base, size: bar.size, memory: *memory, writable: false });
             }
         }
         self.ports.set_moving(ports);
@@ -160,31 +175,28 @@ impl Pc {
             match event {
                 Event::Reset => self.depart(Departure::Reset),
                 Event::PowerOff => self.depart(Departure::PowerOff),
-                Event::Smi => {
-                    self.requests.smi = true;
-                    self.irq.attend();
-                }
-                Event::Nmi(_) => {
-                    self.requests.nmi = true;
-                    self.irq.attend();
-                }
-                // One CPU: INIT and start-up messages have no addressee.
+                Event::Smi(_) => self.requests.smi = true,
+                Event::Nmi(_) => self.requests.nmi = true,
+                Event::MapChanged => self.remap(),
+                // INIT to the only CPU starts it over; start-up messages have no addressee.
+                Event::Init(0) => self.requests.reset = true,
                 Event::Init(_) | Event::Sipi(..) => {}
-                Event::MapChanged => {
-                    self.remap();
-                    self.irq.attend();
-                }
+                // Suspend to RAM is not offered by the tables that the firmware makes; wake at once.
+                Event::Suspend => self.board.wake(),
+                // No device has asked to hear of configuration writes.
+                Event::PciConfig(_) => {}
             }
         }
-        self.arm();
+        let at = self.board.next_deadline().and_then(|at| self.clock.host_time(at));
+        self.alarm.set(at.map_or(0, |at| at.max(1)));
     }
 
-    fn arm(&mut self) {
+    /// After a guest access that may have raised an interrupt or a request: makes the CPU look.
+    fn settle_and_notify(&mut self) {
+        self.settle();
         let now = self.clock.now();
-        let at = self.board.next_deadline(now).and_then(|at| self.clock.host_time(at));
-        self.alarm.set(at.map_or(0, |at| at.max(1)));
-        if self.board.interrupt_pending(0, now) {
-            self.irq.attend();
+        if self.requests != Requests::default() || self.board.interrupt_pending(0, now) {
+            self.irq.attention().store(1, Ordering::SeqCst);
         }
     }
 
@@ -196,7 +208,6 @@ impl Pc {
 
     /// Looks at the lines of every source in `news`.
     fn sample(&mut self, news: u64) {
-        let now = self.clock.now();
         for at in 0..self.leads.len() {
             let Some(lead) = self.leads.get_mut(at) else { break };
             if news >> (lead.map.device & 63) & 1 == 0 {
@@ -215,12 +226,12 @@ impl Pc {
                 Wire::Isa(irq) => {
                     if rose {
                         // It fell and rose again since the last look: show the chips the edge.
-                        self.board.set_isa_irq(irq, false, now);
-                        self.board.set_isa_irq(irq, true, now);
+                        self.set_isa(at, irq, false);
+                        self.set_isa(at, irq, true);
                     }
-                    self.board.set_isa_irq(irq, line.level, now);
+                    self.set_isa(at, irq, line.level);
                 }
-                Wire::PciPin { devfn, pin } => self.board.set_intx(devfn, pin, line.level, now),
+                Wire::PciPin { devfn, .. } => self.board.set_intx(devfn, line.level),
                 Wire::A20 => {
                     let before = self.a20_mask();
                     for gate in self.a20.iter_mut().filter(|gate| gate.0 == source) {
@@ -237,23 +248,26 @@ impl Pc {
         }
     }
 
+    /// Drives an ISA interrupt from lead `at`; leads that share it are or-ed.
+    fn set_isa(&mut self, at: usize, irq: u8, level: bool) {
+        let others = self.leads.iter().enumerate();
+        let held = others
+            .filter(|(other, lead)| *other != at && lead.map.to == Wire::Isa(irq))
+            .any(|(_, lead)| lead.level);
+        self.board.set_isa_irq(irq, level || held);
+    }
+
     /// Power-on reset of everything but the CPU.
     pub fn reset(&mut self) {
         self.devices.reset();
-        self.board.reset();
+        self.board.reset(self.clock.now());
+        self.smm = false;
+        self.irq.take_news();
+        self.sample(u64::MAX);
+        self.settle();
+        self.remap();
         self.departure = None;
         self.requests = Requests { flush: true, reset: true, ..Requests::default() };
-        let news = self.irq.take_news();
-        self.sample(news | u64::MAX);
-        self.departure = None;
-        self.requests.leave = false;
-        self.remap();
-        self.settle();
-    }
-
-    /// Makes the CPU leave its run loop (stop requests).
-    pub fn request_leave(&mut self) {
-        self.requests.leave = true;
     }
 
     /// A non-maskable interrupt from the monitor.
@@ -265,7 +279,7 @@ impl Pc {
     pub fn refresh(&mut self) {
         let now = self.clock.now();
         self.board.poll(now);
-        self.settle();
+        self.settle_and_notify();
     }
 }
 
@@ -280,8 +294,8 @@ impl Machine for Pc {
 
     fn read(&mut self, gpa: u64, size: u8) -> u64 {
         let now = self.clock.now();
-        if let Some(value) = self.board.mmio_read(gpa, size, now) {
-            self.settle();
+        if let Some(value) = self.board.mmio_read(0, gpa, size, now) {
+            self.settle_and_notify();
             return value;
         }
         self.devices.read(&self.mmio, gpa, log2(size))
@@ -289,8 +303,8 @@ impl Machine for Pc {
 
     fn write(&mut self, gpa: u64, size: u8, value: u64) {
         let now = self.clock.now();
-        if self.board.mmio_write(gpa, size, value, now) {
-            self.settle();
+        if self.board.mmio_write(0, gpa, size, value, now) {
+            self.settle_and_notify();
         } else if (SHADOW..MEGABYTE).contains(&gpa) || (VIDEO..SHADOW).contains(&gpa) && self.phys.smram {
             let bytes = value.to_le_bytes();
             self.phys.write_shadow(gpa, bytes.get(..usize::from(size.min(8))).unwrap_or_default());
@@ -302,7 +316,7 @@ impl Machine for Pc {
     fn port_read(&mut self, port: u16, size: u8) -> u32 {
         let now = self.clock.now();
         if let Some(value) = self.board.port_read(port, size, now) {
-            self.settle();
+            self.settle_and_notify();
             return value;
         }
         self.devices.read(&self.ports, u64::from(port), log2(size)) as u32
@@ -311,7 +325,7 @@ impl Machine for Pc {
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
         let now = self.clock.now();
         if self.board.port_write(port, size, value, now) {
-            self.settle();
+            self.settle_and_notify();
             return;
         }
         self.devices.write(&self.ports, u64::from(port), log2(size), u64::from(value));
@@ -349,7 +363,14 @@ impl Machine for Pc {
     }
 
     fn take_dirty_code(&mut self) -> Option<u64> {
-        let page = self.code.take_dirty()?;
+        self.code_changed |= self.irq.take_code_changed();
+        if !self.code_changed {
+            return None;
+        }
+        let page = self.code.take_dirty().or_else(|| {
+            self.code_changed = false;
+            None
+        })?;
         let low = self.phys.ram.bytes().min(bulkhead_bus::ram::LOW_LIMIT);
         let offset = page * 4096;
         Some(if offset < low { offset } else { offset - low + bulkhead_bus::ram::HIGH_BASE })
@@ -375,7 +396,9 @@ impl Machine for Pc {
     }
 
     fn take_requests(&mut self) -> Requests {
-        std::mem::take(&mut self.requests)
+        let mut requests = std::mem::take(&mut self.requests);
+        requests.leave |= self.message_waits.load(Ordering::SeqCst);
+        requests
     }
 
     fn tsc(&mut self) -> u64 {
@@ -384,20 +407,19 @@ impl Machine for Pc {
     }
 
     fn apic(&mut self, access: ApicAccess) -> u64 {
-        let now = self.clock.now();
         let value = match access {
             ApicAccess::ReadBase => self.board.apic_base(0),
             ApicAccess::WriteBase(value) => {
-                self.board.set_apic_base(0, value, now);
+                self.board.set_apic_base(0, value);
                 0
             }
             ApicAccess::ReadTpr => u64::from(self.board.cr8(0)),
             ApicAccess::WriteTpr(value) => {
-                self.board.set_cr8(0, value as u8, now);
+                self.board.set_cr8(0, value as u8);
                 0
             }
         };
-        self.settle();
+        self.settle_and_notify();
         value
     }
 
@@ -408,13 +430,18 @@ impl Machine for Pc {
     fn wait(&mut self) {
         self.devices.flush_posted();
         let now = self.clock.now();
-        let timeout = self.board.next_deadline(now).map(|at| std::time::Duration::from_nanos(at.saturating_sub(now)));
+        let timeout = self.board.next_deadline().map(|at| Duration::from_nanos(at.saturating_sub(now)));
         let irq = &self.irq;
-        irq.cpu_bell().sleep(timeout, || {
-            irq.attention().load(std::sync::atomic::Ordering::SeqCst) != 0
-        });
+        irq.cpu_bell().sleep(timeout, || irq.attention().load(Ordering::SeqCst) != 0);
         // A deadline that passed while asleep counts as attention.
-        irq.attention().store(1, std::sync::atomic::Ordering::SeqCst);
+        irq.attention().store(1, Ordering::SeqCst);
+    }
+
+    fn set_smm(&mut self, active: bool) {
+        self.smm = active;
+        let shadow = self.board.shadow();
+        self.phys.smram = shadow.smram_open || shadow.smram_enabled && active;
+        self.requests.flush = true;
     }
 
     fn shutdown(&mut self) {

@@ -68,9 +68,8 @@ impl Devices {
                 }
             }
             None if size == 0 => 0xff,
-            _ => (0..bytes).fold(0, |value, at| {
-                value | self.read(decoder, address.wrapping_add(at), 0) << (8 * at)
-            }),
+            _ => (0..bytes)
+                .fold(0, |value, at| value | self.read(decoder, address.wrapping_add(at), 0) << (8 * at)),
         }
     }
 

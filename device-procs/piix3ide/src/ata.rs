@@ -111,10 +111,18 @@ impl Channel {
             command::WRITE_SECTORS_EXT | command::WRITE_MULTIPLE_EXT => {
                 self.start_transfer(drive, unit, Transfer { ext: true, write: true, dma: false }, env);
             }
-            command::READ_DMA | command::READ_DMA_NO_RETRY => self.start_transfer(drive, unit, Transfer { ext: false, write: false, dma: true }, env),
-            command::READ_DMA_EXT => self.start_transfer(drive, unit, Transfer { ext: true, write: false, dma: true }, env),
-            command::WRITE_DMA | command::WRITE_DMA_NO_RETRY => self.start_transfer(drive, unit, Transfer { ext: false, write: true, dma: true }, env),
-            command::WRITE_DMA_EXT | command::WRITE_DMA_FUA_EXT => self.start_transfer(drive, unit, Transfer { ext: true, write: true, dma: true }, env),
+            command::READ_DMA | command::READ_DMA_NO_RETRY => {
+                self.start_transfer(drive, unit, Transfer { ext: false, write: false, dma: true }, env)
+            }
+            command::READ_DMA_EXT => {
+                self.start_transfer(drive, unit, Transfer { ext: true, write: false, dma: true }, env)
+            }
+            command::WRITE_DMA | command::WRITE_DMA_NO_RETRY => {
+                self.start_transfer(drive, unit, Transfer { ext: false, write: true, dma: true }, env)
+            }
+            command::WRITE_DMA_EXT | command::WRITE_DMA_FUA_EXT => {
+                self.start_transfer(drive, unit, Transfer { ext: true, write: true, dma: true }, env)
+            }
             command::READ_VERIFY | command::READ_VERIFY_NO_RETRY => self.verify(drive, unit, false),
             command::READ_VERIFY_EXT => self.verify(drive, unit, true),
             command::IDENTIFY => self.pio_reply(drive, unit, &identify::disk(unit, self.drives.get(drive))),
@@ -199,7 +207,8 @@ impl Channel {
 
     fn verify(&mut self, drive: usize, unit: &Unit<'_>, ext: bool) {
         let Some(state) = self.drives.get_mut(drive) else { return };
-        let end = state.address(self.device, ext, unit).and_then(|at| at.checked_add(state.sector_count(ext)));
+        let end =
+            state.address(self.device, ext, unit).and_then(|at| at.checked_add(state.sector_count(ext)));
         match end {
             Some(end) if end <= unit.sectors() => self.complete(drive, unit),
             _ => self.abort(drive, error::IDNF | error::ABRT),
@@ -456,7 +465,13 @@ impl Channel {
         }
     }
 
-    pub(crate) fn dma_read_done(&mut self, drive: usize, unit: &Unit<'_>, outcome: BlockStatus, env: &mut Env<'_>) {
+    pub(crate) fn dma_read_done(
+        &mut self,
+        drive: usize,
+        unit: &Unit<'_>,
+        outcome: BlockStatus,
+        env: &mut Env<'_>,
+    ) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         let (slot, length) = (state.slot(), state.left.min(BLOCK_DATA as u64));
         if outcome != BlockStatus::Ok {
@@ -475,7 +490,13 @@ impl Channel {
         self.dma_chunk_done(drive, unit, length, false, env);
     }
 
-    pub(crate) fn dma_write_done(&mut self, drive: usize, unit: &Unit<'_>, outcome: BlockStatus, env: &mut Env<'_>) {
+    pub(crate) fn dma_write_done(
+        &mut self,
+        drive: usize,
+        unit: &Unit<'_>,
+        outcome: BlockStatus,
+        env: &mut Env<'_>,
+    ) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         let length = u64::from(state.filled);
         unit.block.release(state.slot());

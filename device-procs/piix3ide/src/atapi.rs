@@ -91,7 +91,13 @@ impl Channel {
     }
 
     /// The host sends bytes of a command packet; how many were taken.
-    pub(crate) fn packet_bytes(&mut self, drive: usize, unit: &Unit<'_>, from: &[u8], env: &mut Env<'_>) -> usize {
+    pub(crate) fn packet_bytes(
+        &mut self,
+        drive: usize,
+        unit: &Unit<'_>,
+        from: &[u8],
+        env: &mut Env<'_>,
+    ) -> usize {
         let Some(state) = self.drives.get_mut(drive) else { return from.len() };
         let at = (state.moved as usize).min(12);
         let taken = from.len().min(12 - at);
@@ -467,4 +473,3 @@ fn configuration(unit: &Unit<'_>) -> Vec<u8> {
     reply[..4].copy_from_slice(&length);
     reply
 }
-

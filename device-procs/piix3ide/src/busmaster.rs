@@ -88,7 +88,13 @@ impl Channel {
     }
 
     /// Moves `length` bytes between a back-end slot and guest memory along the table.
-    pub(crate) fn bm_move(&mut self, block: &BlockClient, slot: usize, length: usize, env: &Env<'_>) -> Moved {
+    pub(crate) fn bm_move(
+        &mut self,
+        block: &BlockClient,
+        slot: usize,
+        length: usize,
+        env: &Env<'_>,
+    ) -> Moved {
         let Some(ram) = env.ram else { return Moved::Fault };
         let to_memory = self.bm_command & bm::TO_MEMORY != 0;
         let mut done = 0usize;

@@ -368,7 +368,8 @@ impl Chip for Piix3Ide {
             if let Some(unit) = Self::unit(&self.drives, env, number) {
                 let medium = unit.block.medium();
                 let kind = if unit.is_disk() { "disk" } else { "cdrom" };
-                text += &format!("drive {number}: {kind} {} bytes, medium {}\n", medium.bytes, medium.present);
+                text +=
+                    &format!("drive {number}: {kind} {} bytes, medium {}\n", medium.bytes, medium.present);
             }
         }
         Ok(text.into_bytes())
@@ -393,7 +394,11 @@ impl Chip for Piix3Ide {
                 return Err(bad("unknown phase"));
             }
             let end = BLOCK_DATA as u32;
-            if drive.slot() >= BLOCK_SLOTS || drive.filled > end || drive.block_end > drive.filled || drive.moved > drive.block_end {
+            if drive.slot() >= BLOCK_SLOTS
+                || drive.filled > end
+                || drive.block_end > drive.filled
+                || drive.moved > drive.block_end
+            {
                 return Err(bad("buffer indices out of range"));
             }
         }
@@ -404,7 +409,15 @@ impl Chip for Piix3Ide {
 
 impl Channel {
     /// Submits the next back-end request of a drive.
-    fn submit(&mut self, drive: usize, unit: &Unit<'_>, op: BlockOp, offset: u64, length: usize, next: u8) -> bool {
+    fn submit(
+        &mut self,
+        drive: usize,
+        unit: &Unit<'_>,
+        op: BlockOp,
+        offset: u64,
+        length: usize,
+        next: u8,
+    ) -> bool {
         let Some(state) = self.drives.get_mut(drive) else { return false };
         state.sequence = state.sequence.wrapping_add(1);
         state.phase = next;
@@ -455,7 +468,9 @@ impl Channel {
             phase::FLUSH => {
                 unit.block.release(state.slot());
                 match outcome {
-                    BlockStatus::Ok | BlockStatus::ReadOnly | BlockStatus::NoMedium => self.complete(drive, unit),
+                    BlockStatus::Ok | BlockStatus::ReadOnly | BlockStatus::NoMedium => {
+                        self.complete(drive, unit)
+                    }
                     _ => self.abort(drive, spec::error::ABRT),
                 }
             }

@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! `bh-ide`: the PIIX3 IDE function as a process of its own.
 
 use bulkhead_bus::{serve, wire};
@@ -5,7 +6,7 @@ use bulkhead_piix3ide::Piix3Ide;
 
 fn main() {
     serve::main(
-        |_| Ok(()),
+        |manifest| bulkhead_security::enter(&manifest.role, &[], manifest.run_as),
         |config| {
             let config = wire::decode(config).map_err(|error| error.to_string())?;
             Ok(Piix3Ide::new(config))

@@ -1,0 +1,75 @@
+#![forbid(unsafe_code)]
+//! `bh-block`: one drive's image as a process.
+
+use bulkhead_block::formats::{Image, ImageError, Overlay, Raw};
+use bulkhead_block::server;
+use bulkhead_bus::config::{BlockCache, BlockConfig};
+use bulkhead_bus::links::{BLOCK_LINK, BlockServer};
+use bulkhead_bus::manifest::{Manifest, fd};
+use bulkhead_bus::serve::{self, StartError};
+use bulkhead_bus::wire;
+
+fn main() {
+    let error = match start() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    eprintln!("bh-block: {error}");
+    std::process::exit(1)
+}
+
+fn refused(error: impl std::fmt::Display) -> StartError {
+    StartError::Refused(error.to_string())
+}
+
+fn start() -> Result<std::convert::Infallible, StartError> {
+    let manifest = serve::manifest()?;
+    let config: BlockConfig = wire::decode(&manifest.config).map_err(refused)?;
+    let bell = manifest.bell(fd::BELL)?;
+    let link = format!("{}0", fd::BLOCK);
+    let peer = manifest.bell(&format!("{link}{}", fd::PEER_BELL))?;
+    let block = BlockServer::new(manifest.map(&link, BLOCK_LINK, true)?, peer);
+    let mut image: Box<dyn Image> = if config.empty { Box::new(Empty) } else { open(&manifest, &config)? };
+    let keep: Vec<i32> = [format!("{}0", fd::IMAGE), fd::OVERLAY.to_owned()]
+        .iter()
+        .filter_map(|name| manifest.descriptor(name))
+        .collect();
+    bulkhead_security::enter(&manifest.role, &keep, manifest.run_as).map_err(StartError::Refused)?;
+    block.set_ready();
+    server::serve(&block, &bell, image.as_mut())
+}
+
+fn open(manifest: &Manifest, config: &BlockConfig) -> Result<Box<dyn Image>, StartError> {
+    if config.format != "raw" {
+        return Err(refused(format!("image format {}: not supported yet", config.format)));
+    }
+    let file = manifest.take(&format!("{}0", fd::IMAGE))?;
+    let write_through = config.cache == BlockCache::Writethrough;
+    let raw = Raw::new(file, config.bytes, config.read_only || config.snapshot, write_through);
+    if !config.snapshot {
+        return Ok(Box::new(raw));
+    }
+    let overlay = manifest.take(fd::OVERLAY)?;
+    Ok(Box::new(Overlay::new(Box::new(raw), overlay).map_err(refused)?))
+}
+
+/// A drive without a medium.
+struct Empty;
+
+impl Image for Empty {
+    fn bytes(&self) -> u64 {
+        0
+    }
+
+    fn read(&mut self, _offset: u64, _to: &mut [u8]) -> Result<(), ImageError> {
+        Err(ImageError::Range)
+    }
+
+    fn write(&mut self, _offset: u64, _from: &[u8]) -> Result<(), ImageError> {
+        Err(ImageError::Range)
+    }
+
+    fn flush(&mut self) -> Result<(), ImageError> {
+        Ok(())
+    }
+}

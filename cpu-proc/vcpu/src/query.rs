@@ -1,0 +1,108 @@
+//! Answers to the monitor's questions.
+
+use bulkhead_bus::messages::{Query, READ_MAX};
+use bulkhead_bus::wire;
+use bulkhead_engine::{Access, Machine, Page};
+use bulkhead_x86::state::{key, seg};
+
+use crate::Vm;
+
+/// Answers `what` with text or encoded data.
+pub fn answer(vm: &mut Vm, what: Query) -> Result<Vec<u8>, String> {
+    let text = match what {
+        Query::Registers(0) => vm.cpu.dump(),
+        Query::Registers(cpu) => return Err(format!("no CPU {cpu}")),
+        Query::RegisterValues(_) => return wire::encode(&registers(vm)).map_err(|error| error.to_string()),
+        Query::Cpus => {
+            let halted = if vm.cpu.halted != 0 { " (halted)" } else { "" };
+            format!("* CPU #0: pc=0x{:016x}{halted}\n", vm.cpu.linear_pc(vm.cpu.core.pc))
+        }
+        Query::Pic => vm.pc.board.info_pic(),
+        Query::Pci => vm.pc.board.info_pci(),
+        Query::Irq => vm.pc.board.info_irq(),
+        Query::Hpet => {
+            let now = vm.pc.clock.now();
+            vm.pc.board.info_hpet(now)
+        }
+        Query::CodeSize(_) => {
+            let bits = match vm.cpu.key {
+                flags if flags & key::CODE64 != 0 => 64,
+                flags if flags & key::CODE32 != 0 => 32,
+                _ => 16,
+            };
+            return Ok(vec![bits]);
+        }
+    };
+    Ok(text.into_bytes())
+}
+
+const GENERAL: [&str; 8] = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
+
+fn registers(vm: &Vm) -> Vec<(String, u64)> {
+    let cpu = &vm.cpu;
+    let mut values = Vec::new();
+    let mut put = |name: String, value: u64| values.push((name, value));
+    for (slot, name) in cpu.core.slots.iter().zip(GENERAL) {
+        put(format!("r{name}"), *slot);
+        put(format!("e{name}"), *slot & 0xffff_ffff);
+    }
+    for number in 8..16 {
+        put(format!("r{number}"), cpu.core.slots.get(number).copied().unwrap_or(0));
+    }
+    for name in ["pc", "eip", "rip"] {
+        put(name.to_owned(), cpu.core.pc);
+    }
+    put("eflags".to_owned(), u64::from(cpu.flags()));
+    let names = [
+        (seg::ES, "es"),
+        (seg::CS, "cs"),
+        (seg::SS, "ss"),
+        (seg::DS, "ds"),
+        (seg::FS, "fs"),
+        (seg::GS, "gs"),
+    ];
+    for (number, name) in names {
+        let segment = cpu.segs.get(number).copied().unwrap_or_default();
+        put(name.to_owned(), u64::from(segment.selector));
+        put(format!("{name}.base"), segment.base);
+        put(format!("{name}.limit"), u64::from(segment.limit));
+    }
+    for (name, value) in [("cr0", cpu.cr0), ("cr2", cpu.cr2), ("cr3", cpu.cr3), ("cr4", cpu.cr4)] {
+        put(name.to_owned(), value);
+    }
+    values
+}
+
+/// Reads guest memory without side effects: RAM and ROM only, what is elsewhere is an error.
+pub fn memory(vm: &mut Vm, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
+    if len > READ_MAX {
+        return Err("too much at once".to_owned());
+    }
+    let mut bytes = Vec::with_capacity(len as usize);
+    while bytes.len() < len as usize {
+        let at = addr.wrapping_add(bytes.len() as u64);
+        let gpa = if linear { walk(vm, at)? } else { at };
+        let offset = (gpa & 0xfff) as usize;
+        let count = (4096 - offset).min(len as usize - bytes.len());
+        match vm.pc.page(gpa & !0xfff) {
+            Page::Memory { host, .. } => {
+                let start = bytes.len();
+                bytes.resize(start + count, 0);
+                // SAFETY: `page` gives a whole readable page, and the run stays inside it.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(host.add(offset), bytes.as_mut_ptr().add(start), count)
+                };
+            }
+            Page::Device => return Err(format!("no memory at {gpa:#x}")),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Physical address of a linear one, leaving no trace of the walk but accessed bits.
+fn walk(vm: &mut Vm, linear: u64) -> Result<u64, String> {
+    let saved = (vm.cpu.pending, vm.cpu.cr2, vm.cpu.core.exit);
+    let found = bulkhead_x86::paging::translate(&mut vm.cpu, linear, Access::Read, false);
+    (vm.cpu.pending, vm.cpu.cr2, vm.cpu.core.exit) = saved;
+    found.map(|translation| translation.gpa).map_err(|_| format!("address {linear:#x} is not mapped"))
+}

@@ -1,0 +1,130 @@
+//! Start-up: from the manifest to a CPU ready to run, inside the jail.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
+use bulkhead_bus::device::{DEVICE_BYTES, DevicePort};
+use bulkhead_bus::manifest::fd;
+use bulkhead_bus::messages::{Chipset, CpuConfig, PciTemplate};
+use bulkhead_bus::ram::{CodeMap, code_map_bytes};
+use bulkhead_bus::serve::{self, StartError};
+use bulkhead_bus::wire;
+use bulkhead_chips::board::{Board, BoardConfig};
+use bulkhead_chips::{pci, piix3};
+use bulkhead_engine::Machine;
+use bulkhead_x86::{Config, Cpu, cpuid};
+
+use crate::Vm;
+use crate::alarm::Alarm;
+use crate::control::Control;
+use crate::machine::Pc;
+use crate::physmap::PhysMap;
+use crate::ports::Devices;
+
+fn refused(error: impl std::fmt::Display) -> StartError {
+    StartError::Refused(error.to_string())
+}
+
+/// Builds everything and enters the jail.
+pub fn start() -> Result<Vm, StartError> {
+    let manifest = serve::manifest()?;
+    let config: CpuConfig = wire::decode(&manifest.config).map_err(refused)?;
+    let irq = manifest.irq_page()?;
+    let clock = Clock::new(manifest.map(fd::CLOCK, CLOCK_BYTES, false)?);
+    // Without an interrupt page here: the CPU's own stores need no code bitmap, its TLB sees them.
+    let ram = manifest.guest_ram(None)?;
+    let code = CodeMap::new(
+        manifest.map(fd::CODE, code_map_bytes(manifest.ram_bytes) as usize, true)?,
+        manifest.ram_bytes,
+    );
+    let mut ports = Vec::new();
+    for index in 0..config.devices.len() {
+        let name = format!("device{index}");
+        let bell = Bell::new(manifest.map(&format!("{name}-bell"), BELL_BYTES, true)?);
+        ports.push(DevicePort::new(manifest.map(&name, DEVICE_BYTES, true)?, bell, irq.clone()));
+    }
+    let mut memories = Vec::new();
+    for bulk in &config.bulks {
+        memories.push(manifest.map(&format!("bulk{}", bulk.device), bulk.size as usize, true)?);
+    }
+    let mut bios = Vec::new();
+    let mut roms = Vec::new();
+    for (index, rom) in config.roms.iter().enumerate() {
+        let mapping = manifest.map(&format!("rom{index}"), rom.size as usize, false)?;
+        if rom.bios {
+            bios = vec![0; rom.size as usize];
+            let _ = mapping.read(0, &mut bios);
+        } else if let Some(function) =
+            config.functions.iter().find(|function| function.rom == Some(index as u32))
+        {
+            roms.push((function.devfn, memories.len()));
+            memories.push(mapping);
+        }
+    }
+    let board = board(&config)?;
+    // SAFETY: the interrupt page stays mapped for the life of the process: the machine holds it and is never dropped.
+    let alarm = unsafe { Alarm::new(irq.attention()) }.map_err(refused)?;
+    let phys = PhysMap::new(ram, &bios, memories);
+    let devices = Devices::new(ports);
+    let waiting = Arc::new(AtomicBool::new(false));
+    let mut pc = Box::new(Pc::new(
+        phys,
+        board,
+        devices,
+        clock,
+        irq.clone(),
+        code,
+        config.regions.clone(),
+        config.wires.clone(),
+        config.bulks.clone(),
+        roms,
+        alarm,
+        waiting.clone(),
+    ));
+    let model = match (config.model.as_str(), config.long_mode) {
+        ("", true) => "qemu64",
+        ("", false) => "qemu32",
+        (name, _) => name,
+    };
+    let choice = cpuid::parse(model).map_err(|refusal| refused(format!("-cpu {model}: {refusal:?}")))?;
+    let machine: *mut dyn Machine = &raw mut *pc;
+    // SAFETY: the machine is boxed and lives as long as the process, as does the interrupt page; this thread alone uses both.
+    let mut cpu = unsafe { Cpu::boxed(Config::from(&choice), machine, irq.attention()) };
+    bulkhead_engine::Engine::new().attach(&mut cpu.core);
+    let socket = manifest.take(fd::CONTROL)?;
+    let keep = [socket.as_raw_fd()];
+    let control = Control::new(socket, irq, waiting);
+    bulkhead_security::enter(&manifest.role, &keep, manifest.run_as).map_err(StartError::Refused)?;
+    Ok(Vm { cpu, pc, control, running: false, no_reboot: config.no_reboot })
+}
+
+fn board(config: &CpuConfig) -> Result<Board, StartError> {
+    let cpus = u8::try_from(config.cpus).map_err(refused)?;
+    let mut parts = match config.chipset {
+        Chipset::I440fx => BoardConfig::pc(cpus),
+        Chipset::Isa => BoardConfig::isapc(cpus),
+    };
+    parts.hpet &= !config.no_hpet;
+    parts.acpi &= !config.no_acpi;
+    let mut board = Board::new(parts);
+    for function in &config.functions {
+        let rom = function.rom.and_then(|index| config.roms.get(index as usize)).map_or(0, |rom| rom.size);
+        let template = match function.template {
+            PciTemplate::Piix3Ide => piix3::ide(),
+            PciTemplate::StdVga => {
+                let vram = config
+                    .bulks
+                    .iter()
+                    .find(|bulk| bulk.device == function.device)
+                    .map_or(0, |bulk| bulk.size);
+                let rom = rom.next_power_of_two();
+                pci::standard_vga(function.devfn, vram as u32, if rom == 1 { 0 } else { rom as u32 })
+            }
+        };
+        board.add_function(template).map_err(refused)?;
+    }
+    Ok(board)
+}
