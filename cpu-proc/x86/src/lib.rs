@@ -9,6 +9,9 @@ pub mod paging;
 pub mod power;
 pub mod state;
 
+#[cfg(test)]
+mod tests;
+
 pub use guest::OPS;
 pub use power::Config;
 pub use state::Cpu;

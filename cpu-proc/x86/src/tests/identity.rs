@@ -1,0 +1,76 @@
+//! CPU models and `CPUID`.
+
+use super::*;
+
+fn leaf(rig: &mut Rig, eax: u32) -> [u32; 4] {
+    rig.cpu.core.slots[reg::RAX] = u64::from(eax);
+    rig.cpu.core.slots[reg::RCX] = 0;
+    rig.call(Sys::Cpuid, 0, 0, 0, 0).unwrap();
+    let s = &rig.cpu.core.slots;
+    [s[reg::RAX] as u32, s[reg::RBX] as u32, s[reg::RCX] as u32, s[reg::RDX] as u32]
+}
+
+#[test]
+fn every_documented_model_parses_and_advertises_only_what_is_emulated() {
+    for name in [
+        "486", "pentium", "pentium2", "pentium3", "athlon", "n270", "coreduo", "core2duo", "kvm64", "qemu32",
+        "qemu64", "phenom", "max",
+    ] {
+        let choice = cpuid::parse(name).unwrap();
+        assert!(choice.features.iter().zip(cpuid::SUPPORTED).all(|(f, s)| f & !s == 0), "{name}");
+        assert!(cpuid::list().contains(&format!(" {name}\n")));
+        assert!(choice.model.brand.len() <= 48);
+    }
+    assert!(matches!(cpuid::parse("z80"), Err(cpuid::Refused::Model(_))));
+}
+
+#[test]
+fn feature_switches_and_overrides_apply() {
+    let choice =
+        cpuid::parse("qemu64,-sse2,+nonsense,family=6,model=0x1a,stepping=4,vendor=GenuineIntel").unwrap();
+    assert_eq!(choice.features[0] >> 26 & 1, 0);
+    assert_eq!(choice.warnings, ["CPU feature nonsense not found"]);
+    assert_eq!(choice.model.signature(), 0x0001_06a4);
+    assert!(choice.model.is_intel());
+    assert!(cpuid::parse("qemu64,vendor=short").is_err());
+    assert!(cpuid::parse("qemu64,bogus").is_err());
+    let choice = cpuid::parse("pentium,+vmx").unwrap();
+    assert_eq!(choice.warnings, ["CPU feature vmx is not emulated"]);
+    assert_eq!(choice.features[1], 0);
+}
+
+#[test]
+fn qemu64_is_a_long_mode_amd_processor() {
+    let mut rig = Rig::of("qemu64");
+    let [level, b, c, d] = leaf(&mut rig, 0);
+    assert_eq!(level, 4);
+    let vendor: Vec<u8> = [b, d, c].iter().flat_map(|r| r.to_le_bytes()).collect();
+    assert_eq!(vendor, b"AuthenticAMD");
+    let [signature, _, ecx, edx] = leaf(&mut rig, 1);
+    assert_eq!(signature, 0x0006_0fb1);
+    assert_eq!(ecx >> 13 & 1, 1, "CMPXCHG16B");
+    assert_eq!(edx & 0x0780_8000, 0x0780_8000, "CMOV, MMX, FXSR, SSE, SSE2");
+    assert_ne!(leaf(&mut rig, 0x8000_0001)[3] & (1 << 29 | 1 << 20 | 1 << 11), 0);
+    assert_eq!(leaf(&mut rig, 0x8000_0008)[0], 48 << 8 | 40);
+    assert_eq!(leaf(&mut rig, 0x4000_0000), [0; 4]);
+    rig.board().apic_base = 0xfee0_0100;
+    assert_eq!(leaf(&mut rig, 1)[3] >> 9 & 1, 0, "a disabled APIC disappears");
+}
+
+#[test]
+fn the_dump_names_every_register_group() {
+    let rig = Rig::new().protected();
+    let text = rig.cpu.dump();
+    assert!(text.starts_with("EAX=00000000 EBX="), "{text}");
+    for part in [
+        "EIP=0000a000 EFL=00000002 [-------] CPL=0",
+        "CS =0008 00000000 ffffffff 00cf9b00",
+        "GDT=     00001000 0000009f",
+        "CR0=00000011",
+        "XMM07=",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let text = Rig::new().long().cpu.dump();
+    assert!(text.contains("R15=0000000000000000") && text.contains("RIP=000000000000a000"), "{text}");
+}

@@ -1,0 +1,209 @@
+//! Control and debug registers, MSRs, ports, flags, small instructions.
+
+use super::*;
+use crate::helpers::vector;
+
+const GP: u8 = vector::GP;
+
+#[test]
+fn cr0_refuses_impossible_combinations() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.call(Sys::WriteCr, 0x8000_0010, 0, 0, 0), Err((GP, Some(0))), "paging without protection");
+    assert_eq!(rig.call(Sys::WriteCr, 0x2000_0010, 0, 0, 0), Err((GP, Some(0))), "NW without CD");
+    rig.call(Sys::WriteCr, 0, 0, 0, 0).unwrap();
+    assert_eq!(rig.call(Sys::ReadCr, 0, 0, 0, 0), Ok(0x10), "ET is fixed");
+}
+
+#[test]
+fn long_mode_activation_needs_pae_and_blocks_clearing_it() {
+    let mut rig = Rig::new().protected();
+    rig.wrmsr(0xc000_0080, 0x100).unwrap();
+    assert_eq!(rig.call(Sys::WriteCr, 0x8000_0011, 0, 0, 0), Err((GP, Some(0))));
+    let mut rig = Rig::new().long();
+    assert_eq!(rig.rdmsr(0xc000_0080), Ok(0xd01));
+    assert_eq!(rig.call(Sys::WriteCr, 0, 0, 0, 4), Err((GP, Some(0))));
+    assert_eq!(rig.call(Sys::WriteCr, 0x11, 0, 0, 0), Err((GP, Some(0))), "64-bit code cannot stop paging");
+    assert_eq!(rig.wrmsr(0xc000_0080, 0), Err((GP, Some(0))), "LME is fixed while paging");
+    assert_eq!(rig.call(Sys::WriteCr, 1 << 40, 0, 0, 3), Err((GP, Some(0))));
+}
+
+#[test]
+fn cr4_knows_only_what_the_model_has() {
+    let mut rig = Rig::of("pentium");
+    assert_eq!(rig.call(Sys::WriteCr, 0x20, 0, 0, 4), Err((GP, Some(0))));
+    rig.call(Sys::WriteCr, 0x10, 0, 0, 4).unwrap();
+    let mut rig = Rig::new();
+    assert_eq!(rig.call(Sys::WriteCr, 1 << 20, 0, 0, 4), Err((GP, Some(0))), "SMEP");
+    rig.call(Sys::WriteCr, 0x600, 0, 0, 4).unwrap();
+    assert_ne!(rig.cpu.key & key::OSFXSR, 0);
+}
+
+#[test]
+fn lmsw_sets_protection_but_does_not_clear_it() {
+    let mut rig = Rig::new();
+    rig.call(Sys::Lmsw, 0xfff1, 0, 0, 0).unwrap();
+    assert_eq!(rig.cpu.cr0 & 0xf, 1);
+    rig.call(Sys::Lmsw, 8, 0, 0, 0).unwrap();
+    assert_eq!(rig.call(Sys::Smsw, 0, 0, 0, 0).unwrap() & 0xf, 9);
+    assert_ne!(rig.cpu.key & key::TS, 0);
+    rig.call(Sys::Clts, 0, 0, 0, 0).unwrap();
+    assert_eq!(rig.cpu.key & key::TS, 0);
+}
+
+#[test]
+fn debug_registers_alias_and_detect_access() {
+    let mut rig = Rig::new().protected();
+    rig.call(Sys::WriteDr, 0xffff_ffff, 0, 0, 4).unwrap();
+    assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 6), Ok(0xffff_efff));
+    rig.call(Sys::WriteCr, 8, 0, 0, 4).unwrap();
+    assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 4), Err((vector::UD, None)));
+    rig.call(Sys::WriteDr, 0x2000, 0, 0, 7).unwrap();
+    assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 0), Err((vector::DB, None)));
+    assert_eq!(rig.cpu.pending.dr6, 1 << 13);
+    assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 7), Ok(0x400), "detection turns itself off");
+}
+
+#[test]
+fn instruction_breakpoint_hits_unless_resuming() {
+    let mut rig = Rig::new().protected();
+    rig.call(Sys::WriteDr, 0xa004, 0, 0, 1).unwrap();
+    rig.call(Sys::WriteDr, 0x8, 0, 0, 7).unwrap();
+    assert_ne!(rig.cpu.key & key::BREAKPOINTS, 0);
+    assert_eq!(rig.call(Sys::Breakpoint, 0xa000, 0, 0, 0), Ok(0));
+    assert_eq!(rig.call(Sys::Breakpoint, 0xa004, 0, 0, 0), Err((vector::DB, None)));
+    assert_eq!(rig.cpu.pending.dr6, 2);
+    rig.cpu.eflags |= eflags::RF;
+    assert_eq!(rig.call(Sys::Breakpoint, 0xa004, 0, 0, 0), Ok(0));
+    assert_eq!(rig.cpu.eflags & eflags::RF, 0);
+}
+
+#[test]
+fn privileged_instructions_fault_below_level_0() {
+    let mut rig = Rig::new().protected().user();
+    for (id, imm) in [
+        (Sys::ReadCr, 0),
+        (Sys::WriteCr, 3),
+        (Sys::ReadDr, 7),
+        (Sys::Clts, 0),
+        (Sys::Lmsw, 0),
+        (Sys::LoadTable, 0),
+        (Sys::Lldt, 0),
+        (Sys::Ltr, 0),
+        (Sys::Invlpg, 0),
+        (Sys::Wbinvd, 0),
+        (Sys::Rdmsr, 0),
+        (Sys::Wrmsr, 0),
+        (Sys::Hlt, 0),
+        (Sys::Swapgs, 0),
+        (Sys::Cli, 0),
+        (Sys::Sti, 0),
+    ] {
+        assert_eq!(rig.call(id, 0, 0, 0, imm), Err((GP, Some(0))), "{id:?}");
+    }
+    rig.cpu.cr4 |= cr4::TSD;
+    assert_eq!(rig.call(Sys::Rdtsc, 0, 0, 0, 0), Err((GP, Some(0))));
+}
+
+#[test]
+fn popf_changes_what_the_level_allows() {
+    let mut rig = Rig::new().protected();
+    rig.call(Sys::Popf, 0x3_7fd7 | 1 << 21, 0, 0, 2).unwrap();
+    assert_eq!(rig.cpu.flags(), 0x7fd7 | 1 << 21, "VM and RF are not popped");
+    rig.call(Sys::Popf, 0x202, 0, 0, 1).unwrap();
+    assert_eq!(rig.cpu.flags(), 0x202 | 1 << 21, "16 bits leave the upper half");
+    let mut rig = rig.user();
+    rig.call(Sys::Popf, 0x3000, 0, 0, 2).unwrap();
+    assert_eq!(rig.cpu.flags(), 0x202);
+    rig.cpu.eflags |= eflags::IOPL;
+    rig.call(Sys::Popf, 0, 0, 0, 2).unwrap();
+    assert_eq!(rig.cpu.flags(), 0x3002);
+}
+
+#[test]
+fn ports_follow_iopl_and_the_bitmap() {
+    let mut rig = Rig::new().protected().user();
+    rig.put(at::TSS + 0x66, 2, 0x68);
+    rig.cpu.tr.limit = 0x68 + 0x80 / 8 + 1;
+    for i in 0..16 {
+        rig.put(at::TSS + 0x68 + i, 1, 0xff);
+    }
+    rig.put(at::TSS + 0x68 + 0x60 / 8, 1, 0xfe);
+    assert_eq!(rig.call(Sys::In, 0x60, 0, 0, 0), Ok(0x60));
+    assert_eq!(rig.call(Sys::In, 0x60, 0, 0, 1), Err((GP, Some(0))), "0x61 is closed");
+    assert_eq!(rig.call(Sys::In, 0x3f8, 0, 0, 0), Err((GP, Some(0))), "beyond the map");
+    rig.cpu.eflags |= eflags::IOPL;
+    assert_eq!(rig.call(Sys::In, 0x3f8, 0, 0, 2), Ok(0x1234_03f8));
+    rig.call(Sys::Out, 0x1_0080, 0xabcd, 0, 0).unwrap();
+    assert_eq!(rig.board().outs, [(0x80, 1, 0xcd)]);
+}
+
+#[test]
+fn model_specific_registers_store_and_unknown_ones_fault() {
+    let mut rig = Rig::new().long();
+    for index in [0x174, 0x200, 0x20f, 0x250, 0x259, 0x26f, 0xc000_0081, 0xc000_0102, 0x175, 0x403] {
+        rig.wrmsr(index, 0x1234).unwrap();
+        assert_eq!(rig.rdmsr(index), Ok(0x1234), "{index:#x}");
+    }
+    assert_eq!(rig.rdmsr(0x1234_5678), Err((GP, Some(0))));
+    assert_eq!(rig.wrmsr(0xc000_0082, 1 << 63), Err((GP, Some(0))), "non-canonical");
+    assert_eq!(rig.wrmsr(0x277, 2), Err((GP, Some(0))), "reserved memory type");
+    rig.wrmsr(0xc000_0100, 0x7000).unwrap();
+    assert_eq!(rig.cpu.segs[seg::FS].base, 0x7000);
+    rig.wrmsr(0xc000_0101, 0x1111).unwrap();
+    rig.call(Sys::Swapgs, 0, 0, 0, 0).unwrap();
+    assert_eq!((rig.cpu.segs[seg::GS].base, rig.cpu.msrs.kernel_gs_base), (0x1234, 0x1111));
+    rig.wrmsr(0x1b, 0xfee0_0800).unwrap();
+    assert_eq!(rig.board().apic_base, 0xfee0_0800);
+}
+
+#[test]
+fn the_time_stamp_counter_can_be_set() {
+    let mut rig = Rig::new();
+    rig.wrmsr(0x10, 50).unwrap();
+    rig.board().time += 7;
+    rig.call(Sys::Rdtsc, 0, 0, 0, 0).unwrap();
+    assert_eq!(rig.cpu.core.slots[reg::RAX], 57);
+}
+
+#[test]
+fn compare_exchange_of_pairs() {
+    let mut rig = Rig::new();
+    rig.put(0x5000, 8, 0x1_0000_0002);
+    rig.cpu.core.slots[reg::RAX] = 2;
+    rig.cpu.core.slots[reg::RDX] = 1;
+    rig.cpu.core.slots[reg::RBX] = 4;
+    rig.cpu.core.slots[reg::RCX] = 3;
+    rig.call(Sys::CmpxchgPair, 0x5000, 0, 0, 0).unwrap();
+    assert_eq!(rig.get(0x5000, 8), 0x3_0000_0004);
+    assert_ne!(rig.cpu.flags() & eflags::ZF, 0);
+    rig.call(Sys::CmpxchgPair, 0x5000, 0, 0, 0).unwrap();
+    assert_eq!((rig.cpu.core.slots[reg::RAX], rig.cpu.core.slots[reg::RDX]), (4, 3));
+    assert_eq!(rig.cpu.flags() & eflags::ZF, 0);
+    assert_eq!(rig.call(Sys::CmpxchgPair, 0x5008, 0, 0, 1), Err((GP, Some(0))), "16 bytes must be aligned");
+    rig.put(0x6000, 8, 4);
+    rig.put(0x6008, 8, 3);
+    rig.call(Sys::CmpxchgPair, 0x6000, 0, 0, 1).unwrap();
+    assert_eq!((rig.get(0x6000, 8), rig.get(0x6008, 8)), (4, 3));
+}
+
+#[test]
+fn enter_builds_nested_frames() {
+    let mut rig = Rig::new().protected();
+    rig.cpu.core.slots[reg::RBP] = 0x6800;
+    rig.put(0x67fc, 4, 0xaaaa);
+    rig.call(Sys::Enter, 0, 0, 0, 2 | 2 << 8 | 0x20 << 16).unwrap();
+    assert_eq!(rig.cpu.core.slots[reg::RBP], 0x6ffc);
+    assert_eq!(rig.rsp(), 0x7000 - 12 - 0x20);
+    assert_eq!([rig.get(0x6ffc, 4), rig.get(0x6ff8, 4), rig.get(0x6ff4, 4)], [0x6800, 0xaaaa, 0x6ffc]);
+}
+
+#[test]
+fn bound_checks_signed_limits() {
+    let mut rig = Rig::new();
+    rig.put(0x5000, 2, (-2i64) as u64);
+    rig.put(0x5002, 2, 5);
+    assert_eq!(rig.call(Sys::Bound, 0xfffe, 0x5000, 0, 1), Ok(0));
+    assert_eq!(rig.call(Sys::Bound, 5, 0x5000, 0, 1), Ok(0));
+    assert_eq!(rig.call(Sys::Bound, 6, 0x5000, 0, 1), Err((vector::BR, None)));
+    assert_eq!(rig.call(Sys::Bound, 0xfffd, 0x5000, 0, 1), Err((vector::BR, None)));
+}
