@@ -1,1 +1,9 @@
-fn main() {}
+#![forbid(unsafe_code)]
+//! fw_cfg as a process.
+
+fn main() {
+    bulkhead_bus::serve::main(
+        |manifest| bulkhead_security::enter(&manifest.role, &[], manifest.run_as),
+        bulkhead_fwcfg::FwCfg::from_config,
+    )
+}
