@@ -68,7 +68,7 @@ pub fn function(devfn: u8, smm: bool, resources: Resources) -> PciFunction {
             (PMBA, 1),
             (SMBBA, 1),
             (DEVACTB_APMC, if smm { 0 } else { APMC_EN }),
-            (DEVRESB_LPT, if resources.lpt1 { 0x80 } else { 0 }),
+            (DEVRESB_LPT, if resources.lpt1 { 0x90 } else { 0x10 }),
             (DEVRESC_FDC, 0x60),
             (DEVRES_COM, com),
         ],

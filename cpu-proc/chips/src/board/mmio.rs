@@ -80,6 +80,8 @@ impl Board {
             }
             Target::Ioapic(offset) => {
                 if offset & 15 == 0 {
+                    // An edge that came while masked must meet the mask.
+                    self.update(now);
                     let value = value as u32 & u32::MAX >> (32 - 8 * u32::from(size.min(4)));
                     let Self { ioapic, lapics, events, .. } = self;
                     ioapic.write(offset, value, &mut |message| deliver(lapics, events, message, None));

@@ -578,8 +578,8 @@ fn polling_only_at_deadlines_sees_the_same_interrupts_as_polling_always() {
         lapic(&mut board, 0x320, 0x2_00ec, 0);
         lapic(&mut board, 0x380, 1_234_567, 0);
         board.mmio_write(0, HPET + 0x10, 4, 1, 0);
-        redirect(&mut board, 8, 0x38, 0);
-        board.mmio_write(0, HPET + 0x120, 4, 0x100c | 0x140, 0);
+        redirect(&mut board, 2, 0x38, 0);
+        board.mmio_write(0, HPET + 0x120, 4, 0x040c | 0x140, 0);
         board.mmio_write(0, HPET + 0x128, 4, 300_000, 0);
         board
     };

@@ -1,6 +1,6 @@
 //! High precision event timers: three 64-bit comparators at 100 MHz.
 //!
-//! MMIO at FED00000h; IRQ 0 and 8 in legacy replacement mode, else IOAPIC inputs 2, 8, 16-23. Restart class: checkpointed
+//! MMIO at FED00000h; IRQ 0 and 8 in legacy replacement mode, else IOAPIC input 2. Restart class: checkpointed
 //! (with the CPU process).
 //!
 //! *Deviations from hardware*: periods that could not be served in time are merged into one interrupt.

@@ -46,5 +46,5 @@ pub const MODE32: u64 = 1 << 8;
 pub const ROUTE_SHIFT: u32 = 9;
 /// Timer configuration: bits that can be written.
 pub const WRITABLE: u64 = LEVEL | INT_ENABLE | PERIODIC | VALUE_SET | MODE32 | 0x1f << ROUTE_SHIFT;
-/// IOAPIC inputs a timer may use: 2, 8 and 16-23.
-pub const ROUTES: u64 = 0x00ff_0104;
+/// IOAPIC inputs a timer may use: 2, the only one that the PC's board wires.
+pub const ROUTES: u64 = 0x04;

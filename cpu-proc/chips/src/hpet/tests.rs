@@ -13,7 +13,7 @@ fn running() -> Hpet {
 fn capabilities_tell_10_ns_and_three_timers() {
     let mut hpet = Hpet::new();
     assert_eq!(hpet.read(GCAP_ID, 0), 0x0098_9680_8086_a201);
-    assert_eq!(hpet.read(TIMER, 0), 0x00ff_0104_0000_0030);
+    assert_eq!(hpet.read(TIMER, 0), 0x0000_0004_0000_0030);
     assert_eq!(hpet.read(TIMER + 0x60, 0), 0, "there is no fourth timer");
 }
 
@@ -76,9 +76,9 @@ fn linux_periodic_set_up_ticks_at_the_second_value() {
 #[test]
 fn level_interrupt_stays_until_its_status_is_cleared() {
     let mut hpet = running();
-    hpet.write(TIMER + 0x40, LEVEL | INT_ENABLE | 16 << ROUTE_SHIFT, ALL, 0);
+    hpet.write(TIMER + 0x40, LEVEL | INT_ENABLE | 2 << ROUTE_SHIFT, ALL, 0);
     hpet.write(TIMER + 0x48, 5, ALL, 0);
-    assert_eq!(hpet.route(2), Some(Route::Pin(16)));
+    assert_eq!(hpet.route(2), Some(Route::Pin(2)));
     hpet.poll(50);
     assert!(hpet.level(2));
     assert_eq!(hpet.read(GINTR_STA, 50), 4);

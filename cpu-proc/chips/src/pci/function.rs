@@ -162,7 +162,7 @@ impl PciFunction {
         put(&mut writable, COMMAND, &COMMAND_WRITABLE.to_le_bytes());
         put(&mut clearable, STATUS, &STATUS_W1C.to_le_bytes());
         put(&mut writable, CACHE_LINE, &[0xff]);
-        put(&mut writable, LATENCY, &[0xff]);
+        put(&mut writable, LATENCY, &[0xf8]);
         put(&mut writable, INTERRUPT_LINE, &[0xff]);
         for (index, bar) in (0u8..).zip(&self.bars).filter(|(_, bar)| bar.size != 0) {
             put(&mut writable, BAR0 + 4 * index, &(!(bar.size - 1)).to_le_bytes());
