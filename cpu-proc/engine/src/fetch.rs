@@ -77,6 +77,25 @@ fn source(core: &mut CoreState, linear: u64) -> Result<Source, Fault> {
 }
 
 impl CodeSource for Fetcher {
+    fn bytes(&mut self, addr: u64, out: &mut [u8]) -> Result<usize, Fault> {
+        let offset = (addr % PAGE_SIZE) as usize;
+        if let Source::Memory(p) = self.first
+            && addr & !(PAGE_SIZE - 1) == self.start & !(PAGE_SIZE - 1)
+        {
+            let n = out.len().min(PAGE_SIZE as usize - offset);
+            // SAFETY: the page is 4 KiB of readable memory, and `out` is elsewhere.
+            unsafe { p.add(offset).copy_to_nonoverlapping(out.as_mut_ptr(), n) };
+            return Ok(n);
+        }
+        match out.first_mut() {
+            Some(first) => {
+                *first = self.byte(addr)?;
+                Ok(1)
+            }
+            None => Ok(0),
+        }
+    }
+
     fn byte(&mut self, addr: u64) -> Result<u8, Fault> {
         let page = addr & !(PAGE_SIZE - 1);
         let source = if page == self.start & !(PAGE_SIZE - 1) {

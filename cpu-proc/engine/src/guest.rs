@@ -43,6 +43,18 @@ pub struct Helper {
 pub trait CodeSource {
     /// The byte at linear address `addr`, or the fault that fetching it raises (recorded only by [`GuestOps::fetch_fault`]).
     fn byte(&mut self, addr: u64) -> Result<u8, Fault>;
+
+    /// At least one and at most `out.len()` bytes from `addr` on, never beyond its page: for fetching ahead, so a device is
+    /// not read further than an instruction needs.
+    fn bytes(&mut self, addr: u64, out: &mut [u8]) -> Result<usize, Fault> {
+        match out.first_mut() {
+            Some(first) => {
+                *first = self.byte(addr)?;
+                Ok(1)
+            }
+            None => Ok(0),
+        }
+    }
 }
 
 /// What the dispatcher does after a front-end callback.

@@ -117,7 +117,7 @@ fn pusha_stores_the_old_stack_pointer_and_popa_skips_it() {
         pc.run(&code).unwrap();
         assert_eq!(pc.get(RSP), STACK);
         for r in [0u64, 1, 2, 3, 5, 6, 7] {
-            let expected = 0x1111_1111 * (r + 1) & mask | 0xaaaa_aaaa & !mask;
+            let expected = ((0x1111_1111 * (r + 1)) & mask) | (0xaaaa_aaaa & !mask);
             assert_eq!(pc.get(r as usize), expected & 0xffff_ffff, "{bits} {prefix:x} register {r}");
         }
     }

@@ -75,101 +75,72 @@ pub mod feature {
     pub const ABM: Feature = (3, 5);
 }
 
-/// The bytes ahead of the instruction pointer, each fetched once.
-struct Window {
-    bytes: [u8; 2 * MAX_LEN],
-    len: usize,
-}
-
-impl Window {
-    fn consume(&mut self, n: usize) {
-        let n = n.min(self.len);
-        self.bytes.copy_within(n..self.len, 0);
-        self.len -= n;
-    }
-
-    fn push(&mut self, byte: u8) {
-        if let Some(slot) = self.bytes.get_mut(self.len) {
-            *slot = byte;
-            self.len += 1;
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len.min(MAX_LEN)).unwrap_or(&[])
-    }
-}
+/// Bytes fetched ahead.
+const WINDOW: usize = 192;
 
 /// What decoding at one pc found.
 enum Decoded {
     Insn,
     /// Undefined instruction, of so many bytes.
     Invalid(usize),
-    /// Longer than 15 bytes, or beyond the code segment's limit.
-    TooLong,
-    /// The next page is needed and faults.
-    Faulted(Fault),
+    /// Longer than 15 bytes, or beyond the code segment's limit; of so many bytes.
+    TooLong(usize),
+    /// Bytes beyond the window are needed.
+    Short,
 }
 
+/// Fetches the block's bytes. `window` holds the first `len` bytes from `pc` on.
 struct Fetcher<'a> {
     code: &'a mut dyn CodeSource,
-    window: Window,
-    /// Architectural pc of the window's first byte.
+    window: [u8; WINDOW],
+    len: usize,
     pc: u64,
     cs_base: u64,
     cs_limit: u64,
     /// Mask of linear addresses.
     mask: u64,
-    bitness: u32,
-    options: u32,
-    /// Bytes left in the first page, counted from `pc`.
-    in_page: u64,
+    /// Bytes from `pc` to the end of its page.
+    in_page: usize,
 }
 
 impl Fetcher<'_> {
     /// Fetches until the window holds `want` bytes or the code segment ends.
     fn fill(&mut self, want: usize) -> Result<(), Fault> {
-        while self.window.len < want {
-            let offset = self.pc.wrapping_add(self.window.len as u64) & self.mask;
-            if offset > self.cs_limit {
-                break;
-            }
-            let byte = self.code.byte(self.cs_base.wrapping_add(offset) & self.mask)?;
-            self.window.push(byte);
+        while self.len < want {
+            let offset = self.pc.wrapping_add(self.len as u64) & self.mask;
+            let Some(room) = self.cs_limit.checked_sub(offset) else { break };
+            let to =
+                want.min(self.len.saturating_add(usize::try_from(room).unwrap_or(WINDOW).saturating_add(1)));
+            let Some(out) = self.window.get_mut(self.len..to) else { break };
+            self.len += self.code.bytes(self.cs_base.wrapping_add(offset) & self.mask, out)?.min(out.len());
         }
         Ok(())
     }
 
-    fn try_decode(&self, insn: &mut Instruction) -> DecoderError {
-        let mut decoder = Decoder::with_ip(self.bitness, self.window.bytes(), self.pc, self.options);
-        decoder.decode_out(insn);
-        decoder.last_error()
+    /// Makes `used` bytes further on the window's start and fetches what the page has.
+    fn advance(&mut self, used: usize) -> Result<(), Fault> {
+        let used = used.min(self.len);
+        self.window.copy_within(used..self.len, 0);
+        self.len -= used;
+        self.pc = self.pc.wrapping_add(used as u64) & self.mask;
+        self.in_page = self.in_page.saturating_sub(used);
+        self.fill(self.in_page.min(WINDOW))
     }
 
-    fn decode(&mut self, insn: &mut Instruction) -> Decoded {
-        let here = (self.in_page as usize).min(MAX_LEN);
-        if let Err(fault) = self.fill(here) {
-            return Decoded::Faulted(fault);
-        }
-        let mut error = self.try_decode(insn);
-        if error == DecoderError::NoMoreBytes && here < MAX_LEN {
-            if let Err(fault) = self.fill(MAX_LEN) {
-                return Decoded::Faulted(fault);
-            }
-            error = self.try_decode(insn);
-        }
-        match error {
-            DecoderError::None => Decoded::Insn,
-            DecoderError::InvalidInstruction if insn.len() < MAX_LEN => Decoded::Invalid(insn.len().max(1)),
-            // Running out of 15 bytes, or of the segment.
-            _ => Decoded::TooLong,
-        }
+    fn bytes(&self) -> &[u8] {
+        self.window.get(..self.len).unwrap_or(&[])
     }
+}
 
-    fn advance(&mut self, len: usize) {
-        self.window.consume(len);
-        self.pc = self.pc.wrapping_add(len as u64) & self.mask;
-        self.in_page = self.in_page.saturating_sub(len as u64);
+/// Decodes the next instruction of `decoder`.
+fn decode(decoder: &mut Decoder, insn: &mut Instruction) -> Decoded {
+    let left = decoder.max_position() - decoder.position();
+    decoder.decode_out(insn);
+    match decoder.last_error() {
+        DecoderError::None => Decoded::Insn,
+        DecoderError::InvalidInstruction if insn.len() < MAX_LEN => Decoded::Invalid(insn.len().max(1)),
+        DecoderError::NoMoreBytes if left < MAX_LEN => Decoded::Short,
+        _ => Decoded::TooLong(left.clamp(1, MAX_LEN)),
     }
 }
 
@@ -196,7 +167,6 @@ pub fn lower(
         let cpu = unsafe { Cpu::from_core(core) };
         (cpu.key, cpu.features, cpu.segs[seg::CS])
     };
-    let long = mode & key::CODE64 != 0;
     let (bitness, mask, cs_base, cs_limit) = match mode & (key::CODE64 | key::CODE32) {
         key::CODE32 => (32, 0xffff_ffff, cs.base, u64::from(cs.limit)),
         0 => (16, 0xffff_ffff, cs.base, u64::from(cs.limit)),
@@ -206,58 +176,83 @@ pub fn lower(
     let linear = cs_base.wrapping_add(pc) & mask;
     let mut fetch = Fetcher {
         code,
-        window: Window { bytes: [0; 2 * MAX_LEN], len: 0 },
+        window: [0; WINDOW],
+        len: 0,
         pc,
         cs_base,
         cs_limit,
         mask,
-        bitness,
-        options: decoder_options(has),
-        in_page: PAGE - linear % PAGE,
+        in_page: (PAGE - linear % PAGE) as usize,
     };
+    let options = decoder_options(has);
     let single = mode & (key::TRAP | key::INHIBIT) != 0;
     let cap = if single { 1 } else { max_insns.clamp(1, MAX_INSNS) };
+    let ahead = if cap == 1 { MAX_LEN } else { WINDOW };
     let mut insn = Instruction::default();
 
     out.restart(pc);
-    let mut ctx = Ctx::new(out, mode, features, if long { u64::MAX } else { cs_limit });
-    loop {
-        let len = match fetch.decode(&mut insn) {
-            Decoded::Faulted(fault) if ctx.out.insns == 0 => return Err(fault),
-            Decoded::Faulted(_) => {
-                let pc = fetch.pc;
+    let mut ctx = Ctx::new(out, mode, features, cs_limit);
+    fetch.fill(fetch.in_page.min(ahead))?;
+    // Each round lowers what the window holds whole, then fetches on.
+    while !ctx.ended {
+        let mut decoder = Decoder::with_ip(bitness, fetch.bytes(), fetch.pc, options);
+        let mut used = 0;
+        let mut short = false;
+        while !ctx.ended && !short {
+            let at = fetch.pc.wrapping_add(used as u64) & mask;
+            let decoded = decode(&mut decoder, &mut insn);
+            let (len, undefined) = match decoded {
+                Decoded::Insn => (insn.len(), None),
+                Decoded::Invalid(len) => (len, Some(vector::UD)),
+                Decoded::TooLong(len) => (len, Some(vector::GP)),
+                Decoded::Short => {
+                    short = true;
+                    continue;
+                }
+            };
+            ctx.start_insn(at, at.wrapping_add(len as u64) & mask, len);
+            match undefined {
+                None => instruction(&mut ctx, &insn),
+                Some(vector::UD) => ctx.ud(),
+                Some(other) => ctx.raise_zero(other),
+            }
+            used += len;
+            if !ctx.ended && (ctx.out.insns >= cap || used >= fetch.in_page) {
+                let pc = ctx.next_pc;
                 ctx.end_goto(pc);
-                break;
             }
-            Decoded::Insn => {
-                let len = insn.len();
-                ctx.start_insn(fetch.pc, fetch.pc.wrapping_add(len as u64) & mask, len);
-                instruction(&mut ctx, &insn);
-                len
-            }
-            Decoded::Invalid(len) => {
-                ctx.start_insn(fetch.pc, fetch.pc.wrapping_add(len as u64) & mask, len);
-                ctx.ud();
-                len
-            }
-            Decoded::TooLong => {
-                let len = fetch.window.len.clamp(1, MAX_LEN);
-                ctx.start_insn(fetch.pc, fetch.pc.wrapping_add(len as u64) & mask, len);
-                ctx.raise_zero(vector::GP);
-                len
-            }
-        };
-        if ctx.ended {
-            break;
         }
-        fetch.advance(len);
-        if ctx.out.insns >= cap || fetch.in_page == 0 {
-            let pc = fetch.pc;
-            ctx.end_goto(pc);
-            break;
+        if short && let Err(fault) = refill(&mut fetch, &mut ctx, used) {
+            return Err(fault);
         }
     }
     Ok(())
+}
+
+/// Goes on after `used` bytes of the window, whose rest is no whole instruction. Ends the block where the next page is needed and
+/// faults; that fault is only the first instruction's to raise.
+fn refill(fetch: &mut Fetcher, ctx: &mut Ctx, used: usize) -> Result<(), Fault> {
+    let before = fetch.len - used.min(fetch.len);
+    let mut fetched = fetch.advance(used);
+    if fetched.is_ok() && fetch.len == before {
+        // The page is exhausted: the instruction crosses into the next one.
+        fetched = fetch.fill(MAX_LEN);
+        if fetched.is_ok() && fetch.len == before {
+            // The code segment ends within it.
+            let len = before.max(1);
+            ctx.start_insn(fetch.pc, fetch.pc.wrapping_add(len as u64) & fetch.mask, len);
+            ctx.raise_zero(vector::GP);
+        }
+    }
+    match fetched {
+        Err(fault) if ctx.out.insns == 0 => Err(fault),
+        Err(_) => {
+            let pc = fetch.pc;
+            ctx.end_goto(pc);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 impl Ctx<'_> {
