@@ -93,8 +93,8 @@ const NAMES_ECX: [&str; 32] = [
     "",
     "",
     "dca",
-    "",
-    "",
+    "sse4_1",
+    "sse4_2",
     "",
     "",
     "popcnt",
@@ -145,7 +145,8 @@ const NAMES_EXT_ECX: [&str; 32] = [
     "",
     "",
 ];
-const ALIASES: [(&str, &str); 3] = [("sse3", "pni"), ("xd", "nx"), ("clfsh", "clflush")];
+const ALIASES: [(&str, &str); 5] =
+    [("sse3", "pni"), ("xd", "nx"), ("clfsh", "clflush"), ("sse4.1", "sse4_1"), ("sse4.2", "sse4_2")];
 
 const fn edx(names: &[&str]) -> u32 {
     mask(&NAMES_EDX, names)
@@ -190,10 +191,24 @@ pub const SUPPORTED: Features = [
         "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "mca", "cmov",
         "pat", "pse36", "clflush", "mmx", "fxsr", "sse", "sse2", "ss",
     ]),
-    mask(&NAMES_ECX, &["cx16", "hypervisor"]),
+    mask(&NAMES_ECX, &["pni", "ssse3", "sse4_1", "sse4_2", "cx16", "popcnt", "hypervisor"]),
     AMD_REPEATED | mask(&NAMES_EXT_EDX, &["syscall", "nx", "rdtscp", "lm"]),
-    mask(&NAMES_EXT_ECX, &["lahf_lm"]),
+    mask(&NAMES_EXT_ECX, &["lahf_lm", "abm"]),
 ];
+
+/// [`SUPPORTED`] without what this host's vector unit lacks: guest SIMD instructions run as the host's own.
+pub fn available() -> Features {
+    let mut features = SUPPORTED;
+    #[cfg(target_arch = "x86_64")]
+    {
+        let absent = |present: bool, name: &str| if present { 0 } else { mask(&NAMES_ECX, &[name]) };
+        features[1] &= !(absent(std::is_x86_feature_detected!("sse3"), "pni")
+            | absent(std::is_x86_feature_detected!("ssse3"), "ssse3")
+            | absent(std::is_x86_feature_detected!("sse4.1"), "sse4_1")
+            | absent(std::is_x86_feature_detected!("sse4.2"), "sse4_2"));
+    }
+    features
+}
 
 const PENTIUM: u32 = edx(&["fpu", "de", "pse", "tsc", "msr", "mce", "cx8", "mmx"]);
 const P2: u32 = PENTIUM | edx(&["pae", "sep", "mtrr", "pge", "mca", "cmov", "pat", "pse36", "fxsr"]);
@@ -398,6 +413,7 @@ pub fn parse(spec: &str) -> Result<Choice, Refused> {
     let mut parts = spec.split(',');
     let name = parts.next().unwrap_or("");
     let found = models().iter().find(|m| m.name == name);
+    let available = available();
     let mut model = found.ok_or_else(|| Refused::Model(name.to_owned()))?.clone();
     let mut changed = false;
     let mut warnings = Vec::new();
@@ -407,7 +423,7 @@ pub fn parse(spec: &str) -> Result<Choice, Refused> {
             match feature_bits(feature) {
                 None => warnings.push(format!("CPU feature {feature} not found")),
                 Some(bits) => {
-                    if bits.iter().zip(SUPPORTED).any(|(b, s)| b & !s != 0) {
+                    if bits.iter().zip(available).any(|(b, s)| b & !s != 0) {
                         warnings.push(format!("CPU feature {feature} is not emulated"));
                     }
                     model.features.iter_mut().zip(bits).for_each(|(f, b)| *f |= b);
@@ -436,7 +452,7 @@ pub fn parse(spec: &str) -> Result<Choice, Refused> {
         changed = true;
     }
     let mut features = model.features;
-    features.iter_mut().zip(SUPPORTED).for_each(|(f, s)| *f &= s);
+    features.iter_mut().zip(available).for_each(|(f, s)| *f &= s);
     // One CPU definition a process, made at start: kept for its life.
     let model: &'static Model = match found {
         Some(found) if !changed => found,

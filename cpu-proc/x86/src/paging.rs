@@ -262,6 +262,19 @@ pub fn translate(cpu: &mut Cpu, linear: u64, access: Access, user: bool) -> Resu
     Err(fault)
 }
 
+/// Where `linear` lies, without permission checks and without touching accessed bits, for debuggers.
+pub fn peek(cpu: &mut Cpu, linear: u64) -> Option<u64> {
+    let long = cpu.long_mode();
+    if !long && cpu.cr0 & cr0::PG == 0 {
+        return Some(cpu.a20(linear & 0xffff_ffff));
+    }
+    if long && !Cpu::canonical(linear) {
+        return None;
+    }
+    let gpa = walk(cpu, if long { linear } else { linear & 0xffff_ffff }).ok()?.gpa;
+    Some(cpu.a20(gpa))
+}
+
 fn mark_all(cpu: &mut Cpu, w: &Walk, write: bool) -> bool {
     let depth = w.depth.min(4);
     for (i, entry) in w.entries.iter().take(depth).enumerate() {

@@ -160,7 +160,8 @@ pub struct Cpu {
     pub pending: Pending,
     /// Exception being delivered (for double-fault rules), or `NO_EXCEPTION`.
     pub delivering: u32,
-    /// Bit 0: interrupts are held off for one instruction (after `STI`, `MOV SS`); bit 1: NMI blocked until `IRET`.
+    /// Bit 0: interrupts are held off for one instruction (after `STI`, `MOV SS`); bit 1: NMI blocked until `IRET`; bit 2: it was so when SMM
+    /// was entered; bit 3: with bit 0, single-step traps are held off too (after `MOV SS`).
     pub inhibit: u32,
     /// In HLT.
     pub halted: u32,
@@ -310,6 +311,8 @@ pub mod attr {
 pub mod inhibit {
     pub const SHADOW: u32 = 1 << 0;
     pub const NMI: u32 = 1 << 1;
+    pub const NMI_IN_SMM: u32 = 1 << 2;
+    pub const TRAP: u32 = 1 << 3;
 }
 
 /// Bits of [`Cpu::latched`].

@@ -279,7 +279,7 @@ pub fn drop_inner_segments(cpu: &mut Cpu) {
 /// Loads SS and holds off interrupts and traps for one instruction, as `MOV SS` and `POP SS` do.
 pub fn load_stack_segment(cpu: &mut Cpu, selector: u16) -> Result<(), Fault> {
     load_segment(cpu, seg::SS, selector)?;
-    cpu.inhibit |= inhibit::SHADOW;
+    cpu.inhibit |= inhibit::SHADOW | inhibit::TRAP;
     Ok(())
 }
 

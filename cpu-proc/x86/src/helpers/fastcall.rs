@@ -6,7 +6,7 @@ use bulkhead_engine::Fault;
 
 use super::descriptor::set_cs;
 use super::ids::Sys;
-use super::{EVERYTHING, FAULTS, List, gp, landed, ud};
+use super::{EVERYTHING, FAULTS, List, gp, landed, landed_by_new_flag, ud};
 use crate::helper;
 use crate::state::{Cpu, Segment, cr0, efer, eflags, reg, seg};
 
@@ -91,7 +91,7 @@ fn syscall(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> 
         go(cpu, selector, selector.wrapping_add(8), 0, false);
         cpu.core.pc = cpu.msrs.star & 0xffff_ffff;
     }
-    landed(cpu)
+    landed_by_new_flag(cpu)
 }
 
 /// `Sys::Sysret`.
@@ -118,7 +118,7 @@ fn sysret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault>
     let code = if wide { base.wrapping_add(16) } else { base };
     go(cpu, code | 3, base.wrapping_add(8) | 3, 3, wide);
     cpu.core.pc = if wide { rcx } else { rcx & 0xffff_ffff };
-    landed(cpu)
+    landed_by_new_flag(cpu)
 }
 
 /// `Sys::Swapgs`.

@@ -81,7 +81,7 @@ fn sti(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
 
 /// `Sys::ClearInhibit`.
 fn clear_inhibit(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
-    cpu.inhibit &= !inhibit::SHADOW;
+    cpu.inhibit &= !(inhibit::SHADOW | inhibit::TRAP);
     cpu.update_key();
     cpu.recheck_interrupts();
     Ok(0)

@@ -62,9 +62,10 @@ fn int(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
 /// `Sys::StepTrap`.
 fn step_trap(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     cpu.core.pc = a;
-    let fault = raise(cpu, vector::DB, None);
-    cpu.pending.dr6 = 1 << 14;
-    Err(fault)
+    if cpu.inhibit & inhibit::TRAP != 0 {
+        return Ok(0);
+    }
+    Err(super::step_trap(cpu))
 }
 
 /// How an exception combines with one that happens during its delivery (SDM table 6-5).
@@ -113,7 +114,7 @@ pub fn deliver(cpu: &mut Cpu, mut event: Event) -> Next {
         }
     }
     cpu.delivering = NO_EXCEPTION;
-    cpu.inhibit &= !inhibit::SHADOW;
+    cpu.inhibit &= !(inhibit::SHADOW | inhibit::TRAP);
     cpu.core.exit = 0;
     cpu.update_key();
     Next::Run

@@ -154,12 +154,20 @@ pub fn ud(cpu: &mut Cpu) -> Fault {
 pub fn landed(cpu: &mut Cpu) -> Result<u64, Fault> {
     let stepping = cpu.key & key::TRAP != 0;
     cpu.update_key();
-    if stepping {
-        let fault = raise(cpu, vector::DB, None);
-        cpu.pending.dr6 = 1 << 14;
-        return Err(fault);
-    }
-    Ok(0)
+    if stepping { Err(step_trap(cpu)) } else { Ok(0) }
+}
+
+/// As [`landed`] for `SYSCALL` and `SYSRET`, after which the *new* trap flag counts (AMD64 APM volume 3).
+pub fn landed_by_new_flag(cpu: &mut Cpu) -> Result<u64, Fault> {
+    cpu.update_key();
+    if cpu.key & key::TRAP != 0 { Err(step_trap(cpu)) } else { Ok(0) }
+}
+
+/// Records the single-step trap.
+pub fn step_trap(cpu: &mut Cpu) -> Fault {
+    let fault = raise(cpu, vector::DB, None);
+    cpu.pending.dr6 = 1 << 14;
+    fault
 }
 
 fn undefined(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {

@@ -172,7 +172,7 @@ pub fn enter(cpu: &mut Cpu) {
         save32(cpu);
     }
     cpu.halted = 0;
-    cpu.inhibit = inhibit::NMI | if cpu.inhibit & inhibit::NMI != 0 { NMI_WAS_BLOCKED } else { 0 };
+    cpu.inhibit = inhibit::NMI | if cpu.inhibit & inhibit::NMI != 0 { inhibit::NMI_IN_SMM } else { 0 };
     cpu.cr0 &= !(cr0::PE | cr0::EM | cr0::TS | cr0::PG);
     cpu.cr4 = 0;
     cpu.msrs.efer = 0;
@@ -193,9 +193,6 @@ pub fn enter(cpu: &mut Cpu) {
     paging::flush(cpu);
     cpu.update_key();
 }
-
-/// In [`Cpu::inhibit`] inside SMM: NMIs were blocked when it was entered.
-const NMI_WAS_BLOCKED: u32 = 1 << 2;
 
 fn restore64(cpu: &mut Cpu) {
     for i in 0..6 {
@@ -273,7 +270,7 @@ fn rsm(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
         (true, false) => ss.dpl(),
     };
     cpu.set_cpl(cpl);
-    cpu.inhibit = if cpu.inhibit & NMI_WAS_BLOCKED != 0 { inhibit::NMI } else { 0 };
+    cpu.inhibit = if cpu.inhibit & inhibit::NMI_IN_SMM != 0 { inhibit::NMI } else { 0 };
     cpu.smm = 0;
     cpu.machine().set_smm(false);
     paging::flush_map(cpu);

@@ -124,3 +124,25 @@ fn long_mode_program_makes_a_system_call() {
     assert_eq!(rig.stack64(0), 0, "error code of #GP");
     assert_eq!(rig.stack64(1), at::USER + 12);
 }
+
+#[test]
+fn loading_the_stack_segment_holds_the_step_trap_off_for_one_instruction() {
+    let mut rig = Rig::new().protected();
+    rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+    rig.code(
+        at::USER,
+        &[
+            0x68, 0x02, 0x01, 0x00, 0x00, // push 102
+            0x9d, // popf
+            0x8e, 0xd3, // mov ss, bx
+            0x40, // inc eax
+            0x40, // inc eax
+        ],
+    );
+    rig.code(at::HANDLER, &[0xf4]);
+    rig.cpu.core.pc = at::USER;
+    rig.cpu.core.slots[reg::RBX] = u64::from(sel::DATA0);
+    assert_eq!(rig.step(10), Next::Halt);
+    assert_eq!(rig.cpu.core.slots[0], 1);
+    assert_eq!(rig.stack32(0), at::USER as u32 + 9);
+}
