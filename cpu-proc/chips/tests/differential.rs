@@ -224,7 +224,7 @@ fn event_timer_registers_keep_the_same_bits() {
     for _ in 0..2000 {
         let offset = random
             .pick(&[0x0u64, 0x4, 0x10, 0x14, 0x20, 0xf0, 0xf4, 0x100, 0x104, 0x108, 0x120, 0x128, 0x140]);
-        if random.next() % 3 == 0 {
+        if random.next().is_multiple_of(3) {
             // The counter stays halted; bit 14 is a message interrupt that the peer alone lets one switch on.
             let halted = if offset == 0x10 { !1 } else { !0x4000 };
             let value = random.next() & 0xffff_ffff & halted;
