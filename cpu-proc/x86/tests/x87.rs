@@ -3,6 +3,7 @@
 mod fp_native;
 mod support;
 
+use bulkhead_x86::helpers;
 use fp_native::{DATA_LEN, Pair, Random, State, decode};
 use iced_x86::{Code, Mnemonic};
 
@@ -286,4 +287,46 @@ fn a_store_that_faults_changes_nothing() {
         let after = pair.store(&before);
         assert!(visible(after, store) == visible(before.clone(), store), "{store:02x?} changed something");
     }
+}
+
+#[test]
+fn instructions_that_the_model_lacks_are_undefined() {
+    let mut pair = Pair::new();
+    let before = state(&mut Random(17), &pair, false);
+    const CMOV: u32 = 1 << 15;
+    pair.bench.cpu.features = [!CMOV, !1, 0, 0];
+    for bytes in [&[0xda, 0xc1][..], &[0xdb, 0xf1], &[0xdf, 0x0b], &[0xdb, 0x0b]] {
+        assert_eq!(pair.emulated(bytes, &before).err(), Some(6), "{bytes:02x?}");
+    }
+    assert_eq!(pair.emulated(&[0xd8, 0xd1], &before).err(), None);
+}
+
+#[test]
+fn real_mode_environments_hold_linear_pointers_and_the_opcode() {
+    let mut pair = Pair::new();
+    let before = state(&mut Random(19), &pair, false);
+    pair.load(&before);
+    let data = pair.data();
+    let cpu = &mut *pair.bench.cpu;
+    // CS:IP f000:e05b, DS:offset 1234:5678.
+    cpu.x87.ip = 0xf000 << 48 | 0xe05b;
+    cpu.x87.dp = 0x1234 << 48 | 0x5678;
+    cpu.x87.opcode = 0x5d9;
+    // The layout follows CR0.PE; addresses stay 64 bits wide, so that the test's memory can be reached.
+    cpu.key &= !bulkhead_x86::state::key::PROTECTED;
+    let words = |pair: &mut Pair, size: usize| -> Vec<u32> {
+        let bytes = pair.store(&before).data;
+        bytes.chunks(size).take(7).map(|c| c.iter().rev().fold(0, |v, b| v << 8 | u32::from(*b))).collect()
+    };
+    helpers::fp_env::store(cpu, data, 0, 0, 0).expect("stored");
+    let short = words(&mut pair, 2);
+    assert_eq!(short[3..], [0xe05b, 0xf5d9, 0x79b8, 0x1000]);
+    let cpu = &mut *pair.bench.cpu;
+    helpers::fp_env::store(cpu, data, 0, 0, 2).expect("stored");
+    let long = words(&mut pair, 4);
+    assert_eq!(long[3..], [0xe05b, 0x0000_f5d9, 0x79b8, 0x0000_1000]);
+    // Loaded back, the pointers are linear.
+    let cpu = &mut *pair.bench.cpu;
+    helpers::fp_env::load(cpu, data, 0, 0, 2).expect("loaded");
+    assert_eq!((cpu.x87.ip, cpu.x87.dp, cpu.x87.opcode), (0xf_e05b, 0x1_79b8, 0x5d9));
 }

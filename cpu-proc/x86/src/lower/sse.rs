@@ -7,7 +7,7 @@
 //! Guest code runs with everything masked. With [`key::SSE_UNMASKED`] a floating-point operation goes to a temporary,
 //! between `Fp::SseArm` and `Fp::SseCheck`, and is copied to its destination when nothing was raised.
 //!
-//! Source: Intel SDM volume 2; volume 3A section 2.5 and table 2-... (CR0.EM, TS, CR4.OSFXSR).
+//! Source: Intel SDM volume 2; volume 3A section 2.5 (CR0.EM, TS, CR4.OSFXSR).
 
 use bulkhead_ir::{ALIGN16, NONE, Name, VecOp, VecShape, W8, W16, W32, W64};
 use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
@@ -61,6 +61,8 @@ pub(super) fn vv(ctx: &mut Ctx, d: u8, a: u8, op: VecOp) {
 pub(super) fn in_model(ctx: &Ctx, insn: &Instruction) -> bool {
     let [edx, ecx, ..] = ctx.features;
     insn.cpuid_features().iter().all(|feature| match feature {
+        CpuidFeature::CMOV => edx & 1 << 15 != 0,
+        CpuidFeature::CLFSH => edx & 1 << 19 != 0,
         CpuidFeature::MMX => edx & 1 << 23 != 0,
         CpuidFeature::FXSR => edx & 1 << 24 != 0,
         CpuidFeature::SSE => edx & 1 << 25 != 0,
@@ -318,6 +320,10 @@ fn unconditional(ctx: &mut Ctx, insn: &Instruction) -> bool {
         | Code::Mfence_F6
         | Code::Mfence_F7 => ctx.call_void(Fp::Fence as u16, NONE, NONE, NONE, 0),
         Code::Clflush_m8 => {
+            if !in_model(ctx, insn) {
+                ctx.ud();
+                return true;
+            }
             // Caches are coherent; what remains is that the address is translated as by a load.
             let addr = ctx.addr(insn, W8, false);
             ctx.ld(W8, addr, 0);

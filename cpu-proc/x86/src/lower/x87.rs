@@ -10,6 +10,7 @@ use bulkhead_ir::{NONE, Name, Op, Opcode, W16, cc};
 use iced_x86::{Code, Instruction, Register};
 
 use super::Ctx;
+use super::sse::in_model;
 use crate::helpers::fp::Fp;
 use crate::helpers::vector;
 use crate::state::{Cpu, X87, key};
@@ -25,7 +26,7 @@ enum Form {
     Cmov(u16, u8),
     /// Memory operand's value: escape (low three bits), digit.
     Value(u16, u16),
-    /// Memory operand's address likewise; log2 of its size rounded up, whether it is written.
+    /// Memory operand's address likewise; whether it is written.
     Mem(u16, u16, bool),
     /// Environment or state image: helper, imm.
     Env(Fp, u64),
@@ -253,7 +254,7 @@ fn tracked(insn: &Instruction, escape: u16, digit: u16, seg: usize) -> u64 {
     u64::from(escape) << 8 | modrm(insn, u64::from(digit)) | (seg as u64) << 16
 }
 
-/// Log2 of the bytes at the memory operand, rounded up to a power of two only where the access is one.
+/// Log2 of the bytes at the memory operand.
 fn operand_width(insn: &Instruction) -> u8 {
     super::ctx::width_of(insn.memory_size().size())
 }
@@ -269,6 +270,11 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         } else {
             ctx.call_void(Fp::X87Wait as u16, NONE, NONE, NONE, 0);
         }
+        return true;
+    }
+    // `FCMOV`, `FCOMI` and `FISTTP` came after the x87 itself.
+    if !in_model(ctx, insn) {
+        ctx.ud();
         return true;
     }
     if !available(ctx) {
