@@ -1,1 +1,9 @@
-fn main() {}
+#![forbid(unsafe_code)]
+//! The debug ports as a process.
+
+fn main() {
+    bulkhead_bus::serve::main(
+        |manifest| bulkhead_security::enter(&manifest.role, &[], manifest.run_as),
+        bulkhead_debugports::DebugPorts::from_config,
+    )
+}
