@@ -3,8 +3,8 @@
 mod fp_native;
 mod support;
 
-use fp_native::{DATA_LEN, Pair, Random, State, decode};
-use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
+use fp_native::{DATA_LEN, Pair, Random, State, cases, decode};
+use iced_x86::{Code, Mnemonic};
 
 /// A random state with `mxcsr`; all x87 registers empty or not, as `FXRSTOR` allows.
 fn state(random: &mut Random, pair: &Pair, mxcsr: u32) -> State {
@@ -35,72 +35,6 @@ fn state(random: &mut Random, pair: &Pair, mxcsr: u32) -> State {
         chunk.copy_from_slice(&random.vector());
     }
     s
-}
-
-fn covered(insn: &Instruction) -> bool {
-    use CpuidFeature::{MMX, SSE, SSE2, SSE3, SSE4_1, SSE4_2, SSSE3};
-    let ours = [MMX, SSE, SSE2, SSE3, SSE4_1, SSE4_2, SSSE3];
-    let features = insn.cpuid_features();
-    if insn.is_invalid() || features.is_empty() || !features.iter().all(|f| ours.contains(f)) {
-        return false;
-    }
-    let elsewhere =
-        matches!(insn.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Crc32 | Mnemonic::Pause | Mnemonic::Fisttp);
-    // Processors differ in whether this one switches the x87 to MMX.
-    let unclear = insn.mnemonic() == Mnemonic::Cvtpi2ps && insn.op1_kind() == OpKind::Memory;
-    // RSP is the test's own.
-    let stack = (0..insn.op_count()).any(|i| {
-        insn.op_kind(i) == OpKind::Register && insn.op_register(i).full_register() == iced_x86::Register::RSP
-    });
-    !(elsewhere || unclear || stack)
-}
-
-/// All encodings with a register or `[rbx]` operand.
-fn encodings(random: &mut Random) -> Vec<Vec<u8>> {
-    let mut out = Vec::new();
-    for map in 1..=3u8 {
-        for prefix in [0, 0x66, 0xf3, 0xf2u8] {
-            for opcode in 0..=255u8 {
-                if map == 1 && matches!(opcode, 0x38 | 0x3a) {
-                    continue;
-                }
-                for form in 0..32u8 {
-                    let rex = match random.below(4) {
-                        0 => 0,
-                        1 => 0x48,
-                        _ => 0x40 | random.below(16) as u8 & 0x0d,
-                    };
-                    // The memory form keeps RBX as its base.
-                    let memory = form & 1 != 0;
-                    let rex = if memory { rex & !1 } else { rex };
-                    let digit = form >> 1 & 7;
-                    let modrm =
-                        if memory { digit << 3 | 3 } else { 0xc0 | digit << 3 | random.below(8) as u8 };
-                    let mut bytes = Vec::new();
-                    if prefix != 0 {
-                        bytes.push(prefix);
-                    }
-                    if rex != 0 {
-                        bytes.push(rex);
-                    }
-                    bytes.push(0x0f);
-                    match map {
-                        2 => bytes.push(0x38),
-                        3 => bytes.push(0x3a),
-                        _ => {}
-                    }
-                    bytes.extend([opcode, modrm]);
-                    bytes.push(random.next() as u8);
-                    let insn = decode(&bytes);
-                    bytes.truncate(insn.len());
-                    if covered(&insn) {
-                        out.push(bytes);
-                    }
-                }
-            }
-        }
-    }
-    out
 }
 
 /// What of the state is compared: everything but x87 pointers and reserved bytes.
@@ -140,7 +74,7 @@ fn describe(a: &State, b: &State) -> String {
 fn every_form_gives_the_hosts_result_and_flags() {
     let mut pair = Pair::new();
     let mut random = Random(0x1234_5678_9abc_def1);
-    let cases = encodings(&mut random);
+    let cases = cases::sse(&mut random);
     let mut codes: Vec<Code> = Vec::new();
     let mut bad: Vec<(Code, String)> = Vec::new();
     for bytes in &cases {
@@ -261,7 +195,7 @@ fn unmasked_simd_exceptions_fault_before_any_register_changes() {
     let mut pair = Pair::new();
     let mut random = Random(0xfeed_f00d_1234_5671);
     let (mut faults, mut clean) = (0, 0);
-    for bytes in encodings(&mut random) {
+    for bytes in cases::sse(&mut random) {
         let insn = decode(&bytes);
         // These differ in what a flushed result does to their second step, or raise nothing.
         if matches!(

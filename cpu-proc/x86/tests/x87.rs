@@ -4,8 +4,8 @@ mod fp_native;
 mod support;
 
 use bulkhead_x86::helpers;
-use fp_native::{DATA_LEN, Pair, Random, State, decode};
-use iced_x86::{Code, Mnemonic};
+use fp_native::{DATA_LEN, Pair, Random, State, cases, decode};
+use iced_x86::Code;
 
 /// x87 state: `unmasked` leaves some exceptions unmasked (with no flags set, so that nothing is pending).
 fn state(random: &mut Random, pair: &Pair, unmasked: bool) -> State {
@@ -50,25 +50,6 @@ fn state(random: &mut Random, pair: &Pair, unmasked: bool) -> State {
     s
 }
 
-fn encodings() -> Vec<Vec<u8>> {
-    let mut out = Vec::new();
-    for escape in 0xd8..=0xdfu8 {
-        for modrm in (0xc0..=0xffu8).chain((0..8).map(|digit| digit << 3 | 3)) {
-            let bytes = vec![escape, modrm];
-            let insn = decode(&bytes);
-            // Environments hold the instruction pointers, which differ; they have tests of their own.
-            let environment = matches!(
-                insn.mnemonic(),
-                Mnemonic::Fldenv | Mnemonic::Fnstenv | Mnemonic::Fnsave | Mnemonic::Frstor | Mnemonic::Fldcw
-            );
-            if !insn.is_invalid() && !environment {
-                out.push(bytes);
-            }
-        }
-    }
-    out
-}
-
 fn visible(mut s: State, bytes: &[u8]) -> State {
     s.fx[5..24].fill(0);
     s.fx[28..32].fill(0);
@@ -110,7 +91,7 @@ fn describe(before: &State, a: &State, b: &State) -> String {
 fn differential(seed: u64, unmasked: bool, rounds: usize) {
     let mut pair = Pair::new();
     let mut random = Random(seed);
-    let cases = encodings();
+    let cases = cases::x87();
     let mut codes: Vec<Code> = Vec::new();
     let mut bad: Vec<(Code, String)> = Vec::new();
     for bytes in &cases {

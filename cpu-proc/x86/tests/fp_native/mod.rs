@@ -1,7 +1,9 @@
 //! Runs one instruction on the host processor and the same one through lowering and the interpreter, from one state.
 #![allow(dead_code, reason = "each test uses its part")]
 
-use bulkhead_x86::state::{cr0, cr4};
+pub mod cases;
+
+use bulkhead_x86::state::{NO_EXCEPTION, cr0, cr4};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use crate::support::Bench;
@@ -30,13 +32,16 @@ const OUT_FX: usize = PAGE + 1536;
 const MXCSR: usize = PAGE + 2048;
 const DATA: usize = 2 * PAGE;
 const CODE: usize = 3 * PAGE;
-const LEN: usize = 4 * PAGE;
+const BLOCKS: usize = 4 * PAGE;
+const LEN: usize = 1 << 20;
 /// CF PF AF ZF SF OF.
 const ARITHMETIC: u64 = 0x8d5;
 
 /// The two processors over one piece of memory.
 pub struct Pair {
     base: *mut u8,
+    /// Where the next block goes: never twice to one place, since code written by the test itself would stay translated.
+    next: usize,
     pub bench: Bench,
 }
 
@@ -60,7 +65,7 @@ impl Pair {
         bench.cpu.cr0 |= cr0::NE;
         bench.cpu.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
         bench.cpu.update_key();
-        Pair { base, bench }
+        Pair { base, next: BLOCKS, bench }
     }
 
     /// Address of the data area: what RBX holds.
@@ -142,6 +147,30 @@ impl Pair {
         let result = self.bench.step();
         let out = self.store(state);
         result.map(|()| out)
+    }
+
+    /// Runs several instructions as the engine would, `times` over from the same state. `Err(vector)` when one faults.
+    pub fn block(&mut self, insns: &[u8], state: &State, times: usize) -> Result<State, u32> {
+        let mut code = insns.to_vec();
+        code.extend([0x0f, 0x0b]);
+        let at = self.next;
+        self.next += code.len();
+        self.put(at, &code);
+        let mut result = Err(NO_EXCEPTION);
+        for _ in 0..times {
+            self.put(DATA, &state.data);
+            self.load(state);
+            self.bench.cpu.core.pc = self.base as u64 + at as u64;
+            bulkhead_engine::run(&mut self.bench.cpu.core);
+            let vector = std::mem::replace(&mut self.bench.cpu.pending.vector, NO_EXCEPTION);
+            let end = self.base as u64 + (at + insns.len()) as u64;
+            // The undefined instruction at the end is how it comes back.
+            if vector != 6 || self.bench.cpu.core.pc != end {
+                return Err(vector);
+            }
+            result = Ok(self.store(state));
+        }
+        result
     }
 
     /// Puts `state` into the emulated processor, with the pc at the instruction.
