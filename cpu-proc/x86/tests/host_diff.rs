@@ -1,12 +1,15 @@
-//! Random user-mode instruction sequences in 64-bit mode, run by the host processor and by lowering plus engine: registers, memory
+//! Random user-mode instruction sequences of 64- and 32-bit code, run by the host processor and by lowering plus engine: registers, memory
 //! and defined flags must agree.
 //!
 //! `BULKHEAD_DIFF_CASES` sets the number of cases, `BULKHEAD_DIFF_SEED` the first seed.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+use std::sync::{Mutex, PoisonError};
+
 mod generate;
 mod support;
 
+use bulkhead_x86::state::seg;
 use generate::{Case, Rng};
 use support::Bench;
 
@@ -26,10 +29,18 @@ const LEN: usize = 0x5000;
 const ARITHMETIC: u64 = 0x8d5;
 const DF: u64 = 0x400;
 
+/// Linux's user code segment for 32-bit programs, its 64-bit one, and its data segment.
+const CS32: u16 = 0x23;
+const CS64: u16 = 0x33;
+const DS: u16 = 0x2b;
+
 struct Host {
     memory: *mut u8,
     tail: u64,
 }
+
+/// The region's addresses are fixed: one test at a time.
+static REGION: Mutex<()> = Mutex::new(());
 
 fn absolute(code: &mut Vec<u8>, bytes: &[u8], address: u64) {
     code.extend_from_slice(bytes);
@@ -42,8 +53,8 @@ fn jump(code: &mut Vec<u8>, at: u64, to: u64) {
 }
 
 impl Host {
-    /// Maps the region and writes the code around the tested instructions.
-    fn new() -> Host {
+    /// Maps the region and writes the code around the tested instructions, which are 64-bit code if `long`, else 32-bit.
+    fn new(long: bool) -> Host {
         // SAFETY: a fresh anonymous mapping at an address that nothing may already use.
         let memory = unsafe {
             libc::mmap(
@@ -58,25 +69,46 @@ impl Host {
         assert_eq!(memory as u64, BASE, "no room for the test region");
         let mut entry = vec![0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57]; // push rbx rbp r12..r15
         absolute(&mut entry, &[0x48, 0x89, 0x24, 0x25], HOST_RSP); // mov [HOST_RSP], rsp
-        absolute(&mut entry, &[0xff, 0x34, 0x25], FLAGS); // push [FLAGS]
-        entry.push(0x9d); // popfq
-        for r in 0..16u8 {
-            let rex = 0x48 | (r >> 3) << 2;
-            absolute(&mut entry, &[rex, 0x8b, 0x04 | (r & 7) << 3, 0x25], CONTEXT + 8 * u64::from(r));
+        let mut tail = Vec::new();
+        let tail_at = BASE + 0x800;
+        if long {
+            absolute(&mut entry, &[0xff, 0x34, 0x25], FLAGS); // push [FLAGS]
+            entry.push(0x9d); // popfq
+            for r in 0..16u8 {
+                let rex = 0x48 | (r >> 3) << 2;
+                absolute(&mut entry, &[rex, 0x8b, 0x04 | (r & 7) << 3, 0x25], CONTEXT + 8 * u64::from(r));
+                absolute(&mut tail, &[rex, 0x89, 0x04 | (r & 7) << 3, 0x25], OUT + 8 * u64::from(r));
+            }
+            absolute(&mut tail, &[0x48, 0x8b, 0x24, 0x25], HOST_RSP); // mov rsp, [HOST_RSP]
+            tail.push(0x9c); // pushfq
+            absolute(&mut tail, &[0x8f, 0x04, 0x25], FLAGS); // pop [FLAGS]
+        } else {
+            entry.extend_from_slice(&[0xb8, DS as u8, 0, 0, 0, 0x8e, 0xd8, 0x8e, 0xc0]); // mov eax, DS; mov ds, eax; mov es, eax
+            absolute(&mut entry, &[0xbc], CONTEXT + 0xf00); // mov esp, ...
+            entry.extend_from_slice(&[0x6a, CS32 as u8]); // push CS32
+            let at = BASE + entry.len() as u64;
+            absolute(&mut entry, &[0x68], at + 7); // push what follows
+            entry.extend_from_slice(&[0x48, 0xcb]); // retfq
+            absolute(&mut entry, &[0xff, 0x35], FLAGS); // push dword [FLAGS]
+            entry.push(0x9d); // popfd
+            for r in 0..8u8 {
+                absolute(&mut entry, &[0x8b, 0x05 | r << 3], CONTEXT + 8 * u64::from(r));
+                absolute(&mut tail, &[0x89, 0x05 | r << 3], OUT + 8 * u64::from(r));
+            }
+            absolute(&mut tail, &[0xbc], CONTEXT + 0xf00); // mov esp, ...
+            tail.push(0x9c); // pushfd
+            absolute(&mut tail, &[0x8f, 0x05], FLAGS); // pop dword [FLAGS]
+            let at = tail_at + tail.len() as u64;
+            absolute(&mut tail, &[0xea], at + 7); // jmp far to what follows
+            tail.extend_from_slice(&CS64.to_le_bytes());
+            absolute(&mut tail, &[0x48, 0x8b, 0x24, 0x25], HOST_RSP); // mov rsp, [HOST_RSP]
+            tail.extend_from_slice(&[0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0]); // xor eax, eax; mov ds, eax; mov es, eax
         }
         let at = BASE + entry.len() as u64;
         jump(&mut entry, at, CODE);
         assert!(entry.len() < 0x100);
-        let mut tail = Vec::new();
-        for r in 0..16u8 {
-            let rex = 0x48 | (r >> 3) << 2;
-            absolute(&mut tail, &[rex, 0x89, 0x04 | (r & 7) << 3, 0x25], OUT + 8 * u64::from(r));
-        }
-        absolute(&mut tail, &[0x48, 0x8b, 0x24, 0x25], HOST_RSP); // mov rsp, [HOST_RSP]
-        tail.push(0x9c); // pushfq
-        absolute(&mut tail, &[0x8f, 0x04, 0x25], FLAGS); // pop [FLAGS]
         tail.extend_from_slice(&[0xfc, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
-        let host = Host { memory: memory.cast(), tail: BASE + 0x800 };
+        let host = Host { memory: memory.cast(), tail: tail_at };
         host.write(BASE, &entry);
         host.write(host.tail, &tail);
         host
@@ -113,6 +145,13 @@ impl Host {
     }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made by `new`, which nothing uses any more.
+        unsafe { libc::munmap(self.memory.cast(), LEN) };
+    }
+}
+
 struct Outcome {
     regs: [u64; 16],
     flags: u64,
@@ -120,7 +159,7 @@ struct Outcome {
 }
 
 fn cases() -> u64 {
-    std::env::var("BULKHEAD_DIFF_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(30_000)
+    std::env::var("BULKHEAD_DIFF_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000)
 }
 
 fn first_seed() -> u64 {
@@ -128,15 +167,29 @@ fn first_seed() -> u64 {
 }
 
 #[test]
-fn random_sequences_do_what_the_host_does() {
-    let host = Host::new();
+fn random_64_bit_sequences_do_what_the_host_does() {
+    compare(true);
+}
+
+#[test]
+fn random_32_bit_sequences_do_what_the_host_does() {
+    compare(false);
+}
+
+fn compare(long: bool) {
+    let _region = REGION.lock().unwrap_or_else(PoisonError::into_inner);
+    let host = Host::new(long);
     let mut bench = Bench::new(BASE, host.memory, LEN as u64);
-    bench.flat(64);
+    bench.flat(if long { 64 } else { 32 });
+    for segment in &mut bench.cpu.segs {
+        segment.selector = DS;
+    }
+    bench.cpu.segs[seg::CS].selector = CS32;
     let mut failures = 0;
     let (mut ran, mut skipped) = (0u64, 0u64);
     for seed in first_seed()..first_seed() + cases() {
         let mut rng = Rng::new(seed);
-        let case = Case::random(&mut rng, CODE);
+        let case = Case::random(&mut rng, CODE, long);
         let mut image = case.code.clone();
         let end = CODE + image.len() as u64;
         jump(&mut image, end, host.tail);

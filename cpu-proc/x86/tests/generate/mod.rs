@@ -74,11 +74,13 @@ pub struct Case {
     pub flags: u64,
     /// Flags that the last instruction leaves undefined.
     pub undefined: u64,
+    long: bool,
 }
 
 impl Case {
-    pub fn random(rng: &mut Rng, at: u64) -> Case {
-        let mut g = Gen::new(rng, at);
+    /// In 64-bit code if `long`, else 32-bit.
+    pub fn random(rng: &mut Rng, at: u64, long: bool) -> Case {
+        let mut g = Gen::new(rng, at, long);
         let count = 1 + g.rng.below(6);
         for i in 0..count {
             g.undefined = 0;
@@ -86,14 +88,15 @@ impl Case {
             // What is undefined must not be read by the next instruction.
             if g.undefined != 0 && i + 1 < count {
                 g.undefined = 0;
-                g.emit(&[0x48, 0x39, 0xc8]); // cmp rax, rcx
+                g.emit(&[0x39, 0xc8]); // cmp eax, ecx
             }
         }
-        Case { code: g.code, regs: g.regs, flags: g.flags, undefined: g.undefined }
+        Case { code: g.code, regs: g.regs, flags: g.flags, undefined: g.undefined, long }
     }
 
     pub fn describe(&self, at: u64) -> String {
-        let mut decoder = Decoder::with_ip(64, &self.code, at, DecoderOptions::NONE);
+        let mut decoder =
+            Decoder::with_ip(if self.long { 64 } else { 32 }, &self.code, at, DecoderOptions::NONE);
         let mut insn = Instruction::default();
         let mut formatter = FastFormatter::new();
         let mut text = String::new();
@@ -115,6 +118,7 @@ struct Gen<'a> {
     regs: [u64; 16],
     flags: u64,
     undefined: u64,
+    long: bool,
     /// Registers that hold pointers to data, and a small index; never written.
     pointers: [u8; 2],
     index: u8,
@@ -149,19 +153,29 @@ struct Enc {
 }
 
 impl Gen<'_> {
-    fn new(rng: &mut Rng, at: u64) -> Gen<'_> {
-        let mut regs: [u64; 16] = std::array::from_fn(|_| rng.word());
-        let pool = [3u8, 5, 8, 9, 10, 11, 12, 13, 14, 15];
-        let first = rng.below(10) as usize;
-        let pointers = [pool[first], pool[(first + 3) % 10]];
-        let index = pool[(first + 5) % 10];
+    fn new(rng: &mut Rng, at: u64, long: bool) -> Gen<'_> {
+        let mut regs: [u64; 16] = std::array::from_fn(|i| match rng.word() {
+            value if long => value,
+            value if i < 8 => value & 0xffff_ffff,
+            _ => 0,
+        });
+        // In 32-bit code their byte forms name other registers, which are never reserved.
+        let pool: &[u8] = if long { &[3, 5, 8, 9, 10, 11, 12, 13, 14, 15] } else { &[5, 6, 7] };
+        let n = pool.len();
+        let first = rng.below(n as u64) as usize;
+        let step = if long { 3 } else { 1 };
+        let pointers = [pool[first], pool[(first + step) % n]];
+        let index = pool[(first + 2 * step) % n];
         for p in pointers {
             regs[usize::from(p)] = DATA + 0x1000 + rng.below(64);
         }
         regs[usize::from(index)] = (rng.below(128) as i64 - 64) as u64;
         regs[4] = DATA + 0x1800 + 8 * rng.below(16);
+        if !long {
+            regs[usize::from(index)] &= 0xffff_ffff;
+        }
         let flags = rng.next() & ALL;
-        Gen { rng, at, code: Vec::new(), regs, flags, undefined: 0, pointers, index }
+        Gen { rng, at, code: Vec::new(), regs, flags, undefined: 0, long, pointers, index }
     }
 
     fn emit(&mut self, bytes: &[u8]) {
@@ -175,7 +189,7 @@ impl Gen<'_> {
     /// A register that may be written.
     fn target(&mut self) -> u8 {
         loop {
-            let r = self.rng.below(16) as u8;
+            let r = self.any();
             if !self.reserved(r) {
                 return r;
             }
@@ -183,7 +197,7 @@ impl Gen<'_> {
     }
 
     fn any(&mut self) -> u8 {
-        self.rng.below(16) as u8
+        self.rng.below(if self.long { 16 } else { 8 }) as u8
     }
 
     fn memory(&mut self) -> Rm {
@@ -209,7 +223,12 @@ impl Gen<'_> {
     }
 
     fn width(&mut self) -> u8 {
-        self.rng.below(4) as u8
+        self.rng.below(if self.long { 4 } else { 3 }) as u8
+    }
+
+    /// A width above a byte.
+    fn wide(&mut self) -> u8 {
+        1 + self.rng.below(if self.long { 3 } else { 2 }) as u8
     }
 
     /// An immediate of an operand `w` wide (four bytes for eight).
@@ -220,7 +239,16 @@ impl Gen<'_> {
 
     /// High byte registers are used instead of SPL and the like when no REX prefix is needed, so number 4..8 with `w` 0 must be
     /// AH..BH of writable registers: RAX, RCX, RDX always are; BH is not when RBX is reserved.
-    fn put(&mut self, e: Enc) {
+    fn put(&mut self, mut e: Enc) {
+        if !self.long {
+            // Byte forms of EAX..EBX: low or high byte. The generator never picks the high ones itself as targets.
+            if e.byte_reg
+                && let Rm::Reg(r) = &mut e.rm
+                && self.rng.chance(50)
+            {
+                *r ^= 4;
+            }
+        }
         let mut rex = 0u8;
         if e.w == 3 {
             rex |= 8;
@@ -265,13 +293,13 @@ impl Gen<'_> {
         if e.w == 1 {
             self.emit(&[0x66]);
         }
-        if matches!(e.rm, Rm::Memory { .. }) && self.address32() {
+        if self.long && matches!(e.rm, Rm::Memory { .. }) && self.address32() {
             self.emit(&[0x67]);
         }
         if let Some(p) = e.prefix {
             self.emit(&[p]);
         }
-        if rex != 0 || force_rex {
+        if self.long && (rex != 0 || force_rex) {
             self.emit(&[0x40 | rex]);
         }
         self.emit(e.map);
@@ -280,7 +308,8 @@ impl Gen<'_> {
         match e.rm {
             Rm::Reg(r) => self.emit(&[0xc0 | reg | r & 7]),
             Rm::Relative(address) => {
-                let next = self.at + self.code.len() as u64 + 5 + e.imm.len() as u64;
+                let next =
+                    if self.long { self.at + self.code.len() as u64 + 5 + e.imm.len() as u64 } else { 0 };
                 self.emit(&[5 | reg]);
                 self.emit(&(address.wrapping_sub(next) as u32).to_le_bytes());
             }
@@ -296,6 +325,13 @@ impl Gen<'_> {
             }
         }
         self.emit(&e.imm);
+    }
+
+    /// A REX prefix with these low bits, in 64-bit code.
+    fn rex(&mut self, bits: u8) {
+        if self.long {
+            self.emit(&[0x40 | bits]);
+        }
     }
 
     /// Whether the address-size prefix is used (the index must then not be negative beyond 32 bits: it wraps, and so does the
@@ -318,7 +354,7 @@ impl Gen<'_> {
     }
 
     fn instruction(&mut self) {
-        match self.rng.below(34) {
+        match self.rng.below(36) {
             0..=4 => self.alu(),
             5 => self.alu_imm(),
             6 => self.test(),
@@ -346,6 +382,8 @@ impl Gen<'_> {
             30 => self.bswap_popcnt(),
             31 => self.pair(),
             32 => self.call_ret(),
+            33 => self.flags_image(),
+            34 if !self.long => self.legacy(),
             _ => self.xlat(),
         }
     }
@@ -447,7 +485,7 @@ impl Gen<'_> {
     }
 
     fn double_shift(&mut self) {
-        let w = 1 + self.rng.below(3) as u8;
+        let w = self.wide();
         self.undefined |= OF | AF;
         let right = u8::from(self.rng.chance(50)) << 3;
         let (opcode, imm) = if w > 1 && self.rng.chance(50) {
@@ -488,17 +526,18 @@ impl Gen<'_> {
         if w == 1 {
             self.emit(&[0x66]);
         }
-        let rex = 0x40 | u8::from(w == 3) << 3 | r >> 3;
-        self.emit(&[rex, if w == 0 { 0xb0 } else { 0xb8 } | r & 7]);
+        self.rex(u8::from(w == 3) << 3 | r >> 3);
+        self.emit(&[if w == 0 { 0xb0 } else { 0xb8 } | r & 7]);
         self.emit(&value[..1 << w]);
     }
 
     fn movx(&mut self) {
-        let w = 1 + self.rng.below(3) as u8;
+        let w = self.wide();
         let reg = self.target();
         let rm = self.rm_any();
         let e = match self.rng.below(5) {
-            0 => self.enc(w, &[], 0x63, reg, rm), // MOVSXD
+            0 if self.long => self.enc(w, &[], 0x63, reg, rm), // MOVSXD
+            0 => return,
             k => {
                 let opcode = [0xb6, 0xb7, 0xbe, 0xbf][k as usize - 1];
                 let e = self.enc(w, &[0x0f], opcode, reg, rm);
@@ -526,7 +565,7 @@ impl Gen<'_> {
         if self.rng.chance(50) {
             // Make success likely: mov rax, operand would need the same operand twice; a small value set does.
             let rm = self.memory();
-            let e = self.enc(3, &[], 0x8b, 0, rm);
+            let e = self.enc(if self.long { 3 } else { 2 }, &[], 0x8b, 0, rm);
             self.put(e);
         }
         let (reg, rm) = (self.any(), self.rm_target());
@@ -564,7 +603,7 @@ impl Gen<'_> {
     }
 
     fn imul(&mut self) {
-        let w = 1 + self.rng.below(3) as u8;
+        let w = self.wide();
         self.undefined |= SF | ZF | AF | PF;
         let (reg, rm) = (self.target(), self.rm_any());
         match self.rng.below(3) {
@@ -586,7 +625,7 @@ impl Gen<'_> {
     }
 
     fn bits(&mut self) {
-        let w = 1 + self.rng.below(3) as u8;
+        let w = self.wide();
         self.undefined |= OF | SF | AF | PF;
         let k = self.rng.below(4) as u8;
         let rm = self.rm_target();
@@ -603,7 +642,7 @@ impl Gen<'_> {
     }
 
     fn scan(&mut self) {
-        let w = 1 + self.rng.below(3) as u8;
+        let w = self.wide();
         self.undefined |= OF | SF | AF | PF | CF;
         let (reg, rm) = (self.target(), self.rm_any());
         let lzcnt = self.rng.chance(20) && std::is_x86_feature_detected!("lzcnt");
@@ -622,7 +661,7 @@ impl Gen<'_> {
             let e = self.enc(0, &[0x0f], 0x90 | cc, 0, rm);
             return self.put(e);
         }
-        let w = 1 + self.rng.below(3) as u8;
+        let w = self.wide();
         let (reg, rm) = (self.target(), self.rm_any());
         let e = self.enc(w, &[0x0f], 0x40 | cc, reg, rm);
         self.put(e);
@@ -632,10 +671,8 @@ impl Gen<'_> {
         let code: &[u8] = self.rng.pick(&[
             &[0x98][..],
             &[0x66, 0x98],
-            &[0x48, 0x98],
             &[0x99],
             &[0x66, 0x99],
-            &[0x48, 0x99],
             &[0x9f],
             &[0x9e],
             &[0xf8],
@@ -649,12 +686,26 @@ impl Gen<'_> {
             &[0x0f, 0xae, 0xf8],
             &[0xf3, 0x0f, 0x1e, 0xfa],
         ]);
+        if matches!(code, [0x98 | 0x99]) && self.rng.chance(50) {
+            self.rex(8);
+        }
         self.emit(code);
     }
 
     fn lea(&mut self) {
-        let w = 1 + self.rng.below(3) as u8;
+        let w = self.wide();
         let (reg, rm) = (self.target(), self.memory());
+        if !self.long && self.rng.chance(30) {
+            // 16-bit addressing.
+            if w == 1 {
+                self.emit(&[0x66]);
+            }
+            let disp = self.rng.next() as u16;
+            let mode = self.rng.below(3) as u8;
+            let rm = if mode == 0 { 6 } else { self.rng.below(8) as u8 };
+            self.emit(&[0x67, 0x8d, mode << 6 | reg << 3 | rm]);
+            return self.emit(&disp.to_le_bytes()[..if mode == 1 { 1 } else { 2 }]);
+        }
         let e = self.enc(w, &[], 0x8d, reg, rm);
         self.put(e);
     }
@@ -667,11 +718,13 @@ impl Gen<'_> {
         match self.rng.below(7) {
             0 | 1 => {
                 let r = self.any();
-                self.emit(&[0x40 | r >> 3, 0x50 | r & 7]);
+                self.rex(r >> 3);
+                self.emit(&[0x50 | r & 7]);
             }
             2 | 3 => {
                 let r = self.target();
-                self.emit(&[0x40 | r >> 3, 0x58 | r & 7]);
+                self.rex(r >> 3);
+                self.emit(&[0x58 | r & 7]);
             }
             4 => {
                 let imm = self.rng.next() as u8;
@@ -723,7 +776,7 @@ impl Gen<'_> {
                 self.emit(&value.to_le_bytes());
             }
         }
-        if self.rng.chance(10) {
+        if self.long && self.rng.chance(10) {
             self.emit(&[0x67]);
         }
         match self.rng.below(3) {
@@ -741,11 +794,18 @@ impl Gen<'_> {
         if down {
             self.emit(&[0xfc]);
         }
+        if !self.long {
+            // Put the reserved registers back.
+            for (opcode, r) in [(0xbe, 6), (0xbf, 7)] {
+                self.emit(&[opcode]);
+                self.emit(&(self.regs[r] as u32).to_le_bytes());
+            }
+        }
     }
 
     /// A conditional or counted jump over one instruction.
     fn jump(&mut self) {
-        let hole = [0x48, 0xff, 0xc0]; // inc rax
+        let hole: &[u8] = if self.long { &[0x48, 0xff, 0xc0] } else { &[0x66, 0x40] }; // inc
         match self.rng.below(4) {
             0 => {
                 let k = self.rng.below(4) as u8;
@@ -764,19 +824,20 @@ impl Gen<'_> {
                 self.emit(&[0x70 | cc, hole.len() as u8]);
             }
         }
-        self.emit(&hole);
+        self.emit(hole);
     }
 
     fn bswap_popcnt(&mut self) {
         let r = self.target();
         if self.rng.chance(50) {
             let w = u8::from(self.rng.chance(50)) << 3;
-            return self.emit(&[0x40 | w | r >> 3, 0x0f, 0xc8 | r & 7]);
+            self.rex(w | r >> 3);
+            return self.emit(&[0x0f, 0xc8 | r & 7]);
         }
         if !std::is_x86_feature_detected!("popcnt") {
             return;
         }
-        let w = 1 + self.rng.below(3) as u8;
+        let w = self.wide();
         let rm = self.rm_any();
         let e = self.enc(w, &[0x0f], 0xb8, r, rm);
         self.put(Enc { prefix: Some(0xf3), ..e });
@@ -817,6 +878,57 @@ impl Gen<'_> {
             // enter 16, 0; leave, with RBP saved by ENTER itself.
             if !self.reserved(5) {
                 self.emit(&[0xc8, 16, 0, 0, 0xc9]);
+            }
+        }
+    }
+
+    /// PUSHF, and POPF of changed arithmetic flags.
+    fn flags_image(&mut self) {
+        let flags = self.rng.next() & ALL;
+        self.emit(&[0x9c, 0x58, 0x35]); // pushf; pop rax; xor eax, flags
+        self.emit(&(flags as u32).to_le_bytes());
+        self.emit(&[0x50, 0x9d]); // push rax; popf
+    }
+
+    /// What only 32-bit code has.
+    fn legacy(&mut self) {
+        let r = self.target();
+        match self.rng.below(12) {
+            0 => self.emit(&[0x40 | r]),
+            1 => self.emit(&[0x48 | r]),
+            2 => self.emit(&[0x66, 0x40 | r]),
+            3 => self.emit(&[0x60]),
+            4 => self.emit(&[0x66, 0x60]),
+            5 => self.emit(&[0x60, 0x61]),
+            6 => {
+                self.undefined |= OF;
+                let opcode = self.rng.pick(&[0x27u8, 0x2f]);
+                self.emit(&[opcode]);
+            }
+            7 => {
+                self.undefined |= OF | SF | ZF | PF;
+                let opcode = self.rng.pick(&[0x37u8, 0x3f]);
+                self.emit(&[opcode]);
+            }
+            8 => {
+                self.undefined |= OF | AF | CF;
+                let base = 1 + self.rng.below(20) as u8;
+                let opcode = self.rng.pick(&[0xd4u8, 0xd5]);
+                self.emit(&[opcode, base]);
+            }
+            9 => self.emit(&[0xd6]),
+            10 => {
+                let segment = self.rng.pick(&[0x06u8, 0x0e, 0x16, 0x1e]);
+                if self.rng.chance(50) {
+                    self.emit(&[0x66]);
+                }
+                self.emit(&[segment]);
+            }
+            _ => {
+                let w = self.wide();
+                let segment = self.rng.below(4) as u8;
+                let e = self.enc(w, &[], 0x8c, segment, Rm::Reg(r));
+                self.put(e);
             }
         }
     }
