@@ -1,0 +1,254 @@
+//! Drives whole virtual machines from tests: start a program, type, wait for text, check that nothing is left behind.
+//!
+//! The programs are those of the profile that the tests are built with (`./check` builds them first); guests are made by
+//! `tests/guests/make` into `target/guests`.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The folder with the programs under test.
+///
+/// # Panics
+/// When the test does not run from a cargo target folder.
+pub fn programs() -> PathBuf {
+    let own = std::env::current_exe().expect("path of the test");
+    own.parent().and_then(Path::parent).expect("target folder").to_owned()
+}
+
+/// A file of a made guest, e.g. `amd64/vmlinuz`.
+///
+/// # Panics
+/// When it does not exist: `tests/guests/make` has to run first.
+pub fn guest(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests").join(name);
+    assert!(path.exists(), "{} is missing: run tests/guests/make target/guests", path.display());
+    path.to_str().expect("path in UTF-8").to_owned()
+}
+
+/// A fresh empty folder below the target folder, removed on drop.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it; `name` tells tests apart.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn new(name: &str) -> Scratch {
+        let path = programs().join("scratch").join(format!("{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("scratch folder");
+        Scratch(path)
+    }
+
+    /// Path of a file in it.
+    pub fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("path in UTF-8").to_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[derive(Default)]
+struct Output {
+    text: Mutex<Vec<u8>>,
+    grown: Condvar,
+}
+
+/// A running program with its terminal as pipes. Dropping it ends it and checks that no process of it is left.
+pub struct Vm {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Arc<Output>,
+    errors: Arc<Output>,
+    /// Output seen by `expect` so far.
+    seen: usize,
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> Arc<Output> {
+    let output = Arc::new(Output::default());
+    let to = output.clone();
+    std::thread::spawn(move || {
+        let mut piece = [0u8; 4096];
+        while let Ok(count) = from.read(&mut piece) {
+            if count == 0 {
+                break;
+            }
+            to.text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..count]);
+            to.grown.notify_all();
+        }
+    });
+    output
+}
+
+impl Vm {
+    /// Starts a program with arguments.
+    ///
+    /// # Panics
+    /// When it cannot be executed.
+    pub fn start(program: &str, args: &[&str]) -> Vm {
+        let mut child = Command::new(programs().join(program))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let output = collect(child.stdout.take().expect("piped"));
+        let errors = collect(child.stderr.take().expect("piped"));
+        Vm { input: child.stdin.take(), child, output, errors, seen: 0 }
+    }
+
+    /// Process id of the broker.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Types text.
+    ///
+    /// # Panics
+    /// When the program no longer reads.
+    pub fn send(&mut self, text: &str) {
+        let input = self.input.as_mut().expect("input is open");
+        input.write_all(text.as_bytes()).and_then(|()| input.flush()).expect("program reads its input");
+    }
+
+    /// Waits until `text` appears in the output after what was already waited for; returns the output up to there.
+    ///
+    /// # Panics
+    /// After `seconds`, with the end of the output.
+    pub fn expect(&mut self, text: &str, seconds: u64) -> String {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut have = self.output.text.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let rest = have.get(self.seen..).unwrap_or_default();
+            if let Some(at) = rest.windows(text.len()).position(|window| window == text.as_bytes()) {
+                let until = at + text.len();
+                let found = String::from_utf8_lossy(&rest[..until]).into_owned();
+                self.seen += until;
+                return found;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let tail = rest.len().saturating_sub(3000);
+                let output = String::from_utf8_lossy(&rest[tail..]).into_owned();
+                drop(have);
+                panic!("no {text:?} within {seconds} s; output ends:\n{output}\nerrors:\n{}", self.errors());
+            }
+            have = self.output.grown.wait_timeout(have, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// All output so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&self.output.text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// All of standard error so far.
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.errors.text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// After `seconds`.
+    pub fn wait(&mut self, seconds: u64) -> ExitStatus {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("own child") {
+                return status;
+            }
+            assert!(
+                Instant::now() < end,
+                "still running after {seconds} s; output ends:\n{}\nerrors:\n{}",
+                tail(&self.output()),
+                self.errors()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The process and everything below it: (pid, name).
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        tree(self.pid())
+    }
+
+    /// Sends a signal to the broker.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a plain system call on our own child's pid.
+        unsafe { libc::kill(self.pid() as i32, signal) };
+    }
+}
+
+fn tail(text: &str) -> &str {
+    let mut at = text.len().saturating_sub(3000);
+    while !text.is_char_boundary(at) {
+        at += 1;
+    }
+    &text[at..]
+}
+
+/// Name and parent of a process, if it exists and is no zombie.
+fn stat(pid: u32) -> Option<(String, u32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    (state != "Z").then(|| (head.split_once('(').map_or("", |(_, name)| name).to_owned(), parent))
+}
+
+/// The processes at and below `root`.
+pub fn tree(root: u32) -> Vec<(u32, String)> {
+    let all: Vec<(u32, String, u32)> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| stat(pid).map(|(name, parent)| (pid, name, parent)))
+        .collect();
+    let mut found: Vec<(u32, String)> = all.iter().filter(|(pid, ..)| *pid == root).map(|p| (p.0, p.1.clone())).collect();
+    let mut at = 0;
+    while let Some((pid, _)) = found.get(at).cloned() {
+        found.extend(all.iter().filter(|(_, _, parent)| *parent == pid).map(|p| (p.0, p.1.clone())));
+        at += 1;
+    }
+    found
+}
+
+/// Waits until none of these processes exists any more.
+///
+/// # Panics
+/// After five seconds.
+pub fn gone(processes: &[(u32, String)]) {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let left: Vec<_> = processes
+            .iter()
+            .filter(|(pid, name)| stat(*pid).is_some_and(|(now, _)| now == *name))
+            .collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < end, "left behind: {left:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let processes = self.processes();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !std::thread::panicking() {
+            gone(&processes);
+        }
+    }
+}
