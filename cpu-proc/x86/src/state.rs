@@ -223,6 +223,10 @@ pub mod key {
     pub const ALIGN: u32 = 1 << 20;
     /// CR0.NE.
     pub const NE: u32 = 1 << 21;
+    /// Outside 64-bit code: FS is writable data of 4 GiB, so that only its base matters.
+    pub const WIDE_FS: u32 = 1 << 22;
+    /// GS likewise.
+    pub const WIDE_GS: u32 = 1 << 23;
 }
 
 /// EFLAGS bits.
@@ -467,6 +471,9 @@ impl Cpu {
                     && flat(cs, attr::READABLE, 0, 0)),
             key::FLAT,
         );
+        let wide = |s: &Segment| !code64 && flat(&Segment { base: 0, ..*s }, attr::WRITABLE, data, 0);
+        k |= bit(wide(&self.segs[seg::FS]), key::WIDE_FS);
+        k |= bit(wide(&self.segs[seg::GS]), key::WIDE_GS);
         k |= (self.cpl & 3) << key::CPL_SHIFT;
         k |= bit(self.eflags & eflags::TF != 0, key::TRAP);
         k |= bit(self.cr0 & cr0::EM != 0, key::EM);

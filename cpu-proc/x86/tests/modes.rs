@@ -517,3 +517,41 @@ fn bound_and_xlat_read_through_segments() {
     pc.run(&[0xd7]).unwrap();
     assert_eq!(pc.get(RAX), 0x1199);
 }
+
+#[test]
+fn segments_with_a_base_in_protected_and_64_bit_code() {
+    for (bits, limit, fits) in [(32, u32::MAX, true), (32, 0x123, false), (32, 0x127, true), (64, 0, true)] {
+        let mut pc = Pc::new(bits);
+        for (n, base) in [(seg::FS, 0x2_0000), (seg::GS, 0x3_0000)] {
+            pc.bench.cpu.segs[n].base = base;
+            pc.bench.cpu.segs[n].limit = limit;
+        }
+        pc.bench.cpu.update_key();
+        pc.set(RBX, 0x100).set(RSI, 0x8).set(RAX, 0x1234_5678);
+        let outcome = pc.run(&[0x64, 0x89, 0x44, 0xb3, 0x04]); // mov fs:[rbx+rsi*4+4], eax
+        assert_eq!(outcome, if fits { Ok(()) } else { Err(GP) }, "{bits} {limit:#x}");
+        if !fits {
+            continue;
+        }
+        assert_eq!(pc.word(0x2_0124, 4), 0x1234_5678);
+        pc.write(0x3_00f0, &[0x11, 0x22, 0x33, 0x44]);
+        pc.run(&[0x65, 0x8b, 0x4b, 0xf0]).unwrap(); // mov ecx, gs:[rbx-16]
+        assert_eq!(pc.get(RCX), 0x4433_2211);
+        if limit == u32::MAX || bits == 64 {
+            // Below the base: the sum wraps.
+            pc.write(0x2_fff8, &[0x55]);
+            pc.run(&[0x65, 0x8a, 0x53, 0xf8, 0x90]).unwrap(); // mov dl, gs:[rbx-8]
+            pc.set(RBX, 0u64.wrapping_sub(8) & if bits == 64 { u64::MAX } else { 0xffff_ffff });
+            pc.run(&[0x65, 0x8a, 0x13]).unwrap(); // mov dl, gs:[rbx]
+            assert_eq!(pc.get(RDX) & 0xff, 0x55);
+        }
+    }
+}
+
+#[test]
+fn stores_through_a_code_segment_fault() {
+    let mut pc = Pc::new(32);
+    pc.set(RBX, 0x5000);
+    pc.run(&[0x2e, 0x8b, 0x03]).unwrap(); // mov eax, cs:[ebx]
+    assert_eq!(pc.run(&[0x2e, 0x89, 0x03]), Err(GP));
+}

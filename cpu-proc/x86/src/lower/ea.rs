@@ -8,7 +8,7 @@ use iced_x86::{Instruction, Register};
 
 use super::ctx::{Ctx, gpr, seg_base_field};
 use crate::helpers::ids::Sys;
-use crate::state::seg;
+use crate::state::{key, seg};
 
 /// A linear address, in the form memory ops take: `base + (index << scale) + disp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +160,18 @@ impl Ea {
         Op { w, d, a: self.base, b: self.index, s: self.scale, imm: self.disp, ..Op::new(Opcode::Lea) }
     }
 
+    /// Segment base plus offset, without a check.
+    fn based(self, ctx: &mut Ctx, flags: u8) -> Addr {
+        let base = ctx.ldf(W64, seg_base_field(self.seg));
+        // One register of the width that the sum wraps at needs no offset of its own.
+        let whole = if flags & ADDR32 != 0 { W32 } else { W64 };
+        if self.w == whole && self.index == NONE {
+            return Addr { base, index: self.base, scale: 0, disp: self.disp, flags };
+        }
+        let offset = self.offset(ctx);
+        Addr { base, index: offset, scale: 0, disp: 0, flags }
+    }
+
     /// Linear address of an access of `1 << w` bytes.
     pub fn resolve(self, ctx: &mut Ctx, w: u8, write: bool) -> Addr {
         let direct =
@@ -171,12 +183,7 @@ impl Ea {
                     _ => Addr { flags: ADDR32, ..direct },
                 };
             }
-            let base = ctx.ldf(W64, seg_base_field(self.seg));
-            if self.w == W64 && self.index == NONE {
-                return Addr { base, index: self.base, scale: 0, disp: self.disp, flags: 0 };
-            }
-            let offset = self.offset(ctx);
-            return Addr { base, index: offset, scale: 0, disp: 0, flags: 0 };
+            return self.based(ctx, 0);
         }
         // A code segment is never writable: let the check raise the fault.
         if ctx.flat() && self.seg < seg::FS && !(write && self.seg == seg::CS) {
@@ -185,6 +192,9 @@ impl Ea {
             }
             let offset = self.offset(ctx);
             return Addr::name(offset);
+        }
+        if self.seg == seg::FS && ctx.has(key::WIDE_FS) || self.seg == seg::GS && ctx.has(key::WIDE_GS) {
+            return self.based(ctx, ADDR32);
         }
         let offset = self.offset(ctx);
         let imm = self.seg as u64 | u64::from(write) << 3 | u64::from(w & 15) << 4;
