@@ -260,6 +260,7 @@ impl Pc {
     /// Power-on reset of everything but the CPU.
     pub fn reset(&mut self) {
         self.devices.reset();
+        self.phys.reset();
         self.board.reset(self.clock.now());
         self.smm = false;
         self.irq.take_news();

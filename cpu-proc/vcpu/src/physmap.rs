@@ -61,6 +61,8 @@ pub struct PhysMap {
     pub memories: Vec<Mapping>,
     /// Active windows onto them.
     pub windows: Vec<Window>,
+    /// Firmware to be copied into RAM at reset, with its address: a machine without shadow registers.
+    resident: Vec<(u64, Vec<u8>)>,
 }
 
 /// A page-aligned copy: generated code reads ROM through whole pages.
@@ -85,6 +87,24 @@ impl PhysMap {
             smram: false,
             memories,
             windows: Vec::new(),
+            resident: Vec::new(),
+        }
+    }
+
+    /// A machine without a host bridge: firmware lies in RAM below 1 MiB, put there by every reset. `roms` are images besides
+    /// the system firmware, with their addresses.
+    pub fn keep_firmware_in_ram(&mut self, roms: Vec<(u64, Vec<u8>)>) {
+        self.resident = roms;
+        let tail = self.bios.len().min(0x2_0000);
+        let low = self.bios.get(self.bios.len() - tail..).unwrap_or_default().to_vec();
+        self.resident.push((MEGABYTE - tail as u64, low));
+        self.reset();
+    }
+
+    /// Puts firmware into RAM where it belongs there.
+    pub fn reset(&self) {
+        for (base, bytes) in &self.resident {
+            let _ = self.ram.write(*base, bytes);
         }
     }
 

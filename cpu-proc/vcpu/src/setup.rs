@@ -51,7 +51,7 @@ pub fn start() -> Result<Vm, StartError> {
         memories.push(manifest.map(&format!("bulk{}", bulk.device), bulk.size as usize, true)?);
     }
     let mut bios = Vec::new();
-    let mut roms = Vec::new();
+    let (mut roms, mut resident) = (Vec::new(), Vec::new());
     for (index, rom) in config.roms.iter().enumerate() {
         let mapping = manifest.map(&format!("rom{index}"), rom.size as usize, false)?;
         if rom.bios {
@@ -62,12 +62,19 @@ pub fn start() -> Result<Vm, StartError> {
         {
             roms.push((function.devfn, memories.len()));
             memories.push(mapping);
+        } else if rom.base != 0 {
+            let mut bytes = vec![0; rom.size as usize];
+            let _ = mapping.read(0, &mut bytes);
+            resident.push((rom.base, bytes));
         }
     }
     let board = board(&config)?;
     // SAFETY: the interrupt page stays mapped for the life of the process: the machine holds it and is never dropped.
     let alarm = unsafe { Alarm::new(irq.attention()) }.map_err(refused)?;
-    let phys = PhysMap::new(ram, &bios, memories);
+    let mut phys = PhysMap::new(ram, &bios, memories);
+    if config.chipset == Chipset::Isa {
+        phys.keep_firmware_in_ram(resident);
+    }
     let devices = Devices::new(ports);
     let waiting = Arc::new(AtomicBool::new(false));
     let mut pc = Box::new(Pc::new(
