@@ -2,6 +2,7 @@
 
 use bulkhead_engine::{Access, CoreState, Fault, GuestOps, Next, Translation};
 
+use crate::helpers::flags::watch_trap;
 use crate::helpers::interrupt::{Event, Origin, deliver as deliver_event, take_pending};
 use crate::helpers::{TABLE, raise, smm, vector};
 use crate::paging;
@@ -55,6 +56,8 @@ impl Cpu {
 fn deliver(core: &mut CoreState) -> Next {
     let cpu = cpu(core);
     cpu.core.exit = 0;
+    // An instruction that faults is restarted and reports its data breakpoints then.
+    cpu.watched = 0;
     let event = take_pending(cpu);
     deliver_event(cpu, event)
 }
@@ -90,6 +93,11 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
         // Whatever else waits is looked at again.
         cpu.set_attention();
         return Next::Run;
+    }
+    // The trap of the instruction just finished comes before the interrupts.
+    if watch_trap(cpu).is_some() {
+        cpu.set_attention();
+        return deliver(&mut cpu.core);
     }
     let shadow = cpu.inhibit & inhibit::SHADOW != 0;
     if cpu.latched & latched::NMI != 0 && !shadow && cpu.inhibit & inhibit::NMI == 0 {

@@ -107,6 +107,7 @@ impl Cpu {
         self.pending = Pending { vector: NO_EXCEPTION, ..Pending::default() };
         self.delivering = NO_EXCEPTION;
         self.inhibit = 0;
+        self.watched = 0;
         self.halted = 0;
         self.latched = 0;
         if self.smm != 0 {
@@ -145,9 +146,9 @@ impl Cpu {
                 let end = if i % 4 == 3 { '\n' } else { ' ' };
                 let _ = write!(out, "{name}={:016x}{end}", s[index]);
             }
-            for i in 8..16 {
+            for (i, value) in s.iter().enumerate().take(16).skip(8) {
                 let end = if i % 4 == 3 { '\n' } else { ' ' };
-                let _ = write!(out, "{:<3}={:016x}{end}", format!("R{i}"), s[i]);
+                let _ = write!(out, "{:<3}={value:016x}{end}", format!("R{i}"));
             }
             writeln!(out, "RIP={:016x} RFL={flags:08x} {state}", self.core.pc)
         } else {

@@ -163,6 +163,8 @@ pub struct Cpu {
     /// Bit 0: interrupts are held off for one instruction (after `STI`, `MOV SS`); bit 1: NMI blocked until `IRET`; bit 2: it was so when SMM
     /// was entered; bit 3: with bit 0, single-step traps are held off too (after `MOV SS`).
     pub inhibit: u32,
+    /// Data and I/O breakpoints that the running instruction hit, as in DR6: the trap comes before the next one.
+    pub watched: u32,
     /// In HLT.
     pub halted: u32,
     /// In system-management mode.
@@ -215,7 +217,7 @@ pub mod key {
     pub const IOPL_SHIFT: u32 = 15;
     /// CR0.MP.
     pub const MP: u32 = 1 << 17;
-    /// Instruction breakpoints are armed (DR7): check at every instruction.
+    /// Breakpoints of any kind are armed (DR7): `Sys::Breakpoint` before every instruction.
     pub const BREAKPOINTS: u32 = 1 << 18;
     /// Interrupts held off for one instruction: the block is one instruction.
     pub const INHIBIT: u32 = 1 << 19;
@@ -482,7 +484,7 @@ impl Cpu {
         k |= bit(!self.mxcsr_guest & 0x1f80 != 0, key::SSE_UNMASKED);
         k |= self.iopl() << key::IOPL_SHIFT;
         k |= bit(self.cr0 & cr0::MP != 0, key::MP);
-        k |= bit(self.instruction_breakpoints() != 0, key::BREAKPOINTS);
+        k |= bit(self.dr[7] & 0xff != 0 || self.watched != 0, key::BREAKPOINTS);
         k |= bit(self.inhibit & inhibit::SHADOW != 0, key::INHIBIT);
         k |= bit(self.cr0 & cr0::AM != 0 && self.eflags & eflags::AC != 0 && self.cpl == 3, key::ALIGN);
         k |= bit(self.cr0 & cr0::NE != 0, key::NE);
@@ -491,10 +493,36 @@ impl Cpu {
             (if self.cpl == 3 { bulkhead_engine::MMU_USER } else { bulkhead_engine::MMU_KERNEL }) as u32;
     }
 
+    /// Mask of the debug registers that are armed for kind `rw` (DR7's R/W field).
+    fn armed(&self, rw: u64) -> u32 {
+        let dr7 = self.dr[7];
+        (0..4).filter(|i| dr7 >> (i * 2) & 3 != 0 && dr7 >> (16 + i * 4) & 3 == rw).fold(0, |m, i| m | 1 << i)
+    }
+
     /// Mask of the debug registers that are armed as instruction breakpoints.
     pub fn instruction_breakpoints(&self) -> u32 {
-        let dr7 = self.dr[7];
-        (0..4).filter(|i| dr7 >> (i * 2) & 3 != 0 && dr7 >> (16 + i * 4) & 3 == 0).fold(0, |m, i| m | 1 << i)
+        self.armed(0)
+    }
+
+    /// Whether a page must be looked at on every access, because a data breakpoint lies in it.
+    pub fn watches_page(&self, linear: u64) -> bool {
+        let armed = self.armed(1) | self.armed(3);
+        armed != 0 && (0..4).any(|i| armed >> i & 1 != 0 && self.dr[i] >> 12 == linear >> 12)
+    }
+
+    /// Notes the armed breakpoints of the given kinds that the access at `at` of `size` bytes touches.
+    pub fn watch(&mut self, kinds: &[u64], at: u64, size: u64) {
+        let armed = kinds.iter().fold(0, |m, rw| m | self.armed(*rw));
+        for i in 0..4usize {
+            // Lengths 1, 2, 8, 4 in encoding order; the address counts from its aligned start.
+            let len = [1, 2, 8, 4][(self.dr[7] >> (18 + i * 4) & 3) as usize];
+            let start = self.dr[i] & !(len - 1);
+            let touches = at < start.wrapping_add(len) && start < at.wrapping_add(size);
+            if armed >> i & 1 != 0 && touches {
+                self.watched |= 1 << i;
+                self.key |= key::BREAKPOINTS;
+            }
+        }
     }
 
     /// General register `index`, low 32 bits.

@@ -206,6 +206,10 @@ fn write_dr(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Faul
         7 => value & 0xffff_2fff | 0x400,
         _ => value,
     };
+    if index != 6 {
+        // Translations of watched pages must not stay.
+        paging::flush(cpu);
+    }
     cpu.update_key();
     Ok(0)
 }

@@ -116,8 +116,11 @@ fn set_df(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault>
     Ok(0)
 }
 
-/// `Sys::Breakpoint`.
+/// `Sys::Breakpoint`: before each instruction while breakpoints are armed. First the trap of the instruction before.
 fn breakpoint(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
+    if let Some(fault) = watch_trap(cpu) {
+        return Err(fault);
+    }
     if cpu.eflags & eflags::RF != 0 {
         cpu.eflags &= !eflags::RF;
         return Ok(0);
@@ -132,6 +135,18 @@ fn breakpoint(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Faul
         return Err(fault);
     }
     Ok(0)
+}
+
+/// Records the trap for data and I/O breakpoints that the last instruction hit.
+pub fn watch_trap(cpu: &mut Cpu) -> Option<Fault> {
+    let hits = std::mem::take(&mut cpu.watched);
+    if hits == 0 {
+        return None;
+    }
+    cpu.update_key();
+    let fault = raise(cpu, vector::DB, None);
+    cpu.pending.dr6 = hits;
+    Some(fault)
 }
 
 /// `Sys::AlignCheck`: #AC(0) when linear address `a` is not aligned to `1 << imm` bytes.

@@ -6,7 +6,7 @@ use super::ids::Sys;
 use super::mem::load_system;
 use super::{FAULTS, List, gp};
 use crate::helper;
-use crate::state::{Cpu, cr0};
+use crate::state::{Cpu, cr0, cr4};
 
 /// Helpers of this topic.
 pub const HELPERS: List = &[helper!(Sys::In, input, FAULTS), helper!(Sys::Out, output, FAULTS)];
@@ -34,6 +34,13 @@ pub fn check_port(cpu: &mut Cpu, port: u16, size: u8) -> Result<(), Fault> {
     if bits & ((1 << size) - 1) != 0 { Err(gp(cpu, 0)) } else { Ok(()) }
 }
 
+/// Notes I/O breakpoints (CR4.DE) on the port.
+fn watch_port(cpu: &mut Cpu, port: u16, size: u8) {
+    if cpu.dr[7] & 0xff != 0 && cpu.cr4 & cr4::DE != 0 {
+        cpu.watch(&[2], u64::from(port), u64::from(size));
+    }
+}
+
 fn width(imm: u64) -> u8 {
     1 << (imm & 3).min(2)
 }
@@ -42,6 +49,7 @@ fn width(imm: u64) -> u8 {
 fn input(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let (port, size) = (a as u16, width(imm));
     check_port(cpu, port, size)?;
+    watch_port(cpu, port, size);
     let value = u64::from(cpu.machine().port_read(port, size));
     Ok(value & (u64::MAX >> (64 - 8 * u32::from(size))))
 }
@@ -50,6 +58,7 @@ fn input(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> 
 fn output(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let (port, size) = (a as u16, width(imm));
     check_port(cpu, port, size)?;
+    watch_port(cpu, port, size);
     let value = b as u32 & (u32::MAX >> (32 - 8 * u32::from(size)));
     cpu.machine().port_write(port, size, value);
     Ok(0)

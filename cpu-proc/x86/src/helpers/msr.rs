@@ -26,7 +26,7 @@ pub const HELPERS: List = &[
 
 /// Register numbers.
 #[expect(missing_docs, reason = "the manuals' own names")]
-pub mod msr {
+pub mod number {
     pub const TSC: u32 = 0x10;
     pub const PLATFORM_ID: u32 = 0x17;
     pub const APIC_BASE: u32 = 0x1b;
@@ -110,12 +110,12 @@ fn amd_ignored(index: u32) -> bool {
 fn intel_ignored(index: u32) -> bool {
     matches!(
         index,
-        msr::PLATFORM_ID
-            | msr::EBL_CR_POWERON
-            | msr::UCODE_WRITE
-            | msr::FSB_FREQ
-            | msr::BBL_CR_CTL
-            | msr::DEBUGCTL
+        number::PLATFORM_ID
+            | number::EBL_CR_POWERON
+            | number::UCODE_WRITE
+            | number::FSB_FREQ
+            | number::BBL_CR_CTL
+            | number::DEBUGCTL
             | 0x33
             | 0x3a
             | 0xe7
@@ -127,9 +127,9 @@ fn intel_ignored(index: u32) -> bool {
 /// Storage of a fixed-range MTRR.
 fn fixed_mtrr(index: u32) -> Option<usize> {
     match index {
-        msr::MTRR_FIX64K => Some(0),
-        0x258 | 0x259 => Some((index - msr::MTRR_FIX16K) as usize + 1),
-        0x268..=0x26f => Some((index - msr::MTRR_FIX4K) as usize + 3),
+        number::MTRR_FIX64K => Some(0),
+        0x258 | 0x259 => Some((index - number::MTRR_FIX16K) as usize + 1),
+        0x268..=0x26f => Some((index - number::MTRR_FIX4K) as usize + 3),
         _ => None,
     }
 }
@@ -140,41 +140,43 @@ fn read(cpu: &mut Cpu, index: u32) -> Option<u64> {
     let long = ext & EXT_LM != 0;
     let m = &cpu.msrs;
     Some(match index {
-        msr::TSC if edx & EDX_TSC != 0 => time_stamp(cpu),
-        msr::APIC_BASE => cpu.machine().apic(ApicAccess::ReadBase),
-        msr::UCODE_REV => {
+        number::TSC if edx & EDX_TSC != 0 => time_stamp(cpu),
+        number::APIC_BASE => cpu.machine().apic(ApicAccess::ReadBase),
+        number::UCODE_REV => {
             if cpu.model.is_intel() {
                 1 << 32
             } else {
                 MICROCODE
             }
         }
-        msr::MTRR_CAP if edx & EDX_MTRR != 0 => MTRR_CAP,
-        msr::SYSENTER_CS if edx & EDX_SEP != 0 => m.sysenter_cs,
-        msr::SYSENTER_ESP if edx & EDX_SEP != 0 => m.sysenter_esp,
-        msr::SYSENTER_EIP if edx & EDX_SEP != 0 => m.sysenter_eip,
+        number::MTRR_CAP if edx & EDX_MTRR != 0 => MTRR_CAP,
+        number::SYSENTER_CS if edx & EDX_SEP != 0 => m.sysenter_cs,
+        number::SYSENTER_ESP if edx & EDX_SEP != 0 => m.sysenter_esp,
+        number::SYSENTER_EIP if edx & EDX_SEP != 0 => m.sysenter_eip,
         0 | 1 if edx & EDX_MCE != 0 => 0,
-        msr::MCG_CAP if edx & EDX_MCA != 0 => MC_BANKS as u64 | 1 << 8,
-        msr::MCG_STATUS if edx & EDX_MCA != 0 => m.mcg_status,
-        msr::MCG_CTL if edx & EDX_MCA != 0 => m.mcg_ctl,
-        msr::PERF_STATUS => 1000 << 32 | 1000,
+        number::MCG_CAP if edx & EDX_MCA != 0 => MC_BANKS as u64 | 1 << 8,
+        number::MCG_STATUS if edx & EDX_MCA != 0 => m.mcg_status,
+        number::MCG_CTL if edx & EDX_MCA != 0 => m.mcg_ctl,
+        number::PERF_STATUS => 1000 << 32 | 1000,
         0x199 => 1000,
-        msr::MISC_ENABLE => m.misc_enable | MISC_ENABLE_FIXED,
-        msr::MTRR_VAR..0x210 if edx & EDX_MTRR != 0 => *m.mtrr_var.get((index - msr::MTRR_VAR) as usize)?,
-        msr::PAT if edx & EDX_PAT != 0 => m.pat,
-        msr::MTRR_DEF_TYPE if edx & EDX_MTRR != 0 => m.mtrr_deftype,
-        msr::MC0_CTL..0x428 if edx & EDX_MCA != 0 => {
-            *m.mc.as_flattened().get((index - msr::MC0_CTL) as usize)?
+        number::MISC_ENABLE => m.misc_enable | MISC_ENABLE_FIXED,
+        number::MTRR_VAR..0x210 if edx & EDX_MTRR != 0 => {
+            *m.mtrr_var.get((index - number::MTRR_VAR) as usize)?
         }
-        msr::EFER if ext & (EXT_LM | EXT_NX | EXT_SYSCALL) != 0 => m.efer,
-        msr::STAR if ext & EXT_SYSCALL != 0 => m.star,
-        msr::LSTAR if long => m.lstar,
-        msr::CSTAR if long => m.cstar,
-        msr::SFMASK if long => m.sfmask,
-        msr::FS_BASE if long => cpu.segs[seg::FS].base,
-        msr::GS_BASE if long => cpu.segs[seg::GS].base,
-        msr::KERNEL_GS_BASE if long => m.kernel_gs_base,
-        msr::TSC_AUX if ext & EXT_RDTSCP != 0 => m.tsc_aux,
+        number::PAT if edx & EDX_PAT != 0 => m.pat,
+        number::MTRR_DEF_TYPE if edx & EDX_MTRR != 0 => m.mtrr_deftype,
+        number::MC0_CTL..0x428 if edx & EDX_MCA != 0 => {
+            *m.mc.as_flattened().get((index - number::MC0_CTL) as usize)?
+        }
+        number::EFER if ext & (EXT_LM | EXT_NX | EXT_SYSCALL) != 0 => m.efer,
+        number::STAR if ext & EXT_SYSCALL != 0 => m.star,
+        number::LSTAR if long => m.lstar,
+        number::CSTAR if long => m.cstar,
+        number::SFMASK if long => m.sfmask,
+        number::FS_BASE if long => cpu.segs[seg::FS].base,
+        number::GS_BASE if long => cpu.segs[seg::GS].base,
+        number::KERNEL_GS_BASE if long => m.kernel_gs_base,
+        number::TSC_AUX if ext & EXT_RDTSCP != 0 => m.tsc_aux,
         _ => {
             if let Some(i) = fixed_mtrr(index).filter(|_| edx & EDX_MTRR != 0) {
                 return m.mtrr_fix.get(i).copied();
@@ -193,45 +195,45 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
     let long = ext & EXT_LM != 0;
     let canonical = Cpu::canonical(value).then_some(value);
     match index {
-        msr::TSC if edx & EDX_TSC != 0 => {
+        number::TSC if edx & EDX_TSC != 0 => {
             let now = cpu.machine().tsc();
             cpu.msrs.tsc_offset = value.wrapping_sub(now);
         }
-        msr::APIC_BASE => {
+        number::APIC_BASE => {
             cpu.machine().apic(ApicAccess::WriteBase(value));
             paging::flush_map(cpu);
         }
-        msr::UCODE_REV if cpu.model.is_intel() => {}
+        number::UCODE_REV if cpu.model.is_intel() => {}
         0xc001_0020 if cpu.model.is_amd() => {}
         0 | 1 if edx & EDX_MCE != 0 => {}
-        msr::SYSENTER_CS if edx & EDX_SEP != 0 => cpu.msrs.sysenter_cs = value & 0xffff,
-        msr::SYSENTER_ESP if edx & EDX_SEP != 0 => cpu.msrs.sysenter_esp = canonical?,
-        msr::SYSENTER_EIP if edx & EDX_SEP != 0 => cpu.msrs.sysenter_eip = canonical?,
-        msr::MCG_STATUS if edx & EDX_MCA != 0 => cpu.msrs.mcg_status = value,
-        msr::MCG_CTL if edx & EDX_MCA != 0 => cpu.msrs.mcg_ctl = value,
-        msr::MISC_ENABLE => cpu.msrs.misc_enable = value,
+        number::SYSENTER_CS if edx & EDX_SEP != 0 => cpu.msrs.sysenter_cs = value & 0xffff,
+        number::SYSENTER_ESP if edx & EDX_SEP != 0 => cpu.msrs.sysenter_esp = canonical?,
+        number::SYSENTER_EIP if edx & EDX_SEP != 0 => cpu.msrs.sysenter_eip = canonical?,
+        number::MCG_STATUS if edx & EDX_MCA != 0 => cpu.msrs.mcg_status = value,
+        number::MCG_CTL if edx & EDX_MCA != 0 => cpu.msrs.mcg_ctl = value,
+        number::MISC_ENABLE => cpu.msrs.misc_enable = value,
         0x199 => {}
-        msr::MTRR_VAR..0x210 if edx & EDX_MTRR != 0 => {
-            *cpu.msrs.mtrr_var.get_mut((index - msr::MTRR_VAR) as usize)? = value;
+        number::MTRR_VAR..0x210 if edx & EDX_MTRR != 0 => {
+            *cpu.msrs.mtrr_var.get_mut((index - number::MTRR_VAR) as usize)? = value;
         }
-        msr::PAT if edx & EDX_PAT != 0 => {
+        number::PAT if edx & EDX_PAT != 0 => {
             // Types 2, 3 and above 7 are reserved.
             let valid = value.to_le_bytes().iter().all(|t| matches!(t, 0 | 1 | 4..=7));
             cpu.msrs.pat = valid.then_some(value)?;
         }
-        msr::MTRR_DEF_TYPE if edx & EDX_MTRR != 0 => cpu.msrs.mtrr_deftype = value & 0xcff,
-        msr::MC0_CTL..0x428 if edx & EDX_MCA != 0 => {
-            *cpu.msrs.mc.as_flattened_mut().get_mut((index - msr::MC0_CTL) as usize)? = value;
+        number::MTRR_DEF_TYPE if edx & EDX_MTRR != 0 => cpu.msrs.mtrr_deftype = value & 0xcff,
+        number::MC0_CTL..0x428 if edx & EDX_MCA != 0 => {
+            *cpu.msrs.mc.as_flattened_mut().get_mut((index - number::MC0_CTL) as usize)? = value;
         }
-        msr::EFER if ext & (EXT_LM | EXT_NX | EXT_SYSCALL) != 0 => write_efer(cpu, value)?,
-        msr::STAR if ext & EXT_SYSCALL != 0 => cpu.msrs.star = value,
-        msr::LSTAR if long => cpu.msrs.lstar = canonical?,
-        msr::CSTAR if long => cpu.msrs.cstar = canonical?,
-        msr::SFMASK if long => cpu.msrs.sfmask = value & 0xffff_ffff,
-        msr::FS_BASE if long => cpu.segs[seg::FS].base = canonical?,
-        msr::GS_BASE if long => cpu.segs[seg::GS].base = canonical?,
-        msr::KERNEL_GS_BASE if long => cpu.msrs.kernel_gs_base = canonical?,
-        msr::TSC_AUX if ext & EXT_RDTSCP != 0 => cpu.msrs.tsc_aux = value & 0xffff_ffff,
+        number::EFER if ext & (EXT_LM | EXT_NX | EXT_SYSCALL) != 0 => write_efer(cpu, value)?,
+        number::STAR if ext & EXT_SYSCALL != 0 => cpu.msrs.star = value,
+        number::LSTAR if long => cpu.msrs.lstar = canonical?,
+        number::CSTAR if long => cpu.msrs.cstar = canonical?,
+        number::SFMASK if long => cpu.msrs.sfmask = value & 0xffff_ffff,
+        number::FS_BASE if long => cpu.segs[seg::FS].base = canonical?,
+        number::GS_BASE if long => cpu.segs[seg::GS].base = canonical?,
+        number::KERNEL_GS_BASE if long => cpu.msrs.kernel_gs_base = canonical?,
+        number::TSC_AUX if ext & EXT_RDTSCP != 0 => cpu.msrs.tsc_aux = value & 0xffff_ffff,
         _ => {
             if let Some(i) = fixed_mtrr(index).filter(|_| edx & EDX_MTRR != 0) {
                 *cpu.msrs.mtrr_fix.get_mut(i)? = value;

@@ -146,3 +146,29 @@ fn loading_the_stack_segment_holds_the_step_trap_off_for_one_instruction() {
     assert_eq!(rig.cpu.core.slots[0], 1);
     assert_eq!(rig.stack32(0), at::USER as u32 + 9);
 }
+
+#[test]
+fn a_data_breakpoint_traps_after_the_instruction_that_wrote() {
+    let mut rig = Rig::new().protected();
+    rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+    rig.code(
+        at::USER,
+        &[
+            0xa1, 0x00, 0x50, 0x00, 0x00, // mov eax, [5000]: only writes are watched
+            0xa3, 0x04, 0x50, 0x00, 0x00, // mov [5004], eax
+            0xa3, 0x02, 0x50, 0x00, 0x00, // mov [5002], eax
+            0x43, // inc ebx
+        ],
+    );
+    rig.code(at::HANDLER, &[0xf4]);
+    rig.put(0x5000, 4, 0x1234);
+    rig.call(Sys::WriteDr, 0x5000, 0, 0, 2).unwrap();
+    rig.call(Sys::WriteDr, 0x0d00_0010, 0, 0, 7).unwrap();
+    rig.cpu.core.pc = at::USER;
+    assert_eq!(rig.step(10), Next::Halt);
+    assert_eq!(rig.stack32(0), at::USER as u32 + 15);
+    assert_eq!(rig.cpu.core.slots[reg::RBX], 0, "before the next instruction");
+    assert_eq!(rig.get(0x5002, 2), 0x1234, "after the store");
+    assert_eq!(rig.cpu.dr[6], 4);
+    assert_eq!(rig.cpu.watched, 0);
+}
