@@ -125,7 +125,7 @@ impl I8042 {
             } else if self.mode() & MODE_OFF == 0
                 && let Some(byte) = self.keyboard.send()
             {
-                self.from_keyboard(byte);
+                self.keyboard_sent(byte);
             } else if self.mode() & MODE_AUX_OFF == 0
                 && let Some(byte) = self.mouse.send()
             {
@@ -137,7 +137,7 @@ impl I8042 {
         }
     }
 
-    fn from_keyboard(&mut self, byte: u8) {
+    fn keyboard_sent(&mut self, byte: u8) {
         let translates = self.mode() & MODE_TRANSLATE != 0;
         if translates && byte == 0xf0 {
             self.controller.release = 1;
@@ -229,11 +229,7 @@ impl I8042 {
             command::A20_OFF => self.controller.port &= !OUT_A20,
             command::A20_ON => self.controller.port |= OUT_A20,
             command::READ_TEST => self.answer(0x00),
-            command::PULSE..=0xff => {
-                if byte & OUT_RUN == 0 {
-                    self.pulse_reset();
-                }
-            }
+            command::PULSE..=0xff if byte & OUT_RUN == 0 => self.pulse_reset(),
             _ => {}
         }
         self.fill();

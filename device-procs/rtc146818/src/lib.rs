@@ -144,7 +144,7 @@ impl Rtc146818 {
 
     fn encode(&self, value: i64) -> u8 {
         let value = value.rem_euclid(100) as u8;
-        if self.b() & B_DM != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.b() & B_DM != 0 { value } else { ((value / 10) << 4) | (value % 10) }
     }
 
     fn encode_hour(&self, hour: i64) -> u8 {

@@ -236,7 +236,7 @@ fn reset_keeps_time_and_memory_but_disables_interrupts() {
     set(&mut bench, 0x40, 0x77);
     set(&mut bench, B, B_24 | B_UIE);
     bench.advance(SECOND);
-    bench.with(|chip, env| bulkhead_bus::chip::Chip::reset(chip, env));
+    bench.with(bulkhead_bus::chip::Chip::reset);
     assert!(!bench.line(LINE_IRQ));
     assert_eq!(get(&mut bench, B), B_24);
     assert_eq!((get(&mut bench, 0x40), get(&mut bench, SECONDS)), (0x77, 0x59));
