@@ -9,7 +9,7 @@ use super::descriptor::changeable_flags;
 use super::ids::Sys;
 use super::{FAULTS, List, PURE, gp, raise, slot, vector};
 use crate::helper;
-use crate::state::{Cpu, eflags, inhibit, reg};
+use crate::state::{Cpu, eflags, inhibit, key, reg};
 
 /// Helpers of this topic.
 pub const HELPERS: List = &[
@@ -74,7 +74,7 @@ fn sti(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     if cpu.eflags & eflags::IF == 0 {
         cpu.eflags |= eflags::IF;
         cpu.inhibit |= inhibit::SHADOW;
-        cpu.update_key();
+        cpu.key |= key::INHIBIT;
     }
     Ok(0)
 }
@@ -82,7 +82,7 @@ fn sti(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
 /// `Sys::ClearInhibit`.
 fn clear_inhibit(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     cpu.inhibit &= !(inhibit::SHADOW | inhibit::TRAP);
-    cpu.update_key();
+    cpu.key &= !key::INHIBIT;
     cpu.recheck_interrupts();
     Ok(0)
 }

@@ -36,7 +36,8 @@ pub enum Sys {
     Hlt,
     /// `CLI`.
     Cli,
-    /// `STI`; `a` = next pc. Block ends after it.
+    /// `STI`; `a` = next pc. Interrupts are held off until `ClearInhibit`, which precedes the next instruction, in this block or
+    /// the next.
     Sti,
     /// `d` = EFLAGS as `PUSHF` of width `imm` stores it (V86 and IOPL rules apply).
     Pushf,

@@ -1,6 +1,6 @@
 //! Wide compare-and-exchange, `BOUND`, `ENTER`. Source: Intel SDM volume 2.
 
-use bulkhead_engine::Fault;
+use bulkhead_engine::{Access, Fault, Privilege, mem};
 use bulkhead_ir::FLAGS_ALL;
 
 use super::ids::Sys;
@@ -23,39 +23,59 @@ pub const HELPERS: List = &[
 
 /// `Sys::CmpxchgPair`.
 fn cmpxchg_pair(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
-    let user = cpu.user();
     let s = cpu.core.slots;
-    if imm == 0 {
-        probe_write(cpu, a, 8, user)?;
-        let old = load(cpu, a, 8, user)?;
-        let expected = s[reg::RDX] << 32 | s[reg::RAX] & 0xffff_ffff;
-        let equal = old == expected;
-        let new = if equal { s[reg::RCX] << 32 | s[reg::RBX] & 0xffff_ffff } else { old };
-        // The location is written in either case.
-        store(cpu, a, 8, new, user)?;
-        if !equal {
-            cpu.set_gpr(reg::RAX, 4, old);
-            cpu.set_gpr(reg::RDX, 4, old >> 32);
-        }
-        set_zf(cpu, equal);
-        return Ok(0);
-    }
-    if a & 15 != 0 {
+    let (size, low, high, new) = if imm == 0 {
+        let pair = |high: u64, low: u64| high << 32 | low & 0xffff_ffff;
+        (8, pair(s[reg::RDX], s[reg::RAX]), 0, (pair(s[reg::RCX], s[reg::RBX]), 0))
+    } else {
+        (16, s[reg::RAX], s[reg::RDX], (s[reg::RBX], s[reg::RCX]))
+    };
+    if size == 16 && a & 15 != 0 {
         return Err(gp(cpu, 0));
     }
-    probe_write(cpu, a, 16, user)?;
-    let low = load(cpu, a, 8, user)?;
-    let high = load(cpu, a + 8, 8, user)?;
-    let equal = low == s[reg::RAX] && high == s[reg::RDX];
-    let (new_low, new_high) = if equal { (s[reg::RBX], s[reg::RCX]) } else { (low, high) };
-    store(cpu, a, 8, new_low, user)?;
-    store(cpu, a + 8, 8, new_high, user)?;
+    let old = exchange(cpu, a, size, (low, high), new)?;
+    let equal = old == (low, high);
     if !equal {
-        cpu.core.slots[reg::RAX] = low;
-        cpu.core.slots[reg::RDX] = high;
+        let (register_size, rdx) = if size == 8 { (4, old.0 >> 32) } else { (8, old.1) };
+        cpu.set_gpr(reg::RAX, register_size, old.0);
+        cpu.set_gpr(reg::RDX, register_size, rdx);
     }
     set_zf(cpu, equal);
     Ok(0)
+}
+
+/// Replaces 8 or 16 bytes at `at` by `new` when they are `expected`; the old value. They count as written in either case.
+fn exchange(
+    cpu: &mut Cpu,
+    at: u64,
+    size: u64,
+    expected: (u64, u64),
+    new: (u64, u64),
+) -> Result<(u64, u64), Fault> {
+    let plain = mem::run(&mut cpu.core, at, Access::Write, Privilege::Current)?;
+    if let Some(run) = plain.filter(|run| run.len as u64 >= size) {
+        let p = run.host.cast::<u64>();
+        // SAFETY: `run` vouches for `len` bytes of plain memory until the next call into the engine.
+        unsafe {
+            let old = (p.read_unaligned(), if size == 16 { p.add(1).read_unaligned() } else { 0 });
+            if old == expected {
+                p.write_unaligned(new.0);
+                if size == 16 {
+                    p.add(1).write_unaligned(new.1);
+                }
+            }
+            return Ok(old);
+        }
+    }
+    let user = cpu.user();
+    probe_write(cpu, at, size as u8, user)?;
+    let old = (load(cpu, at, 8, user)?, if size == 16 { load(cpu, at + 8, 8, user)? } else { 0 });
+    let value = if old == expected { new } else { old };
+    store(cpu, at, 8, value.0, user)?;
+    if size == 16 {
+        store(cpu, at + 8, 8, value.1, user)?;
+    }
+    Ok(old)
 }
 
 fn sign_extend(value: u64, size: u8) -> i64 {

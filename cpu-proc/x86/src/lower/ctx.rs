@@ -40,6 +40,18 @@ pub enum Src {
     Imm(i64),
 }
 
+/// `STI` holds interrupts off for one more instruction. When that one follows in the same block, the mode is as before
+/// at its end and only a poll is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterSti {
+    /// No `STI` in this block.
+    No,
+    /// The next instruction is the one held off.
+    Next,
+    /// This is the one; the block ends after it, with a poll.
+    Here,
+}
+
 /// State while one block is lowered. Emission methods append to [`Ctx::out`].
 pub struct Ctx<'a> {
     /// The block being built.
@@ -56,6 +68,8 @@ pub struct Ctx<'a> {
     pub next_pc: u64,
     /// Set once a terminator has been emitted.
     pub ended: bool,
+    /// Where the block is with respect to an `STI` in it.
+    pub after_sti: AfterSti,
     temp: Name,
     vtemp: u8,
 }
@@ -63,7 +77,18 @@ pub struct Ctx<'a> {
 impl<'a> Ctx<'a> {
     /// A context for a block in mode `key`.
     pub fn new(out: &'a mut Block, key: u32, features: [u32; 4], cs_limit: u64) -> Ctx<'a> {
-        Ctx { out, key, features, cs_limit, pc: 0, next_pc: 0, ended: false, temp: TEMP0, vtemp: VTEMP0 }
+        Ctx {
+            out,
+            key,
+            features,
+            cs_limit,
+            pc: 0,
+            next_pc: 0,
+            ended: false,
+            after_sti: AfterSti::No,
+            temp: TEMP0,
+            vtemp: VTEMP0,
+        }
     }
 
     /// Starts the instruction at `pc`: emits its mark and frees all temporaries.
@@ -423,7 +448,11 @@ impl<'a> Ctx<'a> {
             let to = self.movi(pc as i64);
             return self.step_trap(to);
         }
-        let k = u8::from(!self.unchained());
+        if self.after_sti == AfterSti::Here {
+            let to = self.movi(pc as i64);
+            return self.end_goto_reg(to);
+        }
+        let k = u8::from(!self.unchained() && self.after_sti == AfterSti::No);
         self.op(Op { k, imm: pc as i64, ..Op::new(Opcode::Goto) });
         self.ended = true;
     }
@@ -441,7 +470,7 @@ impl<'a> Ctx<'a> {
 
     /// Ends the block with a conditional jump to `target`, else the next instruction.
     pub fn end_branch(&mut self, cc: u8, target: u64) {
-        if self.has(key::TRAP) || self.unchained() {
+        if self.has(key::TRAP) || self.unchained() || self.after_sti != AfterSti::No {
             let yes = self.movi(target as i64);
             let no = self.movi(self.next_pc as i64);
             let to = self.temp();
@@ -455,7 +484,7 @@ impl<'a> Ctx<'a> {
     /// Ends the block: to `target` if the low `w` of `a` are nonzero (`nonzero`) or zero, else the next instruction.
     pub fn end_branch_z(&mut self, w: u8, a: Name, nonzero: bool, target: u64) {
         // `a` is followed through a mask only in the slow modes, where the flags must survive too.
-        if self.has(key::TRAP) || self.unchained() {
+        if self.has(key::TRAP) || self.unchained() || self.after_sti != AfterSti::No {
             let flags = self.temp();
             self.op(Op { d: flags, ..Op::new(Opcode::GetFlags) });
             let yes = self.movi(target as i64);

@@ -26,7 +26,7 @@ use bulkhead_engine::{CodeSource, CoreState, Fault};
 use bulkhead_ir::{Block, NONE};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
-pub use ctx::{Ctx, Src};
+pub use ctx::{AfterSti, Ctx, Src};
 pub use ea::{Addr, Ea};
 
 use crate::helpers::ids::Sys;
@@ -217,7 +217,8 @@ pub fn lower(
                 Some(other) => ctx.raise_zero(other),
             }
             used += len;
-            if !ctx.ended && (ctx.out.insns >= cap || used >= fetch.in_page) {
+            let last = ctx.out.insns >= cap || used >= fetch.in_page || ctx.after_sti == AfterSti::Here;
+            if !ctx.ended && last {
                 let pc = ctx.next_pc;
                 ctx.end_goto(pc);
             }
@@ -265,6 +266,10 @@ impl Ctx<'_> {
         if self.has(key::BREAKPOINTS) {
             let at = self.movi(pc as i64);
             self.call_void(Sys::Breakpoint as u16, at, NONE, NONE, 0);
+        }
+        if self.after_sti == AfterSti::Next {
+            self.after_sti = AfterSti::Here;
+            self.sys(Sys::ClearInhibit, 0);
         }
         if self.has(key::INHIBIT) {
             // First, so that an instruction that holds interrupts off itself (`MOV SS`) is not undone.

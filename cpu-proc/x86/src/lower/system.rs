@@ -5,12 +5,12 @@
 use bulkhead_ir::{Alu, NONE, Name, W8, W16, W32, W64, cc};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
-use super::ctx::{Ctx, Src, gpr, seg_selector_field, width_of};
+use super::ctx::{AfterSti, Ctx, Src, gpr, seg_selector_field, width_of};
 use super::ea::seg_number;
 use super::feature;
 use super::int::RAX;
 use crate::helpers::ids::Sys;
-use crate::state::seg;
+use crate::state::{key, seg};
 
 /// Lowers `insn`; false when it is not one of this module's.
 pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
@@ -22,7 +22,11 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         M::Sti => {
             let next = ctx.next_name();
             ctx.call_void(Sys::Sti as u16, next, NONE, NONE, 0);
-            ctx.end_changed();
+            if ctx.key & (key::TRAP | key::INHIBIT) != 0 {
+                ctx.end_changed();
+            } else {
+                ctx.after_sti = AfterSti::Next;
+            }
         }
         M::Cld => ctx.sys(Sys::SetDf, 0),
         M::Std => ctx.sys(Sys::SetDf, 1),

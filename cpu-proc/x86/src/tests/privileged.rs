@@ -180,6 +180,11 @@ fn compare_exchange_of_pairs() {
     assert_eq!((rig.cpu.core.slots[reg::RAX], rig.cpu.core.slots[reg::RDX]), (4, 3));
     assert_eq!(rig.cpu.flags() & eflags::ZF, 0);
     assert_eq!(rig.call(Sys::CmpxchgPair, 0x5008, 0, 0, 1), Err((GP, Some(0))), "16 bytes must be aligned");
+    rig.cpu.core.slots[reg::RBX] = 7;
+    rig.put(0x5ffd, 8, 0x3_0000_0004);
+    rig.call(Sys::CmpxchgPair, 0x5ffd, 0, 0, 0).unwrap();
+    assert_eq!(rig.get(0x5ffd, 8), 0x3_0000_0007, "across a page end");
+    rig.cpu.core.slots[reg::RBX] = 4;
     rig.put(0x6000, 8, 4);
     rig.put(0x6008, 8, 3);
     rig.call(Sys::CmpxchgPair, 0x6000, 0, 0, 1).unwrap();

@@ -172,3 +172,40 @@ fn a_data_breakpoint_traps_after_the_instruction_that_wrote() {
     assert_eq!(rig.cpu.dr[6], 4);
     assert_eq!(rig.cpu.watched, 0);
 }
+
+fn lowered(rig: &mut Rig, code: &[u8]) -> bulkhead_ir::Block {
+    struct Bytes<'a>(u64, &'a [u8]);
+    impl bulkhead_engine::CodeSource for Bytes<'_> {
+        fn byte(&mut self, addr: u64) -> Result<u8, Fault> {
+            Ok(self.1.get((addr - self.0) as usize).copied().unwrap_or(0x90))
+        }
+    }
+    let mut block = bulkhead_ir::Block::default();
+    rig.cpu.core.pc = at::USER;
+    (OPS.lower)(&mut rig.cpu.core, &mut Bytes(at::USER, code), 32, &mut block).unwrap();
+    block
+}
+
+#[test]
+fn a_block_ends_with_a_poll_after_the_instruction_that_follows_sti() {
+    use bulkhead_ir::Opcode;
+    let mut rig = Rig::new().protected();
+    let calls = |block: &bulkhead_ir::Block| {
+        let call = |op: &&bulkhead_ir::Op| op.op == Opcode::Call;
+        block.ops.iter().filter(call).map(|op| op.imm as u16).collect::<Vec<_>>()
+    };
+    // nop; sti; inc eax; inc eax
+    let block = lowered(&mut rig, &[0x90, 0xfb, 0x40, 0x40]);
+    assert_eq!(block.insns, 3);
+    assert_eq!(calls(&block), [Sys::Sti as u16, Sys::ClearInhibit as u16]);
+    assert_eq!(block.ops.last().map(|op| op.op), Some(Opcode::GotoReg));
+    // sti; jz +0: both ways through the poll
+    let block = lowered(&mut rig, &[0xfb, 0x74, 0x00]);
+    assert_eq!((block.insns, block.ops.last().map(|op| op.op)), (2, Some(Opcode::GotoReg)));
+    // STI as the last instruction of a block: the next one knows from the key, so it is not chained.
+    let mut code = vec![0x90; 31];
+    code.push(0xfb);
+    let block = lowered(&mut rig, &code);
+    let last = block.ops.last().map(|op| (op.op, op.k));
+    assert_eq!((block.insns, last), (32, Some((Opcode::Goto, 0))));
+}
