@@ -7,7 +7,7 @@
 //! Code pages are kept out of the write TLBs; each store to one comes here and kills exactly the blocks whose bytes
 //! it touches.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::engine::Engine;
@@ -146,7 +146,9 @@ pub(crate) struct Table {
     index: FastMap<Ident, BlockId>,
     pages: FastMap<u64, PageCode>,
     by_gpa: FastMap<Gpa, u64>,
-    contexts: FastMap<(u32, u64), u32>,
+    watched: HashSet<u64, BuildHasherDefault<FastHasher>>,
+    contexts: FastMap<(u64, u64), u32>,
+    last_context: Option<((u64, u64), u32)>,
     /// Linear pages (hashed) with jump-cache entries in this generation.
     cached_pages: Vec<u64>,
 }
@@ -165,12 +167,21 @@ impl Table {
     }
 
     /// Number of the context; `None` when there are too many and the table must be cleared.
-    pub fn context(&mut self, key: u32, base: u64) -> Option<u32> {
-        let next = self.contexts.len() as u32;
-        if self.contexts.len() >= CONTEXTS {
-            return self.contexts.get(&(key, base)).copied();
+    pub fn context(&mut self, key: u64, base: u64) -> Option<u32> {
+        let context = (key, base);
+        if let Some((last, id)) = self.last_context {
+            if last == context {
+                return Some(id);
+            }
         }
-        Some(*self.contexts.entry((key, base)).or_insert(next))
+        let next = self.contexts.len() as u32;
+        let id = match self.contexts.get(&context) {
+            Some(&id) => id,
+            None if self.contexts.len() >= CONTEXTS => return None,
+            None => *self.contexts.entry(context).or_insert(next),
+        };
+        self.last_context = Some((context, id));
+        Some(id)
     }
 
     fn filter_bit(linear: u64) -> (usize, u64) {
@@ -183,9 +194,15 @@ impl Table {
         self.pages.contains_key(&page)
     }
 
-    /// Remembers which physical page a host page is.
-    pub fn name_page(&mut self, gpa: Gpa, page: u64) {
+    /// Whether the machine reports DMA to the host page.
+    pub fn watches(&self, page: u64) -> bool {
+        self.watched.contains(&page)
+    }
+
+    /// The machine now reports DMA to host page `page`, as physical page `gpa`.
+    pub fn watch(&mut self, gpa: Gpa, page: u64) {
         self.by_gpa.insert(gpa, page);
+        self.watched.insert(page);
     }
 
     /// Adds a block.

@@ -9,11 +9,16 @@ use std::sync::atomic::Ordering;
 
 use bulkhead_ir::Block;
 
-use crate::blocks;
+use crate::blocks::{self, BlockId, BlockInfo, Ident, Link, LinkId};
 use crate::engine::Engine;
 use crate::fetch::Fetcher;
 use crate::guest::{Fault, Next};
-use crate::state::{CoreState, NO_BLOCK, exit};
+use crate::jit;
+use crate::mmu::{self, PAGE_SIZE, Place};
+use crate::state::{Access, CoreState, MMU_USER, NO_BLOCK, exit};
+
+/// Guest instructions in a compiled block at most.
+const MAX_INSNS: u32 = 64;
 
 /// Runs until a front-end callback says [`Next::Leave`].
 pub fn run(core: &mut CoreState) {
@@ -48,9 +53,187 @@ pub fn step(core: &mut CoreState) -> Next {
     }
 }
 
-/// Runs some guest code: compiled blocks, or one instruction.
+/// Runs some guest code: compiled blocks until something is to be done, or one instruction.
 fn advance(core: &mut CoreState) {
-    interpret(core);
+    core.exit = exit::NONE;
+    let engine = Engine::of(core);
+    let Some(jit) = engine.jit.as_ref().filter(|_| !engine.single_step) else { return interpret(core) };
+    let enter = jit.enter();
+    let mut link = 0;
+    loop {
+        let Ok(found) = find(core) else { return };
+        let Some(id) = found else { return interpret(core) };
+        if link != 0 {
+            join(core, link - 1, id);
+        }
+        let Some(entry) = Engine::of(core).table.blocks.get(id as usize).map(|b| b.entry) else { return };
+        // SAFETY: `find` returned a live block of this CPU's engine for the current pc and context.
+        link = unsafe { jit::enter(core, enter, entry) } as LinkId;
+        core.running = NO_BLOCK;
+        let engine = Engine::of(core);
+        engine.stats.returns += 1;
+        if link != 0 {
+            if let Some(l) = engine.table.links.get(link as usize - 1) {
+                core.pc = l.target_pc;
+            }
+        }
+        if core.exit != exit::NONE || core.attention().load(Ordering::Relaxed) != 0 {
+            return;
+        }
+    }
+}
+
+/// The compiled block at the current pc, compiling it if need be; `None` when the code cannot be cached.
+fn find(core: &mut CoreState) -> Result<Option<BlockId>, Fault> {
+    let linear = (core.ops.linear_pc)(core, core.pc);
+    let base = linear.wrapping_sub(core.pc);
+    let mode = core.mmu_mode as usize & 1;
+    let key = u64::from((core.ops.block_key)(core)) | (mode as u64) << 32;
+    let context = match Engine::of(core).table.context(key, base) {
+        Some(context) => context,
+        None => {
+            clear(core);
+            Engine::of(core).table.context(key, base).unwrap_or(0)
+        }
+    };
+    core.jump_key = u64::from(core.generation) << 32 | u64::from(context);
+    let host = match mmu::place(core, linear, Access::Fetch, mode)? {
+        Place::Host(host) | Place::Code(host) => host as u64,
+        Place::Device(_) => return Ok(None),
+    };
+    let ident = Ident { host, pc: core.pc, context };
+    let known = Engine::of(core).table.find(&ident);
+    if let Some(id) = known {
+        let second = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.second_page);
+        if second == 0 || second_page(core, linear, mode)? == Some(second) {
+            let entry = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.entry);
+            blocks::cache_jump(core, ident.pc, linear, entry);
+            return Ok(Some(id));
+        }
+        blocks::kill(core, id);
+    }
+    compile(core, ident, linear, base, mode)
+}
+
+/// Host page behind the one of `linear`.
+fn second_page(core: &mut CoreState, linear: u64, mode: usize) -> Result<Option<u64>, Fault> {
+    let next = (linear | (PAGE_SIZE - 1)).wrapping_add(1);
+    Ok(match mmu::place(core, next, Access::Fetch, mode)? {
+        Place::Host(p) | Place::Code(p) => Some(p as u64),
+        Place::Device(_) => None,
+    })
+}
+
+fn compile(
+    core: &mut CoreState,
+    ident: Ident,
+    linear: u64,
+    base: u64,
+    mode: usize,
+) -> Result<Option<BlockId>, Fault> {
+    watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;
+    let mut block = std::mem::take(&mut Engine::of(core).scratch);
+    let result = lower(core, MAX_INSNS, &mut block);
+    let made = match result {
+        Err(Fault) => Err(Fault),
+        Ok(code) => install(core, ident, &block, &code, linear, base, mode),
+    };
+    Engine::of(core).scratch = block;
+    made
+}
+
+/// Makes sure that writes to a page are noticed before its bytes are read.
+fn watch(core: &mut CoreState, linear: u64, page: u64, mode: usize) -> Result<(), Fault> {
+    if Engine::of(core).table.watches(page) {
+        return Ok(());
+    }
+    let t = (core.ops.translate)(core, linear, Access::Fetch, mode == MMU_USER)?;
+    let gpa = mmu::a20(core, t.gpa) & !(PAGE_SIZE - 1);
+    core.machine().watch_code(gpa);
+    Engine::of(core).table.watch(gpa, page);
+    Ok(())
+}
+
+fn install(
+    core: &mut CoreState,
+    ident: Ident,
+    block: &Block,
+    code: &Fetcher,
+    linear: u64,
+    base: u64,
+    mode: usize,
+) -> Result<Option<BlockId>, Fault> {
+    let crosses = ident.host % PAGE_SIZE + u64::from(block.len) > PAGE_SIZE;
+    let mut second = 0;
+    if crosses {
+        let Some(page) = code.second_page() else { return Ok(None) };
+        let next = (linear | (PAGE_SIZE - 1)).wrapping_add(1);
+        watch(core, next, page, mode)?;
+        second = page;
+    }
+    let mut ident = ident;
+    for _ in 0..2 {
+        let helpers = core.ops.helpers;
+        let engine = Engine::of(core);
+        let id = engine.table.blocks.len() as BlockId;
+        let first_link = engine.table.links.len() as LinkId;
+        let Some(jit) = &mut engine.jit else { return Ok(None) };
+        let made = jit.compile(&mut engine.side, helpers, block, (id, first_link), mode, base);
+        let Some(made) = made else {
+            // Full: start over. Nothing of it is running.
+            clear(core);
+            let key = u64::from((core.ops.block_key)(core)) | (mode as u64) << 32;
+            ident.context = Engine::of(core).table.context(key, base).unwrap_or(0);
+            core.jump_key = u64::from(core.generation) << 32 | u64::from(ident.context);
+            watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;
+            continue;
+        };
+        for (patch, stub, pc) in made.exits {
+            engine.table.links.push(Link::new(id, pc, patch, stub));
+        }
+        engine.table.insert(BlockInfo::new(ident, block.len, second, made.entry));
+        engine.stats.compiled += 1;
+        engine.stats.compiled_insns += u64::from(block.insns);
+        mmu::protect(core, ident.host & !(PAGE_SIZE - 1));
+        if second != 0 {
+            mmu::protect(core, second);
+        }
+        blocks::cache_jump(core, ident.pc, linear, made.entry);
+        return Ok(Some(id));
+    }
+    Ok(None)
+}
+
+/// Drops all compiled code.
+fn clear(core: &mut CoreState) {
+    Engine::of(core).clear();
+    blocks::clear_jumps(core);
+}
+
+/// Lets link `link` jump straight to block `id`, when both lie in one page and context.
+fn join(core: &mut CoreState, link: LinkId, id: BlockId) {
+    let engine = Engine::of(core);
+    let Some(l) = engine.table.links.get(link as usize).copied() else { return };
+    let (Some(from), Some(to)) =
+        (engine.table.blocks.get(l.from as usize), engine.table.blocks.get(id as usize))
+    else {
+        return;
+    };
+    let same = from.ident.context == to.ident.context
+        && from.ident.host & !(PAGE_SIZE - 1) == to.ident.host & !(PAGE_SIZE - 1)
+        && to.second_page == 0
+        && to.ident.pc == l.target_pc
+        && !from.dead
+        && !to.dead;
+    if !same {
+        return;
+    }
+    let entry = to.entry;
+    if let Some(jit) = &mut engine.jit {
+        let target = jit.position(entry);
+        jit.repatch(l.patch, target);
+        engine.table.joined(link, id);
+    }
 }
 
 /// Acts on `CoreState::exit`.

@@ -1,9 +1,12 @@
 //! The engine of one CPU: block table, code buffer, statistics.
 
+use std::io;
+
 use bulkhead_ir::Block;
 
 use crate::blocks::Table;
 use crate::interp::Thunks;
+use crate::jit::{Jit, Side};
 use crate::state::CoreState;
 
 /// Counters for `info` and tests.
@@ -30,6 +33,11 @@ pub struct Engine {
     pub(crate) thunks: Thunks,
     /// The block being lowered, kept for its capacity.
     pub(crate) scratch: Block,
+    /// The compiler; without one everything is interpreted.
+    pub(crate) jit: Option<Jit>,
+    pub(crate) side: Side,
+    /// Interpret each instruction although there is a compiler (`-singlestep`).
+    pub single_step: bool,
     /// Counters.
     pub stats: Stats,
 }
@@ -40,8 +48,21 @@ impl Engine {
         Engine::default()
     }
 
+    /// An engine that compiles, with `code_bytes` of code buffer. All memory that will be executable is made here, so
+    /// create it before the process gives up the right to make more.
+    pub fn compiling(code_bytes: usize) -> io::Result<Engine> {
+        let mut engine = Engine { jit: Some(Jit::new(code_bytes)?), ..Engine::default() };
+        engine.thunks.prepare()?;
+        Ok(engine)
+    }
+
+    /// Bytes of code in use.
+    pub fn code_used(&self) -> usize {
+        self.jit.as_ref().map_or(0, Jit::used)
+    }
+
     /// The CPU's engine. A CPU without one gets one that interprets.
-    pub(crate) fn of(core: &mut CoreState) -> &mut Engine {
+    pub fn of(core: &mut CoreState) -> &mut Engine {
         if core.engine.is_null() {
             Engine::new().attach(core);
         }
@@ -64,5 +85,20 @@ impl Engine {
         Some(unsafe { Box::from_raw(raw.cast()) })
     }
 
-    pub(crate) fn repatch(&mut self, _patch: u32, _target: u32) {}
+    pub(crate) fn repatch(&mut self, patch: u32, target: u32) {
+        if let Some(jit) = &mut self.jit {
+            jit.repatch(patch, target);
+        }
+    }
+
+    /// Drops every block. Never while generated code is on the stack.
+    pub(crate) fn clear(&mut self) {
+        self.table.clear();
+        self.side.records.clear();
+        self.side.pairs.clear();
+        if let Some(jit) = &mut self.jit {
+            jit.clear();
+        }
+        self.stats.flushes += 1;
+    }
 }

@@ -46,19 +46,6 @@ impl Fetcher {
         self.start % PAGE_SIZE > PAGE_SIZE - LONGEST
     }
 
-    /// Linear address of the pc.
-    pub fn start(&self) -> u64 {
-        self.start
-    }
-
-    /// Host address of the first byte, when it is in memory.
-    pub fn host(&self) -> Option<u64> {
-        match self.first {
-            Source::Memory(page) => Some(page as u64 + self.start % PAGE_SIZE),
-            _ => None,
-        }
-    }
-
     /// Host page behind the first, when it is memory.
     pub fn second_page(&self) -> Option<u64> {
         match self.second {

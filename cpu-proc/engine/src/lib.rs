@@ -7,8 +7,11 @@ mod codebuf;
 pub mod dispatch;
 pub mod engine;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 pub mod guest;
 mod interp;
+mod jit;
 pub mod mem;
 pub mod mmu;
 pub mod mxcsr;

@@ -133,6 +133,10 @@ pub(crate) fn store_in(
 /// Loads 16 bytes.
 pub fn load16(core: &mut CoreState, linear: u64, privilege: Privilege) -> Result<[u8; 16], Fault> {
     let mode = privilege.mode(core);
+    load16_in(core, linear, mode)
+}
+
+pub(crate) fn load16_in(core: &mut CoreState, linear: u64, mode: usize) -> Result<[u8; 16], Fault> {
     probe_in(core, linear, 16, Access::Read, mode)?;
     let low = load_in(core, linear, 8, mode)?;
     let high = load_in(core, linear.wrapping_add(8), 8, mode)?;
@@ -147,6 +151,15 @@ pub fn store16(
     privilege: Privilege,
 ) -> Result<(), Fault> {
     let mode = privilege.mode(core);
+    store16_in(core, linear, value, mode)
+}
+
+pub(crate) fn store16_in(
+    core: &mut CoreState,
+    linear: u64,
+    value: [u8; 16],
+    mode: usize,
+) -> Result<(), Fault> {
     probe_in(core, linear, 16, Access::Write, mode)?;
     let value = u128::from_le_bytes(value);
     store_in(core, linear, 8, value as u64, mode)?;
@@ -166,7 +179,13 @@ pub fn probe(
     probe_in(core, linear, size, access, mode)
 }
 
-fn probe_in(core: &mut CoreState, linear: u64, size: u32, access: Access, mode: usize) -> Result<(), Fault> {
+pub(crate) fn probe_in(
+    core: &mut CoreState,
+    linear: u64,
+    size: u32,
+    access: Access,
+    mode: usize,
+) -> Result<(), Fault> {
     let place = mmu::place(core, linear, access, mode)?;
     let first = (PAGE_SIZE - (linear & (PAGE_SIZE - 1))).min(u64::from(size)) as u32;
     if access == Access::Write {

@@ -1,0 +1,171 @@
+//! The baseline compiler: one pass from IR to x86-64, a block at a time.
+
+mod asm;
+mod emit;
+mod memory;
+mod regs;
+mod stubs;
+
+use std::io;
+
+use bulkhead_ir::liveness::{self, Life};
+use bulkhead_ir::{Block, HelperInfo};
+
+use crate::codebuf::CodeBuf;
+use crate::guest::Helper;
+use crate::state::CoreState;
+use asm::Asm;
+use emit::{Emitter, Target};
+use regs::Regs;
+pub(crate) use stubs::{Side, Stubs};
+
+/// The code buffer and the compiler's reusable parts.
+pub(crate) struct Jit {
+    buf: CodeBuf,
+    /// First free position.
+    pos: usize,
+    stubs: Stubs,
+    asm: Asm,
+    regs: Regs,
+    lives: Vec<Life>,
+    bmi2: bool,
+}
+
+/// Where a compiled block's code and links are.
+pub(crate) struct Compiled {
+    /// Address of the code.
+    pub entry: u64,
+    /// Its direct exits: position of the displacement, of the stub, and pc.
+    pub exits: Vec<(u32, u32, u64)>,
+}
+
+/// Code starts at multiples of this.
+const ALIGN: usize = 16;
+
+/// `(state, entry) -> link + 1, or 0`.
+type Enter = unsafe extern "sysv64" fn(*mut CoreState, u64) -> u64;
+
+impl Jit {
+    /// Reserves a code buffer of `len` bytes and emits the shared code.
+    pub fn new(len: usize) -> io::Result<Jit> {
+        let mut buf = CodeBuf::new(len)?;
+        let mut asm = Asm::default();
+        let stubs = stubs::emit(&mut asm);
+        if !buf.put(0, &asm.code) {
+            return Err(io::Error::other("code buffer too small"));
+        }
+        Ok(Jit {
+            buf,
+            pos: stubs.end.next_multiple_of(ALIGN),
+            stubs,
+            asm,
+            regs: Regs::default(),
+            lives: Vec::new(),
+            bmi2: std::arch::is_x86_feature_detected!("bmi2"),
+        })
+    }
+
+    /// Bytes of code.
+    pub fn used(&self) -> usize {
+        self.pos
+    }
+
+    /// Forgets all blocks.
+    pub fn clear(&mut self) {
+        self.pos = self.stubs.end.next_multiple_of(ALIGN);
+    }
+
+    /// Compiles a block; `None` when the buffer is full.
+    pub fn compile(
+        &mut self,
+        side: &mut Side,
+        helpers: &[Helper],
+        block: &Block,
+        (id, first_link): (u32, u32),
+        mode: usize,
+        base: u64,
+    ) -> Option<Compiled> {
+        let info = |n: u16| -> Option<HelperInfo> { helpers.get(usize::from(n)).map(|h| h.info) };
+        liveness::analyse(block, info, &mut self.lives);
+        self.asm.code.clear();
+        self.asm.base = self.pos;
+        self.regs.reset();
+        let (records, pairs) = (side.records.len(), side.pairs.len());
+        let mut emitter = Emitter {
+            asm: &mut self.asm,
+            regs: &mut self.regs,
+            side,
+            stubs: &self.stubs,
+            helpers,
+            block,
+            lives: &self.lives,
+            target: Target { id, first_link, mode, base, bmi2: self.bmi2 },
+            cold: Vec::new(),
+            exits: Vec::new(),
+            host: false,
+            mem: true,
+            pc: block.pc,
+        };
+        emitter.run();
+        #[cfg(test)]
+        if std::env::var_os("JIT_DUMP").is_some() {
+            dump(block, &emitter.asm.code);
+        }
+        let start = self.pos as u32;
+        let exits =
+            emitter.exits.iter().map(|e| (start + e.patch.0 as u32, start + e.stub as u32, e.pc)).collect();
+        if !self.buf.put(self.pos, &self.asm.code) {
+            side.records.truncate(records);
+            side.pairs.truncate(pairs);
+            return None;
+        }
+        let entry = self.buf.address(self.pos);
+        self.pos = (self.pos + self.asm.code.len()).next_multiple_of(ALIGN);
+        Some(Compiled { entry, exits })
+    }
+
+    /// Lets the displacement at `patch` lead to position `target`.
+    pub fn repatch(&mut self, patch: u32, target: u32) {
+        let rel = i64::from(target) - (i64::from(patch) + 4);
+        self.buf.put(patch as usize, &(rel as i32).to_le_bytes());
+    }
+
+    /// Position of an address in the buffer.
+    pub fn position(&self, address: u64) -> u32 {
+        address.wrapping_sub(self.buf.address(0)) as u32
+    }
+
+    /// Address of the entry function.
+    pub fn enter(&self) -> u64 {
+        self.buf.address(self.stubs.enter)
+    }
+}
+
+/// Runs compiled code from `entry`. Returns the link that it left through, plus one, or 0.
+///
+/// # Safety
+/// `enter` and `entry` are addresses of the same [`Jit`] that is attached to `core`, and `entry` starts a block that is
+/// valid for the current state.
+pub(crate) unsafe fn enter(core: &mut CoreState, enter: u64, entry: u64) -> u64 {
+    // SAFETY: the entry function has this signature.
+    let function: Enter = unsafe { std::mem::transmute(enter as usize) };
+    // A value that would fault is never loaded.
+    core.mxcsr = core.mxcsr & 0xffff | 0x1f80;
+    core.mxcsr_live = 1;
+    // SAFETY: the caller's promise; the code keeps to the calling convention.
+    let link = unsafe { function(core, entry) };
+    core.mxcsr_live = 0;
+    link
+}
+
+/// Prints a block with its code.
+#[cfg(test)]
+fn dump(block: &Block, code: &[u8]) {
+    use iced_x86::{Decoder, DecoderOptions, FastFormatter};
+    println!("{block}");
+    for insn in Decoder::with_ip(64, code, 0, DecoderOptions::NONE) {
+        let mut text = String::new();
+        FastFormatter::new().format(&insn, &mut text);
+        println!("{:5x} {text}", insn.ip());
+    }
+}

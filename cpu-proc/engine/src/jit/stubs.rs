@@ -1,0 +1,274 @@
+//! Code that all blocks share: entry, exit, slow paths of memory accesses, the jump-cache lookup; and the Rust ends of them.
+//!
+//! Generated code keeps `CoreState + 128` in `rbp`, and a stack pointer that is a multiple of 16. rax, rsi and rdi are
+//! scratch.
+
+use std::mem::offset_of;
+
+use bulkhead_ir::{ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, W32, W64};
+
+use super::asm::{Asm, M, NOREG, reg};
+use super::regs::{ALLOCATABLE, CALLER_SAVED, saved_index, state};
+use crate::engine::Engine;
+use crate::mem;
+use crate::mmu::{self, PAGE_SIZE, Place};
+use crate::state::{Access, CoreState, JUMP_CACHE, JumpEntry, MMU_KERNEL, exit};
+
+/// What a slow path must know of an access: a row of the side table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record {
+    /// Pc of the instruction.
+    pub pc: u64,
+    /// Block that it is in.
+    pub block: u32,
+    /// First of its dirty slots in [`Side::pairs`].
+    pub pairs: u32,
+    /// How many.
+    pub count: u8,
+    /// Log2 of the access size.
+    pub w: u8,
+    /// Memory flags of the op, and the kind below.
+    pub flags: u8,
+    /// Host register or vector slot of a stored value.
+    pub value: u8,
+    /// Constant to be stored, when `value` is [`NOREG`].
+    pub constant: i32,
+}
+
+/// Kind bit in [`Record::flags`]: the access is of a vector slot.
+pub(crate) const VECTOR: u8 = 0x80;
+
+/// The side table: precise state at each access.
+#[derive(Default)]
+pub(crate) struct Side {
+    pub records: Vec<Record>,
+    /// `(slot, host register)` of slots newer than memory.
+    pub pairs: Vec<(u8, u8)>,
+}
+
+/// Positions of the shared code.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stubs {
+    /// `extern "sysv64" fn(*mut CoreState, entry) -> link number + 1 or 0`.
+    pub enter: usize,
+    /// Leaves with rax as the result.
+    pub leave: usize,
+    /// Access of record edi at address rsi: rsi becomes a host address.
+    pub load: usize,
+    /// The store of record edi at address rsi is done.
+    pub store: usize,
+    /// Raises the alignment fault of record edi at rsi.
+    pub misaligned: usize,
+    /// Goes to the guest pc in rsi.
+    pub lookup: usize,
+    /// Leaves because of attention, with the pc in rsi.
+    pub attention: usize,
+    /// Bytes of it all.
+    pub end: usize,
+}
+
+fn spill(index: usize) -> M {
+    state(offset_of!(CoreState, spill) + 8 * index)
+}
+
+/// Emits the shared code at position 0.
+pub(crate) fn emit(asm: &mut Asm) -> Stubs {
+    use reg::{RAX, RBP, RBX, RDI, RDX, RSI, RSP};
+    let mut s = Stubs { enter: asm.here(), ..Stubs::default() };
+    let mxcsr = state(offset_of!(CoreState, mxcsr));
+    let host_mxcsr = state(offset_of!(CoreState, host_mxcsr));
+    let entry_rsp = state(offset_of!(CoreState, entry_rsp));
+
+    asm.bytes(&[0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57]); // push rbx, rbp, r12..r15
+    asm.bytes(&[0x48, 0x83, 0xec, 0x08]); // sub rsp, 8
+    asm.lea(W64, RBP, M::base(RDI, 128));
+    asm.store(W64, RSP, entry_rsp);
+    asm.rm(W32, 0x0fae, 2, mxcsr); // ldmxcsr
+    asm.bytes(&[0xff, 0xe6]); // jmp rsi
+
+    s.leave = asm.here();
+    asm.rm(W32, 0x0fae, 3, mxcsr); // stmxcsr
+    asm.rm(W32, 0x0fae, 2, host_mxcsr);
+    asm.bytes(&[0x48, 0x83, 0xc4, 0x08]);
+    asm.bytes(&[0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
+
+    let slow = |asm: &mut Asm, target: u64, address: bool| {
+        let at = asm.here();
+        for r in (0..16u8).filter(|r| ALLOCATABLE >> r & 1 != 0) {
+            asm.store(W64, r, spill(saved_index(r)));
+        }
+        asm.mov(W64, RDX, RSI);
+        asm.mov(W32, RSI, RDI);
+        asm.lea(W64, RDI, M::base(RBP, -128));
+        asm.bytes(&[0x48, 0x83, 0xec, 0x08]);
+        asm.call_abs(target);
+        asm.bytes(&[0x48, 0x83, 0xc4, 0x08]);
+        asm.rr(W64, 0x85, RAX, RAX);
+        let fault = asm.jcc(bulkhead_ir::cc::E);
+        if address {
+            asm.mov(W64, RSI, RAX);
+        }
+        for r in (0..16u8).filter(|r| (ALLOCATABLE & CALLER_SAVED) >> r & 1 != 0) {
+            asm.load(W64, r, spill(saved_index(r)));
+        }
+        asm.bytes(&[0xc3]);
+        asm.land(fault);
+        asm.load(W64, RSP, entry_rsp);
+        asm.jmp_to(s.leave);
+        at
+    };
+    s.load = slow(asm, slow_load as *const () as u64, true);
+    s.store = slow(asm, slow_store as *const () as u64, false);
+    s.misaligned = slow(asm, slow_misaligned as *const () as u64, false);
+
+    s.attention = asm.here();
+    asm.store(W64, RSI, state(offset_of!(CoreState, pc)));
+    asm.mov_mi(W32, state(offset_of!(CoreState, exit)), exit::ATTENTION as i32);
+    asm.rr(W32, 0x31, RAX, RAX);
+    asm.jmp_to(s.leave);
+
+    s.lookup = asm.here();
+    lookup(asm, &s);
+    let _ = RBX;
+    s.end = asm.here();
+    s
+}
+
+/// Polls, then jumps to the compiled code for the pc in rsi, or leaves with that pc.
+pub(crate) fn lookup(asm: &mut Asm, s: &Stubs) {
+    use reg::{RAX, RBP, RDI, RSI};
+    poll(asm);
+    asm.jcc_to(bulkhead_ir::cc::NE, s.attention);
+    asm.mov(W64, RDI, RSI);
+    asm.rr(W64, 0xc1, 5, RDI); // shr rdi, 12
+    asm.bytes(&[12]);
+    asm.rr(W32, 0x31, RSI, RDI); // xor edi, esi
+    asm.alu_ri(W32, 4, RDI, JUMP_CACHE as i32 - 1);
+    asm.rr(W32, 0xc1, 4, RDI); // shl edi, 5
+    asm.bytes(&[size_of::<JumpEntry>().trailing_zeros() as u8]);
+    let entry = |field: usize| M {
+        base: RBP,
+        index: RDI,
+        scale: 0,
+        disp: super::regs::disp(offset_of!(CoreState, jump_cache) + field),
+    };
+    asm.rm(W64, 0x39, RSI, entry(offset_of!(JumpEntry, pc)));
+    let miss1 = asm.jcc(bulkhead_ir::cc::NE);
+    asm.load(W64, RAX, state(offset_of!(CoreState, jump_key)));
+    asm.rm(W64, 0x39, RAX, entry(offset_of!(JumpEntry, key)));
+    let miss2 = asm.jcc(bulkhead_ir::cc::NE);
+    asm.rm(W32, 0xff, 4, entry(offset_of!(JumpEntry, code)));
+    asm.land(miss1);
+    asm.land(miss2);
+    asm.store(W64, RSI, state(offset_of!(CoreState, pc)));
+    asm.rr(W32, 0x31, RAX, RAX);
+    asm.jmp_to(s.leave);
+}
+
+/// Compares the attention word with zero; changes rax and the flags.
+pub(crate) fn poll(asm: &mut Asm) {
+    asm.load(W64, reg::RAX, state(offset_of!(CoreState, attention)));
+    asm.alu_mi8(W32, 7, M::base(reg::RAX, 0), 0);
+}
+
+const _: () = assert!(size_of::<JumpEntry>() == 32);
+
+fn record(core: &mut CoreState, index: u32) -> Record {
+    let row = Engine::of(core).side.records.get(index as usize).copied();
+    let row = row.unwrap_or(Record {
+        pc: core.pc,
+        block: 0,
+        pairs: 0,
+        count: 0,
+        w: 0,
+        flags: 0,
+        value: 0,
+        constant: 0,
+    });
+    core.running = row.block;
+    row
+}
+
+/// Puts the state back as it was before the instruction of `row`.
+fn unwind(core: &mut CoreState, row: Record) {
+    core.pc = row.pc;
+    for i in 0..usize::from(row.count) {
+        if let Some(&(slot, host)) = Engine::of(core).side.pairs.get(row.pairs as usize + i) {
+            core.slots[usize::from(slot) % 32] = core.spill[saved_index(host) % 64];
+        }
+    }
+}
+
+fn mode(core: &CoreState, row: &Record) -> usize {
+    if row.flags & IMPLICIT_SUPERVISOR != 0 { MMU_KERNEL } else { core.mmu_mode as usize & 1 }
+}
+
+/// Host address of the bytes to load (in memory, or copied to the bounce buffer), or 0 after a fault.
+unsafe extern "sysv64" fn slow_load(core: *mut CoreState, index: u32, linear: u64) -> u64 {
+    // SAFETY: the stub passes the running CPU; generated code holds no Rust reference to it.
+    let core = unsafe { &mut *core };
+    let row = record(core, index);
+    match find_load(core, &row, linear) {
+        Ok(host) => host,
+        Err(_) => {
+            unwind(core, row);
+            0
+        }
+    }
+}
+
+fn find_load(core: &mut CoreState, row: &Record, linear: u64) -> Result<u64, crate::Fault> {
+    let (size, mode) = (1u32 << row.w, mode(core, row));
+    if row.flags & LD_FOR_WRITE != 0 {
+        mem::probe_in(core, linear, size, Access::Write, mode)?;
+    }
+    if linear % PAGE_SIZE + u64::from(size) <= PAGE_SIZE {
+        if let Place::Host(host) = mmu::place(core, linear, Access::Read, mode)? {
+            return Ok(host as u64);
+        }
+    }
+    if size == 16 {
+        let bytes = mem::load16_in(core, linear, mode)?;
+        core.bounce[..16].copy_from_slice(&bytes);
+    } else {
+        let value = mem::load_in(core, linear, size, mode)?;
+        core.bounce[..8].copy_from_slice(&value.to_le_bytes());
+    }
+    Ok(core.bounce.as_ptr() as u64)
+}
+
+/// Does the store; 0 after a fault, else 1.
+unsafe extern "sysv64" fn slow_store(core: *mut CoreState, index: u32, linear: u64) -> u64 {
+    // SAFETY: as in `slow_load`.
+    let core = unsafe { &mut *core };
+    let row = record(core, index);
+    let (size, mode) = (1u32 << row.w, mode(core, &row));
+    let done = if row.flags & VECTOR != 0 {
+        let value = core.vec.get(usize::from(row.value)).copied().unwrap_or_default();
+        match size {
+            16 => mem::store16_in(core, linear, value, mode),
+            _ => mem::store_in(core, linear, size, u128::from_le_bytes(value) as u64, mode),
+        }
+    } else {
+        let value = match row.value {
+            NOREG => i64::from(row.constant) as u64,
+            r => core.spill[saved_index(r) % 64],
+        };
+        mem::store_in(core, linear, size, value, mode)
+    };
+    if done.is_err() {
+        unwind(core, row);
+    }
+    u64::from(done.is_ok())
+}
+
+/// Records the alignment fault.
+unsafe extern "sysv64" fn slow_misaligned(core: *mut CoreState, index: u32, linear: u64) -> u64 {
+    // SAFETY: as in `slow_load`.
+    let core = unsafe { &mut *core };
+    let row = record(core, index);
+    debug_assert_ne!(row.flags & ALIGN16, 0);
+    (core.ops.misaligned)(core, linear);
+    unwind(core, row);
+    0
+}
