@@ -1,0 +1,106 @@
+//! `-smbios` and `-uuid`: overrides of the firmware's SMBIOS structures (DSP0134, types 0 and 1).
+//!
+//! The item is a count, then entries of a 16-bit length (of the whole entry), an 8-bit kind (0 field, 1 structure); a field goes on
+//! with the structure type, the 16-bit offset of the field in that structure, and its bytes.
+
+use bulkhead_config::Smbios;
+
+use super::read_given;
+use crate::fail::Fail;
+
+/// Name on the command line, offset in the structure; a string unless `Numbers`.
+const TYPE0: &[(&str, u16)] = &[("vendor", 4), ("version", 5), ("date", 8)];
+const TYPE1: &[(&str, u16)] =
+    &[("manufacturer", 4), ("product", 5), ("version", 6), ("serial", 7), ("sku", 25), ("family", 26)];
+const TYPE0_RELEASE_MAJOR: u16 = 20;
+const TYPE0_RELEASE_MINOR: u16 = 21;
+const TYPE1_UUID: u16 = 8;
+const STRUCTURE_MAX: u64 = 0xf000;
+
+#[derive(Default)]
+struct Entries {
+    count: u16,
+    bytes: Vec<u8>,
+}
+
+impl Entries {
+    fn push(&mut self, kind: u8, body: &[u8]) {
+        self.count += 1;
+        self.bytes.extend(((body.len() + 3) as u16).to_le_bytes());
+        self.bytes.push(kind);
+        self.bytes.extend(body);
+    }
+
+    fn field(&mut self, structure: u8, offset: u16, data: &[u8]) {
+        let mut body = vec![structure];
+        body.extend(offset.to_le_bytes());
+        body.extend(data);
+        self.push(0, &body);
+    }
+}
+
+/// The item, `None` when there is nothing to say.
+///
+/// # Errors
+/// When a file cannot be read or a field is not of its form.
+pub fn item(entries: &[Smbios], uuid: Option<[u8; 16]>) -> Result<Option<Vec<u8>>, Fail> {
+    let mut out = Entries::default();
+    if let Some(uuid) = uuid {
+        out.field(1, TYPE1_UUID, &uuid);
+    }
+    for entry in entries {
+        match entry {
+            Smbios::File(path) => out.push(1, &read_given("-smbios file", path, STRUCTURE_MAX)?),
+            Smbios::Fields { kind, fields } => {
+                for (name, value) in fields {
+                    add(&mut out, *kind, name, value)?;
+                }
+            }
+        }
+    }
+    if out.count == 0 {
+        return Ok(None);
+    }
+    let mut item = out.count.to_le_bytes().to_vec();
+    item.extend(out.bytes);
+    Ok(Some(item))
+}
+
+fn add(out: &mut Entries, kind: u8, name: &str, value: &str) -> Result<(), Fail> {
+    let bad = || Fail(format!("-smbios type={kind}: bad {name}={value}"));
+    if kind == 0 && name == "release" {
+        let (major, minor) = value.split_once('.').ok_or_else(bad)?;
+        out.field(0, TYPE0_RELEASE_MAJOR, &[major.parse().map_err(|_| bad())?]);
+        out.field(0, TYPE0_RELEASE_MINOR, &[minor.parse().map_err(|_| bad())?]);
+        return Ok(());
+    }
+    if kind == 1 && name == "uuid" {
+        let digits: String = value.chars().filter(|c| *c != '-').collect();
+        let uuid = u128::from_str_radix(&digits, 16).map_err(|_| bad())?;
+        out.field(1, TYPE1_UUID, &uuid.to_be_bytes());
+        return Ok(());
+    }
+    let table = if kind == 0 { TYPE0 } else { TYPE1 };
+    let (_, offset) = table.iter().find(|(known, _)| *known == name).ok_or_else(bad)?;
+    let mut text = value.as_bytes().to_vec();
+    text.push(0);
+    out.field(kind, *offset, &text);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_field_states_its_whole_length_structure_and_offset() {
+        let fields = vec![("product".to_owned(), "PC".to_owned())];
+        let item = item(&[Smbios::Fields { kind: 1, fields }], None).expect("valid");
+        assert_eq!(item.as_deref(), Some(&[1, 0, 9, 0, 0, 1, 5, 0, b'P', b'C', 0][..]));
+    }
+
+    #[test]
+    fn nothing_to_say_makes_no_item() {
+        assert_eq!(item(&[], None), Ok(None));
+    }
+}

@@ -1,0 +1,141 @@
+//! Starting one process: exec of a small program beside this one, descriptors by number, no environment.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use bulkhead_bus::manifest::{MANIFEST_FD, Manifest};
+use bulkhead_bus::{serve, sys as bus_sys};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use crate::fail::{Fail, reason};
+use crate::sys;
+
+/// A running process of the machine.
+#[derive(Debug)]
+pub struct Process {
+    /// As `ps` shows it.
+    pub name: String,
+    /// Process id.
+    pub pid: u32,
+    /// Readable when it has ended.
+    pub pidfd: OwnedFd,
+    /// Its standard error: what it says about its own end.
+    pub stderr: Option<std::process::ChildStderr>,
+    /// Bytes of it that have been shown.
+    pub said: usize,
+    /// Start.
+    pub since: Instant,
+    _child: Child,
+}
+
+/// Folder of the programs of the machine: that of this program.
+///
+/// # Errors
+/// When the kernel does not say where this program is.
+fn folder() -> Result<PathBuf, Fail> {
+    let own = std::env::current_exe().map_err(|e| Fail(format!("own program: {}", reason(&e))))?;
+    Ok(own.parent().map(PathBuf::from).unwrap_or_default())
+}
+
+/// A sealed memory file holding `bytes`, readable by whoever gets it.
+///
+/// # Errors
+/// The kernel's.
+pub fn memory_with(name: &str, bytes: &[u8]) -> Result<OwnedFd, Fail> {
+    let fd = memory(name, bytes.len().max(1) as u64)?;
+    let mut done = 0usize;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        done += nix::sys::uio::pwrite(fd.as_fd(), rest, done as i64)?;
+    }
+    Ok(fd)
+}
+
+/// A zeroed memory file of sealed size.
+///
+/// # Errors
+/// The kernel's.
+pub fn memory(name: &str, bytes: u64) -> Result<OwnedFd, Fail> {
+    bus_sys::memfd(&format!("bh-{name}"), bytes)
+        .map_err(|e| Fail(format!("cannot allocate {bytes} bytes for {name}: {}", reason(&e))))
+}
+
+/// Starts `program` under the manifest's name with `fds` by name. The manifest's own list is filled in here.
+///
+/// # Errors
+/// When the program is missing or cannot be started.
+pub fn spawn(
+    program: &str,
+    mut manifest: Manifest,
+    fds: &[(String, BorrowedFd<'_>)],
+) -> Result<Process, Fail> {
+    let fail = |why: String| Fail(format!("cannot start {}: {why}", manifest.name));
+    manifest.fds =
+        fds.iter().enumerate().map(|(at, (name, _))| (name.clone(), MANIFEST_FD + 1 + at as i32)).collect();
+    if MANIFEST_FD as usize + 1 + fds.len() > sys::FIRST_OWN as usize {
+        return Err(fail("too many descriptors".to_owned()));
+    }
+    let bytes = serve::encode_manifest(&manifest).map_err(|_| fail("its manifest is too long".to_owned()))?;
+    let memory = memory_with("manifest", &bytes)?;
+    let mut numbers: Vec<RawFd> = vec![memory.as_raw_fd()];
+    numbers.extend(fds.iter().map(|(_, fd)| fd.as_raw_fd()));
+    let path = folder()?.join(program);
+    let mut command = Command::new(&path);
+    command.arg0(&manifest.name).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    sys::hand_over(&mut command, numbers);
+    let mut child = command.spawn().map_err(|e| fail(format!("{}: {}", path.display(), reason(&e))))?;
+    let pidfd = sys::pidfd_open(child.id()).map_err(|e| fail(reason(&e)))?;
+    Ok(Process {
+        name: manifest.name.clone(),
+        pid: child.id(),
+        pidfd,
+        stderr: child.stderr.take(),
+        said: 0,
+        since: Instant::now(),
+        _child: child,
+    })
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Words for the user: `exited with status 1`, `was killed by SIGSEGV`.
+    pub text: String,
+    /// Exit status 0.
+    pub clean: bool,
+}
+
+impl Process {
+    /// Collects the process if it has ended.
+    pub fn ended(&self) -> Option<End> {
+        let status = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+        match status {
+            Ok(WaitStatus::Exited(_, code)) => {
+                Some(End { text: format!("exited with status {code}"), clean: code == 0 })
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                let why = match signal {
+                    nix::sys::signal::Signal::SIGSYS => " (a system call that its policy forbids)",
+                    _ => "",
+                };
+                Some(End { text: format!("was killed by {signal}{why}"), clean: false })
+            }
+            Err(nix::errno::Errno::ECHILD) => {
+                Some(End { text: "is gone".to_owned(), clean: false })
+            }
+            _ => None,
+        }
+    }
+
+    /// Kills it at once.
+    pub fn kill(&self) {
+        sys::pidfd_kill(self.pidfd.as_fd());
+    }
+
+    /// Collects it after a kill.
+    pub fn collect(&self) {
+        let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
+    }
+}

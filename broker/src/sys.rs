@@ -1,0 +1,208 @@
+//! The system calls that the broker needs and `nix` lacks. All unsafe code of the broker is here.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Mutex;
+
+/// First descriptor number that the broker uses for itself: everything below is kept free for the numbers that children
+/// get, so that handing them over can never overwrite one that is still to be handed over.
+pub const FIRST_OWN: RawFd = 160;
+
+/// Occupies every free number below [`FIRST_OWN`], for good.
+///
+/// # Errors
+/// The kernel's.
+pub fn reserve_descriptors() -> io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    loop {
+        // SAFETY: duplicates a live descriptor.
+        let raw = unsafe { libc::fcntl(null.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if raw >= FIRST_OWN {
+            // SAFETY: just made, nobody else's.
+            drop(unsafe { OwnedFd::from_raw_fd(raw) });
+            return Ok(());
+        }
+    }
+}
+
+/// A second descriptor of the same open file, at a number of the broker's own.
+///
+/// # Errors
+/// The kernel's.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fails cleanly when `fd` is not open.
+    let raw = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, FIRST_OWN) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A descriptor that becomes readable when the process ends.
+///
+/// # Errors
+/// The kernel's.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: plain values.
+    let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+}
+
+/// Kills the process behind a pidfd.
+pub fn pidfd_kill(fd: BorrowedFd<'_>) {
+    // SAFETY: plain values and a null siginfo, which means an ordinary kill.
+    unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+}
+
+/// Makes `command` hand over `fds` as descriptors 3, 4, ..., ignore the terminal's signals, and die with the thread
+/// that starts it. The descriptors must stay open until it is started.
+pub fn hand_over(command: &mut Command, fds: Vec<RawFd>) {
+    let broker = std::process::id() as libc::pid_t;
+    let child = move || {
+        // SAFETY: only async-signal-safe system calls with plain values, between fork and exec.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if libc::getppid() != broker {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGPIPE] {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            for (index, fd) in fds.iter().enumerate() {
+                if libc::dup2(*fd, 3 + index as RawFd) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure is async-signal-safe, see above.
+    unsafe { command.pre_exec(child) };
+}
+
+/// Splits the process for `-daemonize`: `Some(pid)` in the parent, `None` in the child. Only while single-threaded.
+///
+/// # Errors
+/// The kernel's.
+pub fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: the caller has no other thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// Replaces descriptor `to` by a copy of `from`.
+///
+/// # Errors
+/// The kernel's.
+pub fn replace(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
+    // SAFETY: `to` is 0, 1 or 2, which the standard library allows to be replaced.
+    if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The terminal state to put back, whatever happens.
+static SAVED: Mutex<Option<(RawFd, libc::termios)>> = Mutex::new(None);
+
+/// Raw mode on the terminal at `fd`: no echo, no lines, bytes as they are; `signals` keeps interrupt keys working. Put back by
+/// [`restore_terminal`], which also runs before a fatal signal ends the process.
+pub fn raw_terminal(fd: RawFd, signals: bool) {
+    // SAFETY: a zeroed termios is a valid value to be filled in; calls fail cleanly when `fd` is no terminal.
+    unsafe {
+        let mut mode: libc::termios = std::mem::zeroed();
+        if libc::tcgetattr(fd, &raw mut mode) != 0 {
+            return;
+        }
+        if let Ok(mut saved) = SAVED.lock() {
+            saved.get_or_insert((fd, mode));
+        }
+        mode.c_iflag &= !(libc::IGNBRK
+            | libc::BRKINT
+            | libc::PARMRK
+            | libc::ISTRIP
+            | libc::INLCR
+            | libc::IGNCR
+            | libc::ICRNL
+            | libc::IXON);
+        mode.c_oflag |= libc::OPOST;
+        mode.c_lflag &= !(libc::ECHO | libc::ECHONL | libc::ICANON | libc::IEXTEN);
+        if !signals {
+            mode.c_lflag &= !libc::ISIG;
+        }
+        mode.c_cflag &= !(libc::CSIZE | libc::PARENB);
+        mode.c_cflag |= libc::CS8;
+        mode.c_cc[libc::VMIN] = 1;
+        mode.c_cc[libc::VTIME] = 0;
+        libc::tcsetattr(fd, libc::TCSANOW, &raw const mode);
+        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
+            libc::signal(signal, restore_and_die as *const () as libc::sighandler_t);
+        }
+    }
+}
+
+/// Puts the terminal back.
+pub fn restore_terminal() {
+    if let Ok(saved) = SAVED.try_lock()
+        && let Some((fd, mode)) = saved.as_ref()
+    {
+        // SAFETY: a mode that tcgetattr gave.
+        unsafe { libc::tcsetattr(*fd, libc::TCSANOW, std::ptr::from_ref(mode)) };
+    }
+}
+
+extern "C" fn restore_and_die(signal: libc::c_int) {
+    restore_terminal();
+    // SAFETY: async-signal-safe calls; the default action ends the process when the handler returns.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+/// Seconds that local time is ahead of UTC at `seconds` since 1970.
+pub fn local_offset(seconds: i64) -> i64 {
+    // SAFETY: a zeroed tm is a valid value to be filled in.
+    unsafe {
+        let mut parts: libc::tm = std::mem::zeroed();
+        if libc::localtime_r(&raw const seconds, &raw mut parts).is_null() { 0 } else { parts.tm_gmtoff }
+    }
+}
+
+/// Size in bytes of an open block device.
+///
+/// # Errors
+/// The kernel's.
+pub fn block_device_bytes(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    /// `_IOR(0x12, 114, size_t)` of `linux/fs.h`.
+    const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
+    let mut bytes = 0u64;
+    // SAFETY: the request writes one u64.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), BLKGETSIZE64, &raw mut bytes) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(bytes)
+}
