@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -179,9 +179,12 @@ fn holder(file: &File) -> Option<u32> {
 /// A file without a name in the folder for temporary files.
 fn temporary() -> std::io::Result<File> {
     let folder = std::env::temp_dir();
-    let made = OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(&folder);
+    let made =
+        OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(&folder);
     match made {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) => {
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) =>
+        {
             let (fd, path) = nix::unistd::mkstemp(&folder.join("bulkhead-XXXXXX"))?;
             nix::unistd::unlink(&path)?;
             Ok(File::from(fd))
@@ -197,9 +200,9 @@ pub fn geometry(sectors: u64) -> Geometry {
 }
 
 impl OpenDrive {
-    /// Descriptors of the back end: name and number.
-    pub fn descriptors(&self) -> Vec<(&'static str, i32)> {
-        let image = self.image.iter().map(|file| ("image0", file.as_raw_fd()));
-        image.chain(self.overlay.iter().map(|file| ("overlay", file.as_raw_fd()))).collect()
+    /// Descriptors for the back end.
+    pub fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        let image = self.image.iter().map(|file| ("image0", file.as_fd()));
+        image.chain(self.overlay.iter().map(|file| ("overlay", file.as_fd())))
     }
 }

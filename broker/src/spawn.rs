@@ -83,7 +83,12 @@ pub fn spawn(
     numbers.extend(fds.iter().map(|(_, fd)| fd.as_raw_fd()));
     let path = folder()?.join(program);
     let mut command = Command::new(&path);
-    command.arg0(&manifest.name).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .arg0(&manifest.name)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     sys::hand_over(&mut command, numbers);
     let mut child = command.spawn().map_err(|e| fail(format!("{}: {}", path.display(), reason(&e))))?;
     let pidfd = sys::pidfd_open(child.id()).map_err(|e| fail(reason(&e)))?;
@@ -122,9 +127,7 @@ impl Process {
                 };
                 Some(End { text: format!("was killed by {signal}{why}"), clean: false })
             }
-            Err(nix::errno::Errno::ECHILD) => {
-                Some(End { text: "is gone".to_owned(), clean: false })
-            }
+            Err(nix::errno::Errno::ECHILD) => Some(End { text: "is gone".to_owned(), clean: false }),
             _ => None,
         }
     }
@@ -138,4 +141,38 @@ impl Process {
     pub fn collect(&self) {
         let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
     }
+
+    /// What it has written to its standard error and was not read yet, made harmless for a terminal.
+    pub fn last_words(&mut self) -> String {
+        let Some(stderr) = self.stderr.as_ref() else { return String::new() };
+        let mut bytes = [0u8; 4096];
+        let mut fds = [nix::poll::PollFd::new(stderr.as_fd(), nix::poll::PollFlags::POLLIN)];
+        match nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO) {
+            Ok(1..) => {}
+            _ => return String::new(),
+        }
+        match nix::unistd::read(stderr, &mut bytes) {
+            Ok(0) | Err(_) => {
+                self.stderr = None;
+                String::new()
+            }
+            Ok(len) => {
+                self.said = self.said.saturating_add(len);
+                if self.said > SAID_MAX {
+                    String::new()
+                } else {
+                    printable(bytes.get(..len).unwrap_or_default())
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a process's standard error that are shown at most.
+const SAID_MAX: usize = 64 << 10;
+
+/// Text of another process without control characters but line feeds.
+pub fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().map(|c| if c == '\n' || !c.is_control() { c } else { '.' }).collect()
 }

@@ -1,7 +1,9 @@
 //! Bells: how one process wakes another.
 //!
 //! A bell is a page of its own, so that whoever may ring it needs to see nothing else of the sleeper.
-//! Layout: `0x00` u32 sleep flag, which *is* the futex word; `0x40` u32 number of the processor the owner last ran on.
+//! Layout: `0x00` u32 sleep flag, which *is* the futex word; `0x40` u32 number of the processor the owner last ran on;
+//! `0x80` u32 1 once a back end is jailed and serving (a futex word); `0xc0` u32 1 when it is to finish what is
+//! waiting and end.
 //!
 //! Protocol (model-checked in `tests/doorbell_model.rs`): the sleeper sets the flag, checks for work again, then waits on the
 //! flag being 1. The waker publishes its work with an exchange, then loads the flag; if 1 it exchanges 0 and wakes. A flag
@@ -16,6 +18,8 @@ use crate::sys::{self, Mapping};
 pub const BELL_BYTES: usize = 4096;
 const FLAG: usize = 0x00;
 const CPU: usize = 0x40;
+const READY: usize = 0x80;
+const FINISH: usize = 0xc0;
 /// Longest sleep without looking again: a belt for the braces.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long a waiter may spin for a peer that runs on another processor.
@@ -35,6 +39,31 @@ impl Bell {
 
     fn flag(&self) -> &AtomicU32 {
         self.page.word(FLAG)
+    }
+
+    /// Back end: says that it is jailed and serving.
+    pub fn set_ready(&self) {
+        let word = self.page.word(READY);
+        word.swap(1, Ordering::SeqCst);
+        sys::futex_wake(word);
+    }
+
+    /// Broker: asks a back end to finish what is waiting and to end with status 0.
+    pub fn ask_to_finish(&self) {
+        sys::publish(self.page.word(FINISH), 1);
+        self.ring();
+    }
+
+    /// Back end: whether it is to finish.
+    pub fn must_finish(&self) -> bool {
+        self.page.word(FINISH).load(Ordering::SeqCst) != 0
+    }
+
+    /// Broker: waits at most `timeout` for [`Bell::set_ready`]; whether it was called.
+    pub fn wait_ready(&self, timeout: Duration) -> bool {
+        let word = self.page.word(READY);
+        sys::futex_wait(word, 0, Some(timeout));
+        word.load(Ordering::SeqCst) != 0
     }
 
     /// Wakes the owner if it sleeps. Call after publishing the work with a sequentially consistent exchange.

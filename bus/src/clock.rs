@@ -55,6 +55,11 @@ impl Clock {
         self.snapshot().0
     }
 
+    /// Broker, before start: the host's real time at guest time 0.
+    pub fn set_real_time(&self, nanoseconds: i64) {
+        self.page.dword(0x10).store(nanoseconds as u64, Ordering::SeqCst);
+    }
+
     /// Broker: starts or stops guest time. Every process that waits on a deadline must be rung afterwards.
     pub fn set_running(&self, running: bool) {
         let now = self.now();

@@ -203,6 +203,8 @@ pub struct CharConfig {
     pub escape: u8,
     /// Nanoseconds of `CLOCK_MONOTONIC` at the start of the VM, for the time stamps of the escape command `t`.
     pub start_ns: u64,
+    /// Nagle's algorithm is switched off on accepted TCP clients.
+    pub nodelay: bool,
 }
 
 /// Host side of a character back end.

@@ -12,6 +12,7 @@ pub mod control;
 pub mod device;
 pub mod irq;
 pub mod links;
+pub mod mailbox;
 pub mod manifest;
 pub mod messages;
 pub mod ram;

@@ -1,6 +1,6 @@
 //! CMOS memory as the firmware reads it: sizes, disks, boot order. Bytes as in the AT and Bochs BIOS maps.
 
-use bulkhead_config::{Media, MachineConfig, Translation};
+use bulkhead_config::{MachineConfig, Media, Translation};
 
 use crate::images::OpenDrive;
 

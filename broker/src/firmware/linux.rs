@@ -126,7 +126,9 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
     } else {
         (0x9_0000, 0x9_a000 - (command_line.len() as u32).next_multiple_of(16), 0x1_0000)
     };
-    if code_at as u64 + code.len() as u64 > low_ram.saturating_sub(FIRMWARE_BYTES) || (!high && code.len() > 0x8_0000) {
+    if code_at as u64 + code.len() as u64 > low_ram.saturating_sub(FIRMWARE_BYTES)
+        || (!high && code.len() > 0x8_0000)
+    {
         return Err(kernel("does not fit into the machine's memory"));
     }
     if let Some(mode) = video_mode(append) {
@@ -156,15 +158,21 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
             };
             let end = (max + 1).min(low_ram.saturating_sub(FIRMWARE_BYTES));
             let start = end.checked_sub(data.len() as u64).map(|start| start & !0xfff);
-            let start = start.filter(|start| *start >= u64::from(code_at) + code.len() as u64).ok_or_else(|| {
-                LayoutError::Initrd(format!("{} bytes do not fit into the machine's memory", data.len()))
-            })?;
+            let start =
+                start.filter(|start| *start >= u64::from(code_at) + code.len() as u64).ok_or_else(|| {
+                    LayoutError::Initrd(format!("{} bytes do not fit into the machine's memory", data.len()))
+                })?;
             put(&mut setup, field::RAMDISK_IMAGE, &(start as u32).to_le_bytes());
             put(&mut setup, field::RAMDISK_SIZE, &(data.len() as u32).to_le_bytes());
             Some((start as u32, data))
         }
     };
-    Ok(Kernel { setup: (setup_at, setup), code: (code_at, code), command_line: (line_at, command_line), initrd })
+    Ok(Kernel {
+        setup: (setup_at, setup),
+        code: (code_at, code),
+        command_line: (line_at, command_line),
+        initrd,
+    })
 }
 
 /// `vga=` of a command line: the boot loader's word, not the kernel's.
@@ -246,7 +254,10 @@ mod tests {
         let image = bzimage(4096);
         let error = |image: &[u8]| lay_out(image, "", None, 64 << 20).expect_err("refused");
         assert_eq!(error(&image[..2000]), LayoutError::Kernel("kernel image is truncated".to_owned()));
-        assert_eq!(error(&image[..0x204]), LayoutError::Kernel("not a Linux kernel image (bzImage)".to_owned()));
+        assert_eq!(
+            error(&image[..0x204]),
+            LayoutError::Kernel("not a Linux kernel image (bzImage)".to_owned())
+        );
         assert_eq!(error(b"\x7fELF"), LayoutError::Kernel("not a Linux kernel image (bzImage)".to_owned()));
         assert_eq!(error(&image[..0x207]), LayoutError::Kernel("kernel image is truncated".to_owned()));
     }

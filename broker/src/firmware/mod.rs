@@ -88,8 +88,12 @@ pub fn load(names: &[&str], folder: Option<&Path>) -> Result<Vec<u8>, Fail> {
     let Some(path) = find(names, folder) else {
         let name = names.first().copied().unwrap_or_default();
         return Err(Fail(match folder {
-            Some(folder) => format!("-L {}: firmware {name} is not there (package `seabios` has it)", folder.display()),
-            None => format!("firmware {name} not found: install package `seabios`, or say where it is with -L"),
+            Some(folder) => {
+                format!("-L {}: firmware {name} is not there (package `seabios` has it)", folder.display())
+            }
+            None => {
+                format!("firmware {name} not found: install package `seabios`, or say where it is with -L")
+            }
         }));
     };
     std::fs::read(&path).map_err(|e| Fail(format!("firmware {}: {}", path.display(), reason(&e))))

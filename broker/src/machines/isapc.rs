@@ -35,9 +35,7 @@ const VGA: Device = Device {
 pub const ISAPC: Machine = Machine {
     name: "isapc",
     chipset: Chipset::Isa,
-    devices: &[
-        SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA,
-    ],
+    devices: &[SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA],
     bios: &["bios.bin", "bios-256k.bin"],
     vga_bios: "vgabios-isavga.bin",
     vga_bios_file: "vgaroms/vgabios.bin",

@@ -94,7 +94,7 @@ pub struct Machine {
 
 /// Devices that both machines have at the same place.
 pub mod standard {
-    use super::{Bulk, Device, Wire, When, memory, ports};
+    use super::{Bulk, Device, When, Wire, memory, ports};
 
     const fn serial(
         port: usize,

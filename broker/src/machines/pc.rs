@@ -39,7 +39,13 @@ const VGA: Device = Device {
         VGA_PLACES[0],
         VGA_PLACES[1],
         VGA_PLACES[2],
-        Place { region: 3, offset: 0, space: Space::MemoryBar { devfn: VGA_DEVFN, bar: 2 }, base: 0, size: 4096 },
+        Place {
+            region: 3,
+            offset: 0,
+            space: Space::MemoryBar { devfn: VGA_DEVFN, bar: 2 },
+            base: 0,
+            size: 4096,
+        },
     ],
     wires: &[],
     function: Some((VGA_DEVFN, PciTemplate::StdVga)),
@@ -51,9 +57,7 @@ const VGA: Device = Device {
 pub const PC: Machine = Machine {
     name: "pc",
     chipset: Chipset::I440fx,
-    devices: &[
-        SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA,
-    ],
+    devices: &[SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA],
     bios: &["bios-256k.bin", "bios.bin"],
     vga_bios: "vgabios-stdvga.bin",
     // Found by the system firmware for the PCI function with these ids.

@@ -1,0 +1,138 @@
+//! The broker's end of the control socket to the CPU process.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::messages::{FromCpu, PACKET_MAX, Query, ToCpu};
+use bulkhead_bus::wire;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv, send};
+
+/// Longest wait for an answer of the CPU process.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Messages to and from the CPU process; its words are claims.
+#[derive(Debug)]
+pub struct CpuLink {
+    socket: OwnedFd,
+    /// Arrived while an answer was being waited for.
+    queue: VecDeque<FromCpu>,
+    next: u32,
+    closed: bool,
+}
+
+impl CpuLink {
+    /// Over the broker's end.
+    pub fn new(socket: OwnedFd) -> CpuLink {
+        CpuLink { socket, queue: VecDeque::new(), next: 1, closed: false }
+    }
+
+    /// For the event loop.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether messages wait that the socket no longer shows.
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether the CPU process has closed its end.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Sends; a process that is gone is noticed elsewhere.
+    pub fn send(&self, message: &ToCpu) {
+        if let Ok(bytes) = wire::encode(message) {
+            while send(self.socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) == Err(Errno::EINTR) {}
+        }
+    }
+
+    /// Next message, waiting at most `timeout` for one.
+    pub fn receive(&mut self, timeout: Duration) -> Option<FromCpu> {
+        self.queue.pop_front().or_else(|| self.fetch(timeout))
+    }
+
+    fn fetch(&mut self, timeout: Duration) -> Option<FromCpu> {
+        let wait = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut fds, wait), Ok(1..)) {
+            return None;
+        }
+        let mut packet = vec![0u8; PACKET_MAX];
+        match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => {
+                self.closed = true;
+                None
+            }
+            Ok(len) => wire::decode(packet.get(..len)?).ok(),
+            Err(_) => None,
+        }
+    }
+
+    /// Waits for a message that `wanted` turns into a value; others are kept for the event loop.
+    fn await_message<T>(&mut self, mut wanted: impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
+        let end = Instant::now() + ANSWER_LIMIT;
+        while !self.closed {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            if let Some(message) = self.fetch(left) {
+                match wanted(message) {
+                    Ok(value) => return Some(value),
+                    Err(other) => self.queue.push_back(other),
+                }
+            }
+        }
+        None
+    }
+
+    /// Stops the virtual CPUs. False when they do not.
+    pub fn stop(&mut self) -> bool {
+        self.send(&ToCpu::Stop);
+        let wanted = |message| if message == FromCpu::Stopped { Ok(()) } else { Err(message) };
+        self.await_message(wanted).is_some()
+    }
+
+    fn answer(&mut self, id: u32) -> Result<Vec<u8>, String> {
+        let wanted = |message| match message {
+            FromCpu::Reply { id: of, result } if of == id => Ok(result),
+            other => Err(other),
+        };
+        self.await_message(wanted).unwrap_or_else(|| Err("the CPU process does not answer".to_owned()))
+    }
+
+    fn number(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    /// Asks for a table or values.
+    ///
+    /// # Errors
+    /// One line.
+    pub fn query(&mut self, what: Query) -> Result<Vec<u8>, String> {
+        let id = self.number();
+        self.send(&ToCpu::Query { id, what });
+        self.answer(id)
+    }
+
+    /// Asks for memory, at most [`bulkhead_bus::messages::READ_MAX`] bytes.
+    ///
+    /// # Errors
+    /// One line.
+    pub fn read_memory(&mut self, cpu: u32, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
+        let id = self.number();
+        self.send(&ToCpu::ReadMemory { id, cpu, linear, addr, len });
+        let bytes = self.answer(id)?;
+        if bytes.len() == len as usize {
+            Ok(bytes)
+        } else {
+            Err("short answer of the CPU process".to_owned())
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The command table.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bulkhead_bus::chip::Control;
+use bulkhead_bus::mailbox::MailboxError;
+use bulkhead_bus::messages::ToCpu;
+
+use super::{info, keys, memory};
+use crate::fail::reason;
+use crate::firmware::cmos;
+use crate::vm::Vm;
+
+/// `Err` is a line for the user.
+pub type Outcome = Result<(), String>;
+
+/// What a command gets.
+struct Call<'a, 'v, 'c> {
+    vm: &'a mut Vm<'v>,
+    args: &'c str,
+    history: &'c [String],
+    out: &'a mut String,
+}
+
+/// One command.
+struct Command {
+    names: &'static [&'static str],
+    args: &'static str,
+    help: &'static str,
+    run: Option<fn(Call<'_, '_, '_>) -> Outcome>,
+}
+
+const fn command(
+    names: &'static [&'static str],
+    args: &'static str,
+    help: &'static str,
+    run: fn(Call<'_, '_, '_>) -> Outcome,
+) -> Command {
+    Command { names, args, help, run: Some(run) }
+}
+
+const fn unbuilt(names: &'static [&'static str], args: &'static str, help: &'static str) -> Command {
+    Command { names, args, help, run: None }
+}
+
+/// How long a device may take to answer.
+const DEVICE_LIMIT: Duration = Duration::from_secs(2);
+/// Names that `log` knows, with what they log.
+const LOG_ITEMS: &[(&str, &str)] = &[
+    ("out_asm", "show generated host assembly code for each compiled TB"),
+    ("in_asm", "show target assembly code for each compiled TB"),
+    ("op", "show micro ops for each compiled TB"),
+    ("op_opt", "show micro ops before eflags optimization"),
+    ("int", "show interrupts/exceptions in short format"),
+    ("exec", "show trace before each executed TB (lots of logs)"),
+    ("cpu", "show CPU state before block translation"),
+    ("pcall", "show protected mode far calls/returns/exceptions"),
+    ("cpu_reset", "show CPU state before CPU resets"),
+    ("ioport", "show all i/o ports accesses"),
+];
+
+/// Every command of the manual.
+const COMMANDS: &[Command] = &[
+    command(&["help", "?"], "[cmd]", "show the help", help),
+    unbuilt(
+        &["commit"],
+        "device|all",
+        "commit changes to the disk images (if -snapshot is used) or backing files",
+    ),
+    command(&["info"], "subcommand", "show various information about the system state", |call| {
+        info::run(call.vm, call.args, call.history, call.out)
+    }),
+    command(&["q", "quit"], "", "quit the emulator", |call| {
+        call.vm.exit = Some(0);
+        Ok(())
+    }),
+    unbuilt(&["eject"], "[-f] device", "eject a removable medium (use -f to force it)"),
+    unbuilt(&["change"], "device filename [format]", "change a removable medium, optional format"),
+    unbuilt(&["acl"], "<command> <aclname> [<match> [<index>]]", "acl show|policy|allow|deny|remove|reset"),
+    command(&["screendump"], "filename", "save screen into PPM image 'filename'", screendump),
+    command(&["logfile"], "filename", "output logs to 'filename'", |call| {
+        let name = word(call.args).ok_or("file name expected")?;
+        call.vm.set_log_file(PathBuf::from(name));
+        Ok(())
+    }),
+    command(&["log"], "item1[,...]", "activate logging of the specified items to '/tmp/qemu.log'", log),
+    unbuilt(
+        &["savevm"],
+        "tag|id",
+        "save a VM snapshot. If no tag or id are provided, a new snapshot is created",
+    ),
+    unbuilt(&["loadvm"], "tag|id", "restore a VM snapshot from its tag or id"),
+    unbuilt(&["delvm"], "tag|id", "delete a VM snapshot from its tag or id"),
+    unbuilt(&["singlestep"], "[on|off]", "run emulation in singlestep mode or switch to normal mode"),
+    command(&["stop"], "", "stop emulation", |call| {
+        call.vm.stop();
+        Ok(())
+    }),
+    command(&["c", "cont"], "", "resume emulation", |call| {
+        call.vm.cont();
+        Ok(())
+    }),
+    unbuilt(&["gdbserver"], "[port]", "start gdbserver session (default port=1234)"),
+    command(&["x"], "/fmt addr", "virtual memory dump starting at 'addr'", |call| {
+        memory::dump(call.vm, call.args, true, call.out)
+    }),
+    command(&["xp"], "/fmt addr", "physical memory dump starting at 'addr'", |call| {
+        memory::dump(call.vm, call.args, false, call.out)
+    }),
+    command(
+        &["p", "print"],
+        "/fmt expr",
+        "print expression value (use $reg for CPU register access)",
+        |call| memory::print(call.vm, call.args, call.out),
+    ),
+    unbuilt(&["i"], "/fmt addr", "I/O port read"),
+    command(&["sendkey"], "keys [hold_ms]", "send keys to the VM (e.g. 'sendkey ctrl-alt-f1')", sendkey),
+    command(&["system_reset"], "", "reset the system", |call| {
+        call.vm.reset();
+        Ok(())
+    }),
+    command(&["system_powerdown"], "", "send system power down event", |call| {
+        call.vm.tree.cpu.send(&ToCpu::PowerButton);
+        Ok(())
+    }),
+    command(&["sum"], "addr size", "compute the checksum of a memory region", |call| {
+        memory::sum(call.vm, call.args, call.out)
+    }),
+    unbuilt(&["usb_add"], "device", "add USB device (e.g. 'host:bus.addr' or 'host:vendor_id:product_id')"),
+    unbuilt(&["usb_del"], "device", "remove USB device 'bus.addr'"),
+    command(&["cpu"], "index", "set the default CPU", |call| {
+        let (_, values, _) = memory::arguments(call.vm, call.args, 1)?;
+        let cpus = u64::from(call.vm.config.cpus);
+        let index = values.first().copied().filter(|index| *index < cpus).ok_or("invalid CPU index")?;
+        call.vm.cpu = index as u32;
+        Ok(())
+    }),
+    command(&["mouse_move"], "dx dy [dz]", "send mouse move events", mouse_move),
+    command(&["mouse_button"], "state", "change mouse button state (1=L, 2=M, 4=R)", mouse_button),
+    unbuilt(&["mouse_set"], "index", "set which mouse device receives events"),
+    unbuilt(&["wavcapture"], "path [frequency bits channels]", "capture audio to a wave file"),
+    unbuilt(&["stopcapture"], "capture index", "stop capture"),
+    command(
+        &["memsave"],
+        "addr size file",
+        "save to disk virtual memory dump starting at 'addr' of size 'size'",
+        |call| memory::save(call.vm, call.args, true),
+    ),
+    command(
+        &["pmemsave"],
+        "addr size file",
+        "save to disk physical memory dump starting at 'addr' of size 'size'",
+        |call| memory::save(call.vm, call.args, false),
+    ),
+    command(&["boot_set"], "bootdevice", "define new values for the boot device list", boot_set),
+    command(&["nmi"], "cpu", "inject an NMI on the given CPU", |call| {
+        call.vm.tree.cpu.send(&ToCpu::Nmi);
+        Ok(())
+    }),
+    unbuilt(&["migrate"], "[-d] uri", "migrate to URI (using -d to not wait for completion)"),
+    unbuilt(&["migrate_cancel"], "", "cancel the current VM migration"),
+    unbuilt(&["migrate_set_speed"], "value", "set maximum speed (in bytes) for migrations"),
+    unbuilt(&["drive_add"], "pci_addr drive-options", "add drive to PCI storage controller"),
+    unbuilt(&["pci_add"], "pci_addr nic|storage options", "hot-add PCI device"),
+    unbuilt(&["pci_del"], "pci_addr", "hot remove PCI device"),
+    unbuilt(&["host_net_add"], "tap|user|socket|vde|dump [options]", "add host VLAN client"),
+    unbuilt(&["host_net_remove"], "vlan_id name", "remove host VLAN client"),
+    unbuilt(&["set_link"], "name up|down", "change the link status of a network adapter"),
+    unbuilt(&["balloon"], "target", "request VM to change its memory allocation (in MB)"),
+];
+
+/// First word of `text`, with quotes taken off.
+pub fn word(text: &str) -> Option<String> {
+    let text = text.trim();
+    if let Some(rest) = text.strip_prefix('"') {
+        return rest.split('"').next().map(str::to_owned);
+    }
+    text.split_whitespace().next().map(str::to_owned)
+}
+
+/// Words that can stand where the line ends.
+pub fn completions(line: &str) -> Vec<&'static str> {
+    if let Some(topic) = line.strip_prefix("info ") {
+        return info::TOPICS.iter().map(|t| t.name).filter(|name| name.starts_with(topic)).collect();
+    }
+    let prefix = line.strip_prefix("help ").unwrap_or(line);
+    let names = COMMANDS.iter().flat_map(|command| command.names).copied();
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| command.names.contains(&name))
+}
+
+/// Runs one line.
+pub fn run(vm: &mut Vm<'_>, line: &str, history: &[String], out: &mut String) {
+    let end = line.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(line.len());
+    let (name, args) = line.split_at(end);
+    let outcome = match find(name) {
+        Some(Command { run: Some(run), .. }) => run(Call { vm, args, history, out: &mut *out }),
+        Some(_) => Err(format!("{name}: not supported yet")),
+        None => Err(format!("unknown command: '{name}'")),
+    };
+    if let Err(error) = outcome {
+        out.push_str(&error);
+        out.push('\n');
+    }
+}
+
+fn help(call: Call<'_, '_, '_>) -> Outcome {
+    match word(call.args) {
+        Some(name) if name == "info" => info::list(call.out),
+        Some(name) => match find(&name) {
+            Some(command) => describe(command, call.out),
+            None => return Err(format!("unknown command: '{name}'")),
+        },
+        None => COMMANDS.iter().for_each(|command| describe(command, call.out)),
+    }
+    Ok(())
+}
+
+fn describe(command: &Command, out: &mut String) {
+    let mark = if command.run.is_some() { "" } else { " (not supported yet)" };
+    let _ = writeln!(out, "{} {} -- {}{mark}", command.names.join("|"), command.args, command.help);
+}
+
+fn ask(vm: &mut Vm<'_>, device: &str, request: &Control) -> Result<Vec<u8>, String> {
+    let handle = vm.tree.devices.iter_mut().find(|handle| handle.name == device);
+    let handle = handle.ok_or_else(|| format!("this machine has no {device}"))?;
+    handle.mailbox.request(request, DEVICE_LIMIT).map_err(|error| match error {
+        MailboxError::Refused(why) => format!("{device}: {}", crate::spawn::printable(why.as_bytes())),
+        other => format!("{device}: {other}"),
+    })
+}
+
+fn screendump(call: Call<'_, '_, '_>) -> Outcome {
+    /// More than any mode of the card needs.
+    const SCREEN_MAX: usize = 64 << 20;
+    let name = word(call.args).ok_or("file name expected")?;
+    let mut image = Vec::new();
+    loop {
+        let part = ask(call.vm, "vga", &Control::Screen { offset: image.len() as u32 })?;
+        if part.is_empty() || image.len() > SCREEN_MAX {
+            break;
+        }
+        image.extend(part);
+    }
+    let mut file = File::create(&name).map_err(|e| format!("could not open '{name}': {}", reason(&e)))?;
+    file.write_all(&image).map_err(|e| format!("{name}: {}", reason(&e)))
+}
+
+fn log(call: Call<'_, '_, '_>) -> Outcome {
+    let items = word(call.args).unwrap_or_default();
+    if items == "none" {
+        call.vm.tree.cpu.send(&ToCpu::Log(Vec::new()));
+        return Ok(());
+    }
+    let items: Vec<String> = items.split(',').map(str::to_owned).collect();
+    let known = |item: &String| item == "all" || LOG_ITEMS.iter().any(|(name, _)| name == item);
+    if items.iter().all(known) {
+        call.vm.tree.cpu.send(&ToCpu::Log(items));
+        return Ok(());
+    }
+    call.out.push_str("Log items (comma separated):\nnone       remove all logs\n");
+    for (name, help) in LOG_ITEMS {
+        let _ = writeln!(call.out, "{name:<10} {help}");
+    }
+    Ok(())
+}
+
+fn sendkey(call: Call<'_, '_, '_>) -> Outcome {
+    let name = word(call.args).ok_or("keys expected")?;
+    let codes = keys::parse(&name)?;
+    for code in &codes {
+        ask(call.vm, "i8042", &Control::Key { code: *code, down: true })?;
+    }
+    for code in codes.iter().rev() {
+        ask(call.vm, "i8042", &Control::Key { code: *code, down: false })?;
+    }
+    Ok(())
+}
+
+fn mouse_move(call: Call<'_, '_, '_>) -> Outcome {
+    let mut values = Vec::new();
+    for text in call.args.split_whitespace() {
+        values.push(text.parse::<i32>().map_err(|_| format!("bad number: '{text}'"))?);
+    }
+    let ([dx, dy] | [dx, dy, _]) = *values.as_slice() else { return Err("dx dy [dz] expected".to_owned()) };
+    let dz = values.get(2).copied().unwrap_or(0).clamp(-127, 127) as i8;
+    let limit = |value: i32| value.clamp(-32768, 32767) as i16;
+    let buttons = call.vm.buttons;
+    ask(call.vm, "i8042", &Control::Mouse { dx: limit(dx), dy: limit(dy), dz, buttons }).map(|_| ())
+}
+
+fn mouse_button(call: Call<'_, '_, '_>) -> Outcome {
+    let state = word(call.args).and_then(|text| text.parse::<u8>().ok()).ok_or("state expected")?;
+    // The command counts left, middle, right; the device left, right, middle.
+    let buttons = (state & 1) | (state >> 1 & 2) | (state << 1 & 4);
+    call.vm.buttons = buttons;
+    ask(call.vm, "i8042", &Control::Mouse { dx: 0, dy: 0, dz: 0, buttons }).map(|_| ())
+}
+
+fn boot_set(call: Call<'_, '_, '_>) -> Outcome {
+    let order = word(call.args).ok_or("boot device list expected")?;
+    let valid = (1..=3).contains(&order.len()) && order.bytes().all(|letter| b"acdn".contains(&letter));
+    if !valid {
+        return Err(format!("invalid boot device list '{order}'"));
+    }
+    let bytes = cmos::boot_order(&order, call.vm.config.no_fd_bootchk);
+    let request: Vec<u8> = bytes.iter().flat_map(|(at, value)| [*at, *value]).collect();
+    ask(call.vm, "rtc", &Control::Configure(request))?;
+    let _ = writeln!(call.out, "boot device list now set to {order}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_command_name_is_used_twice() {
+        let names: Vec<&str> = COMMANDS.iter().flat_map(|command| command.names).copied().collect();
+        for (index, name) in names.iter().enumerate() {
+            assert!(!names[..index].contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unbuilt_command_is_marked_in_the_help() {
+        let mut out = String::new();
+        describe(find("savevm").expect("documented"), &mut out);
+        assert!(out.ends_with("(not supported yet)\n"), "{out}");
+    }
+
+    #[test]
+    fn a_quoted_word_keeps_its_blanks() {
+        assert_eq!(word(" \"a b\" c").as_deref(), Some("a b"));
+        assert_eq!(word("x y").as_deref(), Some("x"));
+        assert_eq!(word("  "), None);
+    }
+}

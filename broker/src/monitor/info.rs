@@ -1,0 +1,210 @@
+//! `info`.
+
+use std::fmt::Write as _;
+
+use bulkhead_bus::messages::Query;
+use bulkhead_config::Media;
+
+use super::commands::{Outcome, word};
+use crate::vm::Vm;
+
+/// One subcommand.
+pub struct Topic {
+    /// Name.
+    pub name: &'static str,
+    /// Line of the help.
+    pub help: &'static str,
+    run: Option<fn(&mut Vm<'_>, &[String], &mut String) -> Outcome>,
+}
+
+const fn topic(
+    name: &'static str,
+    help: &'static str,
+    run: fn(&mut Vm<'_>, &[String], &mut String) -> Outcome,
+) -> Topic {
+    Topic { name, help, run: Some(run) }
+}
+
+const fn unbuilt(name: &'static str, help: &'static str) -> Topic {
+    Topic { name, help, run: None }
+}
+
+/// Every subcommand of the manual, and `processes`.
+pub const TOPICS: &[Topic] = &[
+    topic("version", "show the version of qemu", |_, _, out| {
+        out.push_str("0.10.4\n");
+        Ok(())
+    }),
+    unbuilt("network", "show the network state"),
+    topic("chardev", "show the character devices", |vm, _, out| {
+        chardev(vm, out);
+        Ok(())
+    }),
+    topic("block", "show the block devices", |vm, _, out| {
+        block(vm, out);
+        Ok(())
+    }),
+    unbuilt("blockstats", "show block device statistics"),
+    topic("registers", "show the cpu registers", |vm, _, out| ask(vm, Query::Registers(vm.cpu), out)),
+    topic("cpus", "show infos for each CPU", |vm, _, out| ask(vm, Query::Cpus, out)),
+    topic("history", "show the command line history", |_, history, out| {
+        for (number, line) in history.iter().enumerate() {
+            let _ = writeln!(out, "{number}: '{line}'");
+        }
+        Ok(())
+    }),
+    topic("irq", "show the interrupts statistics (if available)", |vm, _, out| ask(vm, Query::Irq, out)),
+    topic("pic", "show i8259 (PIC) state", |vm, _, out| ask(vm, Query::Pic, out)),
+    topic("pci", "show PCI info", |vm, _, out| ask(vm, Query::Pci, out)),
+    unbuilt("tlb", "show virtual to physical memory mappings"),
+    unbuilt("mem", "show the active virtual memory mappings"),
+    topic("hpet", "show state of HPET", |vm, _, out| ask(vm, Query::Hpet, out)),
+    unbuilt("kqemu", "show KQEMU information"),
+    unbuilt("kvm", "show KVM information"),
+    unbuilt("usb", "show guest USB devices"),
+    unbuilt("usbhost", "show host USB devices"),
+    unbuilt("profile", "show profiling information"),
+    unbuilt("capture", "show capture information"),
+    unbuilt("snapshots", "show the currently saved VM snapshots"),
+    topic("status", "show the current VM status (running|paused)", |vm, _, out| {
+        let _ = writeln!(out, "VM status: {}", if vm.running { "running" } else { "paused" });
+        Ok(())
+    }),
+    unbuilt("pcmcia", "show guest PCMCIA status"),
+    unbuilt("mice", "show which guest mouse is receiving events"),
+    unbuilt("vnc", "show the vnc server status"),
+    topic("name", "show the current VM name", |vm, _, out| {
+        if let Some(name) = &vm.config.name {
+            let _ = writeln!(out, "{name}");
+        }
+        Ok(())
+    }),
+    topic("uuid", "show the current VM UUID", |vm, _, out| {
+        uuid(vm.config.uuid.unwrap_or_default(), out);
+        Ok(())
+    }),
+    unbuilt("cpustats", "show CPU statistics"),
+    unbuilt("slirp", "show SLIRP statistics (if available)"),
+    unbuilt("migrate", "show migration status"),
+    unbuilt("balloon", "show balloon information"),
+    topic("processes", "show the processes of the VM", |vm, _, out| {
+        processes(vm, out);
+        Ok(())
+    }),
+];
+
+/// Runs `info SUBCOMMAND`.
+pub fn run(vm: &mut Vm<'_>, args: &str, history: &[String], out: &mut String) -> Outcome {
+    let Some(name) = word(args) else {
+        list(out);
+        return Ok(());
+    };
+    match TOPICS.iter().find(|topic| topic.name == name) {
+        Some(Topic { run: Some(run), .. }) => run(vm, history, out),
+        Some(_) => Err(format!("info {name}: not supported yet")),
+        None => Err(format!("unknown info subcommand: '{name}'")),
+    }
+}
+
+/// The help of `info`.
+pub fn list(out: &mut String) {
+    for topic in TOPICS {
+        let mark = if topic.run.is_some() { "" } else { " (not supported yet)" };
+        let _ = writeln!(out, "info {}  -- {}{mark}", topic.name, topic.help);
+    }
+}
+
+fn ask(vm: &mut Vm<'_>, what: Query, out: &mut String) -> Outcome {
+    let reply = vm.tree.cpu.query(what)?;
+    let text = crate::spawn::printable(&reply);
+    out.push_str(&text);
+    if !text.is_empty() && !text.ends_with('\n') {
+        out.push('\n');
+    }
+    Ok(())
+}
+
+fn chardev(vm: &Vm<'_>, out: &mut String) {
+    if let Some(char) = &vm.parts.monitor {
+        let _ = writeln!(out, "monitor: filename={}", char.title);
+    }
+    for (port, char) in vm.parts.serials.iter().enumerate() {
+        if let Some(char) = char {
+            let _ = writeln!(out, "serial{port}: filename={}", char.title);
+        }
+    }
+}
+
+fn block(vm: &Vm<'_>, out: &mut String) {
+    for drive in &vm.parts.drives {
+        let cdrom = drive.media == Media::Cdrom;
+        let kind = if cdrom { "cdrom" } else { "hd" };
+        let _ = write!(out, "{}: type={kind} removable={}", drive.title, u8::from(cdrom));
+        if cdrom {
+            out.push_str(" locked=0");
+        }
+        match &drive.path {
+            Some(path) => {
+                let read_only = u8::from(drive.config.read_only);
+                let _ = write!(out, " file={path} ro={read_only} drv={} encrypted=0", drive.config.format);
+            }
+            None => out.push_str(" [not inserted]"),
+        }
+        out.push('\n');
+    }
+}
+
+fn uuid(uuid: [u8; 16], out: &mut String) {
+    for (index, byte) in uuid.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            out.push('-');
+        }
+        let _ = write!(out, "{byte:02x}");
+    }
+    out.push('\n');
+}
+
+/// Kilobytes of a line of `/proc/PID/smaps_rollup` or `status`.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
+}
+
+fn processes(vm: &Vm<'_>, out: &mut String) {
+    let _ = writeln!(
+        out,
+        "{:>7} {:<18} {:>9} {:>8} {:>9} {:>9}",
+        "pid", "process", "uptime", "restarts", "rss/kB", "pss/kB"
+    );
+    let mut line = |pid: u32, name: &str, uptime: f64| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let show = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |kb| kb.to_string());
+        let (rss, pss) = (show(kilobytes(&status, "VmRSS")), show(kilobytes(&rollup, "Pss")));
+        let _ = writeln!(out, "{pid:>7} {name:<18} {uptime:>8.1}s {:>8} {rss:>9} {pss:>9}", 0);
+    };
+    let oldest =
+        vm.tree.processes.iter().map(|process| process.since.elapsed().as_secs_f64()).fold(0.0, f64::max);
+    line(std::process::id(), "broker", oldest);
+    for process in &vm.tree.processes {
+        line(process.pid, &process.name, process.since.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_printed_in_its_five_groups() {
+        let mut out = String::new();
+        uuid([0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0, 1, 2, 3, 4, 5, 6, 7, 8], &mut out);
+        assert_eq!(out, "12345678-9abc-def0-0102-030405060708\n");
+    }
+
+    #[test]
+    fn memory_figures_are_read_by_name() {
+        assert_eq!(kilobytes("Rss:   12 kB\nPss:             345 kB\n", "Pss"), Some(345));
+        assert_eq!(kilobytes("Rss: 1 kB\n", "Pss"), None);
+    }
+}

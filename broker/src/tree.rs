@@ -1,0 +1,573 @@
+//! The tree of processes of one machine: its memory, its links, every process with its manifest.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
+use bulkhead_bus::config::{
+    CharConfig, DebugPortsConfig, FwCfgConfig, I8042Config, IdeConfig, IdeDriveConfig, IdeGeometry, IdeMedia,
+    RtcConfig, SerialConfig, VgaConfig,
+};
+use bulkhead_bus::device::DEVICE_BYTES;
+use bulkhead_bus::irq::IRQ_BYTES;
+use bulkhead_bus::links::{BLOCK_LINK, BYTES_LINK, BlockServer, Medium};
+use bulkhead_bus::mailbox::Mailbox;
+use bulkhead_bus::manifest::{Manifest, fd};
+use bulkhead_bus::messages::{BulkMap, CpuConfig, FromCpu, PciFunction, RegionMap, RomImage, Space, WireMap};
+use bulkhead_bus::ram::code_map_bytes;
+use bulkhead_bus::sys::{self as bus_sys, Mapping};
+use bulkhead_bus::wire;
+use bulkhead_config::{MachineConfig, Media, RtcBase, Target, Vga};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+use crate::chars::HostChar;
+use crate::control::CpuLink;
+use crate::fail::{Fail, reason};
+use crate::images::OpenDrive;
+use crate::machines::standard::DEBUG_EXIT_REGION;
+use crate::machines::{Bulk, Device, Machine, When};
+use crate::spawn::{self, Process};
+use crate::sys;
+
+/// User and group of every process when the broker is the superuser's: nobody's.
+const UNPRIVILEGED: (u32, u32) = (65534, 65534);
+/// Longest start of all processes.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Everything that was opened before the first process starts.
+pub struct Parts {
+    /// Drives by position.
+    pub drives: Vec<OpenDrive>,
+    /// Host sides of the serial ports.
+    pub serials: Vec<Option<HostChar>>,
+    /// Host side of the monitor of its own.
+    pub monitor: Option<HostChar>,
+    /// System firmware.
+    pub bios: Vec<u8>,
+    /// Firmware items and their long contents.
+    pub firmware: (FwCfgConfig, Vec<u8>),
+    /// CMOS bytes.
+    pub cmos: Vec<(u8, u8)>,
+}
+
+/// A device process as the broker deals with it.
+pub struct DeviceHandle {
+    /// Instance: `serial0`.
+    pub name: &'static str,
+    /// Requests.
+    pub mailbox: Mailbox,
+    /// Index in [`Tree::processes`].
+    pub process: usize,
+}
+
+/// A running machine.
+pub struct Tree {
+    /// All processes; the CPU process is the last.
+    pub processes: Vec<Process>,
+    /// Devices by index.
+    pub devices: Vec<DeviceHandle>,
+    /// Guest time.
+    pub clock: Clock,
+    /// Messages to and from the CPU process.
+    pub cpu: CpuLink,
+    /// Monitor ends: byte streams to character back ends.
+    pub monitors: Vec<UnixStream>,
+    /// Bells of the back ends, with their index in [`Tree::processes`].
+    pub back_ends: Vec<(usize, Bell)>,
+    /// `-d` output of the CPU process.
+    pub log: OwnedFd,
+    /// Keeps shared memory alive for successors.
+    _memory: Vec<OwnedFd>,
+}
+
+fn map(fd: &OwnedFd, len: usize) -> Result<Mapping, Fail> {
+    Mapping::shared(fd.as_fd(), len, true).map_err(|e| Fail(format!("cannot map memory: {}", reason(&e))))
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fail> {
+    wire::encode(value).map_err(|_| Fail("configuration of a process is too long".to_owned()))
+}
+
+/// Shared memory of the whole machine.
+struct Shared {
+    irq: OwnedFd,
+    clock: OwnedFd,
+    cpu_bell: OwnedFd,
+    ram: OwnedFd,
+    code: OwnedFd,
+    run_as: Option<(u32, u32)>,
+    ram_bytes: u64,
+}
+
+/// Descriptors of one process under construction.
+#[derive(Default)]
+struct Fds<'a> {
+    list: Vec<(String, BorrowedFd<'a>)>,
+}
+
+impl<'a> Fds<'a> {
+    fn add(&mut self, name: impl Into<String>, fd: &'a OwnedFd) {
+        self.list.push((name.into(), fd.as_fd()));
+    }
+}
+
+impl Shared {
+    fn manifest(&self, name: String, role: &str, config: Vec<u8>, source: u32) -> Manifest {
+        Manifest {
+            name,
+            role: role.to_owned(),
+            fds: Vec::new(),
+            config,
+            source,
+            ram_bytes: self.ram_bytes,
+            bulk_bytes: 0,
+            run_as: self.run_as,
+        }
+    }
+}
+
+/// A link between a device and a back end: its memory and the back end's bell.
+struct Link {
+    memory: OwnedFd,
+    bell: OwnedFd,
+}
+
+impl Link {
+    fn new(name: &str, bytes: usize) -> Result<Link, Fail> {
+        Ok(Link {
+            memory: spawn::memory(name, bytes as u64)?,
+            bell: spawn::memory("bell", BELL_BYTES as u64)?,
+        })
+    }
+}
+
+fn exists(device: &Device, parts: &Parts, config: &MachineConfig) -> bool {
+    match device.when {
+        When::Always => true,
+        When::Serial(port) => parts.serials.get(port).is_some_and(Option::is_some),
+        When::Vga => config.vga == Vga::Std,
+    }
+}
+
+fn device_config(device: &Device, config: &MachineConfig, parts: &Parts) -> Result<Vec<u8>, Fail> {
+    match device.role {
+        "serial" => encode(&SerialConfig::default()),
+        "rtc" => encode(&rtc(config, &parts.cmos)),
+        "i8042" => encode(&I8042Config { mouse: true }),
+        "fwcfg" => encode(&parts.firmware.0),
+        "debugports" => encode(&DebugPortsConfig {
+            exit_ports: config.debug_exit.map_or(0, |exit| exit.iosize.min(4) as u8),
+        }),
+        "ide" => encode(&ide(&parts.drives)),
+        "vga" => encode(&VgaConfig::default()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn rtc(config: &MachineConfig, cmos: &[(u8, u8)]) -> RtcConfig {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seconds = now.as_secs() as i64;
+    let (base_seconds, base_nanoseconds) = match config.rtc {
+        RtcBase::Utc => (seconds, now.subsec_nanos()),
+        RtcBase::Local => (seconds.saturating_add(sys::local_offset(seconds)), now.subsec_nanos()),
+        RtcBase::Start(start) => (start, 0),
+    };
+    RtcConfig { cmos: cmos.to_vec(), base_seconds, base_nanoseconds, time_drift_hack: config.rtc_td_hack }
+}
+
+fn ide(drives: &[OpenDrive]) -> IdeConfig {
+    let mut config = IdeConfig::default();
+    for (block, drive) in drives.iter().enumerate() {
+        let disk = drive.media == Media::Disk;
+        let geometry = drive.geometry;
+        if let Some(unit) = config.drives.get_mut(usize::from(drive.index)) {
+            *unit = Some(IdeDriveConfig {
+                media: if disk { IdeMedia::Disk } else { IdeMedia::Cdrom },
+                block: block as u8,
+                serial: drive.serial.clone(),
+                model: if disk { "QEMU HARDDISK" } else { "QEMU DVD-ROM" }.to_owned(),
+                firmware: "0.10.4".to_owned(),
+                geometry: disk.then_some(IdeGeometry {
+                    cylinders: geometry.cylinders,
+                    heads: geometry.heads,
+                    sectors: geometry.sectors,
+                }),
+                removable: !disk,
+            });
+        }
+    }
+    config
+}
+
+/// What one device shares with others, created before any process starts.
+struct Slot<'a> {
+    device: &'a Device,
+    file: OwnedFd,
+    bell: OwnedFd,
+    bulk: Option<(OwnedFd, u64)>,
+}
+
+fn slot<'a>(device: &'a Device, parts: &Parts) -> Result<Slot<'a>, Fail> {
+    let bulk = match device.bulk {
+        Bulk::None => None,
+        Bulk::Zeroed(bytes, _) => Some((spawn::memory(device.name, bytes)?, bytes)),
+        Bulk::Firmware if parts.firmware.1.is_empty() => None,
+        Bulk::Firmware => {
+            let bytes = &parts.firmware.1;
+            Some((spawn::memory_with(device.name, bytes)?, bytes.len() as u64))
+        }
+    };
+    Ok(Slot {
+        device,
+        file: spawn::memory(device.name, DEVICE_BYTES as u64)?,
+        bell: spawn::memory("bell", BELL_BYTES as u64)?,
+        bulk,
+    })
+}
+
+fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], bios_bytes: u64) -> CpuConfig {
+    let mut out = CpuConfig {
+        model: config.cpu.clone(),
+        long_mode: config.target == Target::X86_64,
+        cpus: config.cpus,
+        chipset: machine.chipset,
+        devices: slots.iter().map(|slot| slot.device.name.to_owned()).collect(),
+        regions: Vec::new(),
+        wires: Vec::new(),
+        functions: Vec::new(),
+        bulks: Vec::new(),
+        roms: vec![RomImage { base: (1u64 << 32) - bios_bytes, size: bios_bytes, bios: true }],
+        no_hpet: config.no_hpet,
+        no_acpi: config.no_acpi,
+        no_reboot: config.no_reboot,
+        log_items: config.log_items.clone(),
+    };
+    for (index, slot) in slots.iter().enumerate() {
+        let index = index as u32;
+        for place in slot.device.places {
+            out.regions.push(RegionMap {
+                device: index,
+                region: place.region,
+                offset: place.offset,
+                space: place.space,
+                base: place.base,
+                size: place.size,
+            });
+        }
+        if let ("debugports", Some(exit)) = (slot.device.role, config.debug_exit) {
+            out.regions.push(RegionMap {
+                device: index,
+                region: DEBUG_EXIT_REGION,
+                offset: 0,
+                space: Space::Port,
+                base: exit.iobase.into(),
+                size: exit.iosize.into(),
+            });
+        }
+        for (line, to) in slot.device.wires {
+            out.wires.push(WireMap { device: index, line: *line, to: *to });
+        }
+        if let Some((devfn, template)) = slot.device.function {
+            out.functions.push(PciFunction { device: index, devfn, template, rom: None });
+            if let Bulk::Zeroed(size, Some(bar)) = slot.device.bulk {
+                out.bulks.push(BulkMap { device: index, devfn, bar, size });
+            }
+        }
+    }
+    out
+}
+
+/// Builds the machine and starts every process; returns when all of them serve from inside their jails.
+///
+/// # Errors
+/// One line; every process started so far is ended.
+pub fn build(config: &MachineConfig, machine: &Machine, parts: &Parts) -> Result<Tree, Fail> {
+    let mut processes = Vec::new();
+    let tree = start(config, machine, parts, &mut processes);
+    match tree {
+        Ok(mut tree) => {
+            tree.processes = processes;
+            Ok(tree)
+        }
+        Err(error) => {
+            for process in &processes {
+                process.kill();
+                process.collect();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn start(
+    config: &MachineConfig,
+    machine: &Machine,
+    parts: &Parts,
+    processes: &mut Vec<Process>,
+) -> Result<Tree, Fail> {
+    let shared = Shared {
+        irq: spawn::memory("irq", IRQ_BYTES as u64)?,
+        clock: spawn::memory("clock", CLOCK_BYTES as u64)?,
+        cpu_bell: spawn::memory("bell", BELL_BYTES as u64)?,
+        ram: spawn::memory("ram", config.ram_bytes)?,
+        code: spawn::memory("code", code_map_bytes(config.ram_bytes))?,
+        run_as: nix::unistd::geteuid().is_root().then_some(UNPRIVILEGED),
+        ram_bytes: config.ram_bytes,
+    };
+    let clock = Clock::new(map(&shared.clock, CLOCK_BYTES)?);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    clock.set_real_time(i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
+    let mut slots = Vec::new();
+    for device in machine.devices.iter().filter(|device| exists(device, parts, config)) {
+        slots.push(slot(device, parts)?);
+    }
+    // Links first: both ends need them.
+    let mut drives = Vec::new();
+    for drive in &parts.drives {
+        let link = Link::new(&drive.name, BLOCK_LINK)?;
+        let peer = Bell::new(Mapping::anonymous(BELL_BYTES).map_err(|e| Fail(reason(&e)))?);
+        BlockServer::new(map(&link.memory, BLOCK_LINK)?, peer.into()).set_medium(Medium {
+            bytes: drive.config.bytes,
+            read_only: drive.config.read_only,
+            present: !drive.config.empty,
+            write_cache: drive.config.cache != bulkhead_bus::config::BlockCache::Writethrough,
+            generation: 0,
+        });
+        drives.push(link);
+    }
+    let mut serials = Vec::new();
+    for char in &parts.serials {
+        serials.push(match char {
+            Some(_) => Some(Link::new("serial", BYTES_LINK)?),
+            None => None,
+        });
+    }
+    let mut monitors = Vec::new();
+    let mut handles = Vec::new();
+    for (index, slot) in slots.iter().enumerate() {
+        let device = slot.device;
+        let mut manifest = shared.manifest(
+            format!("bh-{}", device.name),
+            device.role,
+            device_config(device, config, parts)?,
+            index as u32,
+        );
+        let mut fds = Fds::default();
+        fds.add(fd::DEVICE, &slot.file);
+        fds.add(fd::BELL, &slot.bell);
+        fds.add(fd::IRQ, &shared.irq);
+        fds.add(fd::CPU_BELL, &shared.cpu_bell);
+        fds.add(fd::CLOCK, &shared.clock);
+        if device.master {
+            fds.add(fd::RAM, &shared.ram);
+            fds.add(fd::CODE, &shared.code);
+        }
+        if let Some((memory, bytes)) = &slot.bulk {
+            fds.add(fd::BULK, memory);
+            manifest.bulk_bytes = *bytes;
+        }
+        if let When::Serial(port) = device.when
+            && let Some(Some(link)) = serials.get(port)
+        {
+            fds.add("bytes0", &link.memory);
+            fds.add("bytes0-peer", &link.bell);
+        }
+        if device.role == "ide" {
+            for (number, link) in drives.iter().enumerate() {
+                fds.add(format!("{}{number}", fd::BLOCK), &link.memory);
+                fds.add(format!("{}{number}{}", fd::BLOCK, fd::PEER_BELL), &link.bell);
+            }
+        }
+        processes.push(spawn::spawn(device.program, manifest, &fds.list)?);
+        handles.push(DeviceHandle {
+            name: device.name,
+            mailbox: Mailbox::new(map(&slot.file, DEVICE_BYTES)?, Bell::new(map(&slot.bell, BELL_BYTES)?)),
+            process: processes.len() - 1,
+        });
+    }
+    let bell_of = |wanted: &dyn Fn(&Device) -> bool| {
+        slots.iter().find(|slot| wanted(slot.device)).map(|slot| &slot.bell)
+    };
+    let mut back_ends: Vec<(usize, Bell)> = Vec::new();
+    for (drive, link) in parts.drives.iter().zip(&drives) {
+        let manifest =
+            shared.manifest(format!("bh-block-{}", drive.name), "block", encode(&drive.config)?, 0);
+        let mut fds = Fds::default();
+        fds.add("block0", &link.memory);
+        if let Some(bell) = bell_of(&|device| device.role == "ide") {
+            fds.add("block0-peer", bell);
+        }
+        fds.add(fd::BELL, &link.bell);
+        fds.list.extend(drive.descriptors().map(|(name, fd)| (name.to_owned(), fd)));
+        processes.push(spawn::spawn("bh-block", manifest, &fds.list)?);
+        back_ends.push((processes.len() - 1, Bell::new(map(&link.bell, BELL_BYTES)?)));
+    }
+    let start_ns = bus_sys::monotonic_ns();
+    let mut char = |name: String, char: &HostChar, link: Option<(&Link, &OwnedFd)>, monitor: bool| {
+        let settings = CharConfig {
+            kind: char.kind,
+            monitor,
+            mux: char.mux,
+            escape: config.escape_char,
+            start_ns,
+            nodelay: char.nodelay,
+        };
+        let manifest = shared.manifest(name, "char", encode(&settings)?, 0);
+        let own = spawn::memory("bell", BELL_BYTES as u64)?;
+        let mut fds = Fds::default();
+        match link {
+            Some((link, peer)) => {
+                fds.add("bytes0", &link.memory);
+                fds.add("bytes0-peer", peer);
+                fds.add(fd::BELL, &link.bell);
+            }
+            None => fds.add(fd::BELL, &own),
+        }
+        fds.list.extend(char.descriptors().map(|(name, fd)| (name.to_owned(), fd)));
+        let pair = if monitor { Some(UnixStream::pair().map_err(|e| Fail(reason(&e)))?) } else { None };
+        let theirs = pair.map(|(ours, theirs)| {
+            monitors.push(ours);
+            OwnedFd::from(theirs)
+        });
+        if let Some(theirs) = &theirs {
+            fds.add("monitor", theirs);
+        }
+        processes.push(spawn::spawn("bh-char", manifest, &fds.list)?);
+        let bell = link.map_or(&own, |(link, _)| &link.bell);
+        back_ends.push((processes.len() - 1, Bell::new(map(bell, BELL_BYTES)?)));
+        Ok::<(), Fail>(())
+    };
+    for (port, (host, link)) in parts.serials.iter().zip(&serials).enumerate() {
+        if let (Some(host), Some(link)) = (host, link)
+            && let Some(bell) = bell_of(&|device| device.when == When::Serial(port))
+        {
+            char(format!("bh-char-serial{port}"), host, Some((link, bell)), host.mux)?;
+        }
+    }
+    if let Some(host) = &parts.monitor {
+        char("bh-char-monitor".to_owned(), host, None, true)?;
+    }
+    wait_ready(&handles, &back_ends, processes)?;
+    let (cpu, log) = start_cpu(config, machine, parts, &shared, &slots, processes)?;
+    let mut memory = vec![shared.irq, shared.clock, shared.cpu_bell, shared.ram, shared.code];
+    for slot in slots {
+        memory.extend([slot.file, slot.bell]);
+        memory.extend(slot.bulk.map(|(fd, _)| fd));
+    }
+    for link in drives.into_iter().chain(serials.into_iter().flatten()) {
+        memory.extend([link.memory, link.bell]);
+    }
+    Ok(Tree {
+        processes: Vec::new(),
+        devices: handles,
+        clock,
+        cpu,
+        monitors,
+        back_ends,
+        log,
+        _memory: memory,
+    })
+}
+
+fn start_cpu(
+    config: &MachineConfig,
+    machine: &Machine,
+    parts: &Parts,
+    shared: &Shared,
+    slots: &[Slot<'_>],
+    processes: &mut Vec<Process>,
+) -> Result<(CpuLink, OwnedFd), Fail> {
+    let settings = cpu_config(config, machine, slots, parts.bios.len() as u64);
+    let manifest = shared.manifest("bh-cpu".to_owned(), "cpu", encode(&settings)?, 0);
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    let (log_read, log_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let rom = spawn::memory_with("bios", &parts.bios)?;
+    let mut fds = Fds::default();
+    for (name, memory) in [
+        (fd::IRQ, &shared.irq),
+        (fd::CPU_BELL, &shared.cpu_bell),
+        (fd::CLOCK, &shared.clock),
+        (fd::RAM, &shared.ram),
+        (fd::CODE, &shared.code),
+        (fd::CONTROL, &theirs),
+        ("log", &log_write),
+        ("rom0", &rom),
+    ] {
+        fds.add(name, memory);
+    }
+    for (index, slot) in slots.iter().enumerate() {
+        fds.add(format!("{}{index}", fd::DEVICE), &slot.file);
+        fds.add(format!("{}{index}-bell", fd::DEVICE), &slot.bell);
+        if let (Bulk::Zeroed(_, Some(_)), Some((memory, _))) = (slot.device.bulk, &slot.bulk) {
+            fds.add(format!("{}{index}", fd::BULK), memory);
+        }
+    }
+    processes.push(spawn::spawn("bh-cpu", manifest, &fds.list)?);
+    drop((theirs, log_write));
+    let mut cpu = CpuLink::new(ours);
+    let end = Instant::now() + START_LIMIT;
+    loop {
+        match cpu.receive(Duration::from_millis(50)) {
+            Some(FromCpu::Ready) => break,
+            Some(FromCpu::Fatal(why)) => return Err(Fail(format!("bh-cpu: {why}"))),
+            Some(FromCpu::Note(text)) => eprintln!("{text}"),
+            _ => {}
+        }
+        check(processes)?;
+        if Instant::now() > end {
+            return Err(Fail("bh-cpu does not get ready".to_owned()));
+        }
+    }
+    Ok((cpu, log_read))
+}
+
+/// Fails when a process has ended, with what it said.
+fn check(processes: &mut [Process]) -> Result<(), Fail> {
+    for process in processes {
+        if let Some(end) = process.ended() {
+            let said = process.last_words();
+            let said = said.trim();
+            return Err(Fail(if said.is_empty() {
+                format!("{} {} at start", process.name, end.text)
+            } else {
+                said.to_owned()
+            }));
+        }
+    }
+    Ok(())
+}
+
+fn wait_ready(
+    devices: &[DeviceHandle],
+    back_ends: &[(usize, Bell)],
+    processes: &mut [Process],
+) -> Result<(), Fail> {
+    let end = Instant::now() + START_LIMIT;
+    let step = Duration::from_millis(20);
+    let devices = devices.iter().map(|device| (device.process, Ready::Device(&device.mailbox)));
+    let back_ends = back_ends.iter().map(|(process, bell)| (*process, Ready::BackEnd(bell)));
+    for (process, ready) in devices.chain(back_ends) {
+        loop {
+            let serving = match ready {
+                Ready::Device(mailbox) => mailbox.is_ready() || mailbox.wait_ready(step),
+                Ready::BackEnd(bell) => bell.wait_ready(step),
+            };
+            if serving {
+                break;
+            }
+            check(processes)?;
+            if Instant::now() > end {
+                let name = processes.get(process).map(|p| p.name.clone()).unwrap_or_default();
+                return Err(Fail(format!("{name} does not get ready")));
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Ready<'a> {
+    Device(&'a Mailbox),
+    BackEnd(&'a Bell),
+}

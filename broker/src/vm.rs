@@ -1,0 +1,290 @@
+//! The life of a VM: one loop over everything that can happen, and the few things that can be done to the VM.
+//!
+//! The loop is a plain `poll`: some dozens of descriptors, rare events, nothing to do in parallel. An asynchronous run-time
+//! would only add threads and system calls to the process that holds every descriptor.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::messages::{FromCpu, ToCpu};
+use bulkhead_config::MachineConfig;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::monitor::Session;
+use crate::spawn::printable;
+use crate::sys;
+use crate::tree::{Parts, Tree};
+
+/// Default of the `logfile` command.
+const LOG_FILE: &str = "/tmp/qemu.log";
+/// How long back ends may take to write out what the guest has sent.
+const FINISH_LIMIT: Duration = Duration::from_secs(2);
+
+/// A running VM.
+pub struct Vm<'a> {
+    /// Command line.
+    pub config: &'a MachineConfig,
+    /// Processes.
+    pub tree: Tree,
+    /// What was opened.
+    pub parts: Parts,
+    /// The virtual CPUs run.
+    pub running: bool,
+    /// Set to end the VM with this status.
+    pub exit: Option<i32>,
+    /// Mouse buttons as the monitor last set them.
+    pub buttons: u8,
+    /// CPU that monitor commands look at.
+    pub cpu: u32,
+    log_path: PathBuf,
+    log: Option<File>,
+}
+
+/// What a descriptor in the loop belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Signal,
+    Cpu,
+    Log,
+    End(usize),
+    Words(usize),
+    Monitor(usize),
+}
+
+impl<'a> Vm<'a> {
+    /// Takes over a machine whose processes are ready.
+    pub fn new(config: &'a MachineConfig, tree: Tree, parts: Parts) -> Vm<'a> {
+        Vm {
+            config,
+            tree,
+            parts,
+            running: false,
+            exit: None,
+            buttons: 0,
+            cpu: 0,
+            log_path: PathBuf::from(LOG_FILE),
+            log: None,
+        }
+    }
+
+    /// Runs the VM until its end; the exit status.
+    pub fn run(&mut self) -> i32 {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        let _ = set.thread_block();
+        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok();
+        let stdio = self.parts.serials.iter().flatten().chain(&self.parts.monitor).any(|char| char.stdio);
+        if stdio && !self.config.daemonize {
+            sys::raw_terminal(0, !self.config.nographic);
+        }
+        let monitors = std::mem::take(&mut self.tree.monitors);
+        let mut sessions: Vec<Session> = monitors.into_iter().map(Session::new).collect();
+        if !self.config.stopped {
+            self.cont();
+        }
+        while self.exit.is_none() {
+            self.turn(signals.as_ref(), &mut sessions);
+        }
+        for session in &mut sessions {
+            session.flush();
+        }
+        drop(sessions);
+        self.finish();
+        self.exit.unwrap_or(0)
+    }
+
+    /// Waits for something to happen and deals with it.
+    fn turn(&mut self, signals: Option<&SignalFd>, sessions: &mut [Session]) {
+        let ready = {
+            let mut sources = Vec::new();
+            let mut fds = Vec::new();
+            let mut watch = |source, fd, flags| {
+                sources.push(source);
+                fds.push(PollFd::new(fd, flags));
+            };
+            if let Some(signals) = signals {
+                watch(Source::Signal, signals.as_fd(), PollFlags::POLLIN);
+            }
+            watch(Source::Cpu, self.tree.cpu.fd(), PollFlags::POLLIN);
+            watch(Source::Log, self.tree.log.as_fd(), PollFlags::POLLIN);
+            for (index, process) in self.tree.processes.iter().enumerate() {
+                watch(Source::End(index), process.pidfd.as_fd(), PollFlags::POLLIN);
+                if let Some(stderr) = &process.stderr {
+                    watch(Source::Words(index), stderr.as_fd(), PollFlags::POLLIN);
+                }
+            }
+            for (index, session) in sessions.iter().enumerate() {
+                if let Some((fd, flags)) = session.interest() {
+                    watch(Source::Monitor(index), fd, flags);
+                }
+            }
+            let timeout = if self.tree.cpu.has_queued() { PollTimeout::ZERO } else { PollTimeout::NONE };
+            let _ = poll(&mut fds, timeout);
+            let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+            let ready: Vec<Source> =
+                fds.iter().zip(&sources).filter(|(fd, _)| ready(fd)).map(|(_, source)| *source).collect();
+            ready
+        };
+        while self.tree.cpu.has_queued() {
+            self.hear_cpu();
+        }
+        for source in ready {
+            match source {
+                Source::Signal => {
+                    if let Some(Ok(Some(_))) = signals.map(SignalFd::read_signal) {
+                        self.exit.get_or_insert(0);
+                    }
+                }
+                Source::Cpu => self.hear_cpu(),
+                Source::Log => self.copy_log(),
+                Source::Words(index) => self.hear(index),
+                Source::End(index) => self.mourn(index),
+                Source::Monitor(index) => {
+                    if let Some(session) = sessions.get_mut(index) {
+                        session.serve(self);
+                    }
+                }
+            }
+        }
+    }
+
+    fn say(&self, text: &str) {
+        // The terminal may be in raw mode.
+        eprint!("{}: {}\r\n", self.config.program, text.trim_end().replace('\n', "\r\n"));
+    }
+
+    fn hear(&mut self, index: usize) {
+        let words = self.tree.processes.get_mut(index).map(crate::spawn::Process::last_words);
+        if let Some(words) = words.filter(|words| !words.is_empty()) {
+            self.say(&words);
+        }
+    }
+
+    /// A process has ended: so does the VM.
+    fn mourn(&mut self, index: usize) {
+        let Some(end) = self.tree.processes.get(index).and_then(crate::spawn::Process::ended) else { return };
+        self.hear(index);
+        if self.exit.is_none()
+            && let Some(process) = self.tree.processes.get(index)
+        {
+            self.say(&format!("{} (process {}) {}: the VM ends", process.name, process.pid, end.text));
+            self.exit = Some(1);
+        }
+    }
+
+    fn hear_cpu(&mut self) {
+        match self.tree.cpu.receive(Duration::ZERO) {
+            Some(FromCpu::GuestReset) if self.config.no_reboot => {
+                self.exit.get_or_insert(0);
+            }
+            Some(FromCpu::PowerOff) if self.config.no_shutdown => self.halted(),
+            Some(FromCpu::PowerOff) => {
+                self.exit.get_or_insert(0);
+            }
+            Some(FromCpu::Exit(code)) => {
+                self.exit.get_or_insert((code & 0xff) as i32);
+            }
+            Some(FromCpu::Note(text)) => self.say(&printable(text.as_bytes())),
+            Some(FromCpu::Fatal(text)) => {
+                self.say(&format!("bh-cpu: {}", printable(text.as_bytes())));
+                self.exit.get_or_insert(1);
+            }
+            Some(
+                FromCpu::Ready
+                | FromCpu::Running
+                | FromCpu::Stopped
+                | FromCpu::GuestReset
+                | FromCpu::Reply { .. },
+            )
+            | None => {}
+        }
+    }
+
+    /// The CPUs stand already: guest time follows.
+    fn halted(&mut self) {
+        self.running = false;
+        self.tree.clock.set_running(false);
+        self.ring_all();
+    }
+
+    fn ring_all(&self) {
+        for device in &self.tree.devices {
+            device.mailbox.ring();
+        }
+    }
+
+    /// Lets the VM run.
+    pub fn cont(&mut self) {
+        if !self.running {
+            self.tree.clock.set_running(true);
+            self.ring_all();
+            self.running = true;
+            self.tree.cpu.send(&ToCpu::Cont);
+        }
+    }
+
+    /// Stops the VM.
+    pub fn stop(&mut self) {
+        if self.running && self.tree.cpu.stop() {
+            self.halted();
+        }
+    }
+
+    /// Resets the machine, as it runs or stands. A machine that switched itself off goes on.
+    pub fn reset(&mut self) {
+        self.tree.cpu.send(&ToCpu::Reset);
+    }
+
+    /// Where `-d` output goes from now on.
+    pub fn set_log_file(&mut self, path: PathBuf) {
+        self.log_path = path;
+        self.log = None;
+    }
+
+    fn copy_log(&mut self) {
+        let mut bytes = [0u8; 8192];
+        let Ok(len) = nix::unistd::read(&self.tree.log, &mut bytes) else { return };
+        if self.log.is_none() {
+            self.log = File::create(&self.log_path).ok();
+        }
+        if let (Some(log), Some(bytes)) = (&mut self.log, bytes.get(..len)) {
+            let _ = log.write_all(bytes);
+        }
+    }
+
+    /// Ends every process: the CPUs stop, back ends write out what they have, the rest is killed.
+    fn finish(&mut self) {
+        if self.running && !self.tree.cpu.is_closed() {
+            let _ = self.tree.cpu.stop();
+        }
+        self.tree.cpu.send(&ToCpu::Quit);
+        for (_, bell) in &self.tree.back_ends {
+            bell.ask_to_finish();
+        }
+        let end = Instant::now() + FINISH_LIMIT;
+        for (index, _) in &self.tree.back_ends {
+            let Some(process) = self.tree.processes.get(*index) else { continue };
+            let left = end.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
+        }
+        for process in &self.tree.processes {
+            process.kill();
+        }
+        for process in &self.tree.processes {
+            process.collect();
+        }
+        for char in self.parts.serials.iter().flatten().chain(&self.parts.monitor) {
+            if let Some(path) = &char.unlink {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}

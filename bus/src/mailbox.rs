@@ -1,0 +1,95 @@
+//! The broker's end of a device file: readiness, and requests outside the register path (layout in [`crate::control`]).
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::bell::Bell;
+use crate::chip::Control;
+use crate::control::{
+    REPLY, REPLY_DATA, REPLY_LEN, REPLY_MAX, REPLY_STATUS, REQUEST, REQUEST_DATA, REQUEST_LEN, REQUEST_MAX,
+};
+use crate::device::{CONTROL, READY};
+use crate::sys::{self, Mapping};
+use crate::wire;
+
+/// Why a request got no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MailboxError {
+    /// The device said no, and why.
+    #[error("{0}")]
+    Refused(String),
+    /// No answer in time.
+    #[error("the device does not answer")]
+    Timeout,
+    /// The request does not fit.
+    #[error("request too long")]
+    TooLong,
+}
+
+/// Broker's handle of one device.
+#[derive(Debug)]
+pub struct Mailbox {
+    map: Mapping,
+    bell: Bell,
+    number: u32,
+}
+
+impl Mailbox {
+    /// Over the device's file and bell.
+    pub fn new(map: Mapping, bell: Bell) -> Mailbox {
+        let number = map.word(CONTROL + REQUEST).load(Ordering::SeqCst);
+        Mailbox { map, bell, number }
+    }
+
+    /// Whether the device has said that it is jailed and serving.
+    pub fn is_ready(&self) -> bool {
+        self.map.word(READY).load(Ordering::SeqCst) != 0
+    }
+
+    /// Waits at most `timeout` for that.
+    pub fn wait_ready(&self, timeout: Duration) -> bool {
+        sys::futex_wait(self.map.word(READY), 0, Some(timeout));
+        self.is_ready()
+    }
+
+    /// Makes the device look at its clock and links.
+    pub fn ring(&self) {
+        self.bell.ring();
+    }
+
+    /// Sends a request and waits at most `timeout` for its answer.
+    ///
+    /// # Errors
+    /// See [`MailboxError`].
+    pub fn request(&mut self, request: &Control, timeout: Duration) -> Result<Vec<u8>, MailboxError> {
+        let bytes = wire::encode(request).map_err(|_| MailboxError::TooLong)?;
+        if bytes.len() > REQUEST_MAX || !self.map.write(CONTROL + REQUEST_DATA, &bytes) {
+            return Err(MailboxError::TooLong);
+        }
+        self.map.word(CONTROL + REQUEST_LEN).store(bytes.len() as u32, Ordering::Relaxed);
+        self.number = self.number.wrapping_add(1);
+        sys::publish(self.map.word(CONTROL + REQUEST), self.number);
+        self.bell.ring();
+        let word = self.map.word(CONTROL + REPLY);
+        let end = Instant::now() + timeout;
+        loop {
+            let seen = word.load(Ordering::SeqCst);
+            if seen == self.number {
+                break;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(MailboxError::Timeout);
+            }
+            sys::futex_wait(word, seen, Some(left.min(Duration::from_millis(100))));
+        }
+        let len = (self.map.word(CONTROL + REPLY_LEN).load(Ordering::Relaxed) as usize).min(REPLY_MAX);
+        let status = self.map.word(CONTROL + REPLY_STATUS).load(Ordering::Relaxed);
+        let mut reply = vec![0u8; len];
+        let _ = self.map.read(CONTROL + REPLY_DATA, &mut reply);
+        match status {
+            0 => Ok(reply),
+            _ => Err(MailboxError::Refused(String::from_utf8_lossy(&reply).into_owned())),
+        }
+    }
+}
