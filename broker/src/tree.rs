@@ -74,7 +74,7 @@ pub struct Tree {
     pub cpu: CpuLink,
     /// Monitor ends: byte streams to character back ends.
     pub monitors: Vec<UnixStream>,
-    /// Bells of the back ends, with their index in [`Tree::processes`].
+    /// Bells of the character back ends, with their index in [`Tree::processes`].
     pub back_ends: Vec<(usize, Bell)>,
     /// `-d` output of the CPU process.
     pub log: OwnedFd,
@@ -325,10 +325,12 @@ fn start(
     }
     // Links first: both ends need them.
     let mut drives = Vec::new();
+    let mut block_ends = Vec::new();
     for drive in &parts.drives {
         let link = Link::new(&drive.name, BLOCK_LINK)?;
         let peer = Bell::new(Mapping::anonymous(BELL_BYTES).map_err(|e| Fail(reason(&e)))?);
-        BlockServer::new(map(&link.memory, BLOCK_LINK)?, peer.into()).set_medium(Medium {
+        let end = BlockServer::new(map(&link.memory, BLOCK_LINK)?, peer.into());
+        end.set_medium(Medium {
             bytes: drive.config.bytes,
             read_only: drive.config.read_only,
             present: !drive.config.empty,
@@ -336,6 +338,7 @@ fn start(
             generation: 0,
         });
         drives.push(link);
+        block_ends.push(end);
     }
     let mut serials = Vec::new();
     for char in &parts.serials {
@@ -391,7 +394,8 @@ fn start(
         slots.iter().find(|slot| wanted(slot.device)).map(|slot| &slot.bell)
     };
     let mut back_ends: Vec<(usize, Bell)> = Vec::new();
-    for (drive, link) in parts.drives.iter().zip(&drives) {
+    let mut blocks = Vec::new();
+    for ((drive, link), end) in parts.drives.iter().zip(&drives).zip(block_ends) {
         let manifest =
             shared.manifest(format!("bh-block-{}", drive.name), "block", encode(&drive.config)?, 0);
         let mut fds = Fds::default();
@@ -402,7 +406,7 @@ fn start(
         fds.add(fd::BELL, &link.bell);
         fds.list.extend(drive.descriptors().map(|(name, fd)| (name.to_owned(), fd)));
         processes.push(spawn::spawn("bh-block", manifest, &fds.list)?);
-        back_ends.push((processes.len() - 1, Bell::new(map(&link.bell, BELL_BYTES)?)));
+        blocks.push((processes.len() - 1, end));
     }
     let start_ns = bus_sys::monotonic_ns();
     let mut char = |name: String, char: &HostChar, link: Option<(&Link, &OwnedFd)>, monitor: bool| {
@@ -449,7 +453,7 @@ fn start(
     if let Some(host) = &parts.monitor {
         char("bh-char-monitor".to_owned(), host, None, true)?;
     }
-    wait_ready(&handles, &back_ends, processes)?;
+    wait_ready(&handles, &blocks, &back_ends, processes)?;
     let (cpu, log) = start_cpu(config, machine, parts, &shared, &slots, processes)?;
     let mut memory = vec![shared.irq, shared.clock, shared.cpu_bell, shared.ram, shared.code];
     for slot in slots {
@@ -541,17 +545,20 @@ fn check(processes: &mut [Process]) -> Result<(), Fail> {
 
 fn wait_ready(
     devices: &[DeviceHandle],
+    blocks: &[(usize, BlockServer)],
     back_ends: &[(usize, Bell)],
     processes: &mut [Process],
 ) -> Result<(), Fail> {
     let end = Instant::now() + START_LIMIT;
     let step = Duration::from_millis(20);
     let devices = devices.iter().map(|device| (device.process, Ready::Device(&device.mailbox)));
+    let blocks = blocks.iter().map(|(process, end)| (*process, Ready::Block(end)));
     let back_ends = back_ends.iter().map(|(process, bell)| (*process, Ready::BackEnd(bell)));
-    for (process, ready) in devices.chain(back_ends) {
+    for (process, ready) in devices.chain(blocks).chain(back_ends) {
         loop {
             let serving = match ready {
                 Ready::Device(mailbox) => mailbox.is_ready() || mailbox.wait_ready(step),
+                Ready::Block(end) => end.wait_ready(step),
                 Ready::BackEnd(bell) => bell.wait_ready(step),
             };
             if serving {
@@ -569,5 +576,6 @@ fn wait_ready(
 
 enum Ready<'a> {
     Device(&'a Mailbox),
+    Block(&'a BlockServer),
     BackEnd(&'a Bell),
 }

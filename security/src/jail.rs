@@ -33,6 +33,7 @@ pub fn enter(role: &str, keep: &[i32], run_as: Option<(u32, u32)>) -> Result<(),
 /// As [`enter`].
 pub fn confine(keep: &[i32], run_as: Option<(u32, u32)>) -> Result<(), String> {
     let parent = sys::parent();
+    step("process name", sys::take_name())?;
     step("parent death signal", sys::die_with_parent())?;
     step("dumpable", sys::not_dumpable())?;
     let mut kept = keep.to_vec();

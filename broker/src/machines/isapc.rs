@@ -33,7 +33,6 @@ const VGA: Device = Device {
 
 /// The machine.
 pub const ISAPC: Machine = Machine {
-    name: "isapc",
     chipset: Chipset::Isa,
     devices: &[SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA],
     bios: &["bios.bin", "bios-256k.bin"],

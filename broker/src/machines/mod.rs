@@ -78,8 +78,6 @@ pub enum When {
 /// A machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
-    /// `-M` name.
-    pub name: &'static str,
     /// What the CPU process builds around the CPU.
     pub chipset: Chipset,
     /// Devices.

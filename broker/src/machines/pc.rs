@@ -55,7 +55,6 @@ const VGA: Device = Device {
 
 /// The machine.
 pub const PC: Machine = Machine {
-    name: "pc",
     chipset: Chipset::I440fx,
     devices: &[SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA],
     bios: &["bios-256k.bin", "bios.bin"],
