@@ -23,9 +23,9 @@ const SIZE: usize = 512;
 #[cfg(test)]
 const LISTING: &str = "\
 cli|cld|xor ax,ax|mov ss,ax|mov sp,7000h|mov es,ax|mov ax,cs|mov ds,ax|mov si,100h|mov bp,[0F6h]
-mov di,7000h|mov cx,8|rep movsw|mov dx,514h|xor eax,eax|out dx,eax|mov eax,700000h|mov dx,518h|out dx,eax
-mov eax,es:[7000h]|test eax,eax|je short 00A5h|test eax,1000000h|je short 0091h|int 18h
-dec bp|jne short 0076h|mov ax,[0F0h]|mov bx,[0F2h]|mov cx,[0F4h]|mov ss,ax|mov sp,bx|push cx|push 0
+mov di,7000h|mov cx,8h|rep movsw [di],[si]|mov dx,514h|xor eax,eax|out dx,eax|mov eax,700000h|mov dx,518h|out dx,eax
+mov eax,es:[7000h]|test eax,eax|je 0A5h|test eax,1000000h|je 91h|int 18h
+dec bp|jne 76h|mov ax,[0F0h]|mov bx,[0F2h]|mov cx,[0F4h]|mov ss,ax|mov sp,bx|push cx|push 0h
 mov ds,ax|mov es,ax|mov fs,ax|mov gs,ax|retf";
 
 const PROGRAM: &[u8] = &[
