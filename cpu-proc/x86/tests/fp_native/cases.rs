@@ -2,7 +2,7 @@
 
 use iced_x86::{CpuidFeature, Instruction, Mnemonic, OpKind};
 
-use super::{Random, decode};
+use super::{Random, decode, manufacturers_differ, same_x87};
 
 fn covered(insn: &Instruction) -> bool {
     use CpuidFeature::{MMX, SSE, SSE2, SSE3, SSE4_1, SSE4_2, SSSE3};
@@ -82,7 +82,8 @@ pub fn x87() -> Vec<Vec<u8>> {
                 insn.mnemonic(),
                 Mnemonic::Fldenv | Mnemonic::Fnstenv | Mnemonic::Fnsave | Mnemonic::Frstor | Mnemonic::Fldcw
             );
-            if !insn.is_invalid() && !environment {
+            let unclear = !same_x87() && manufacturers_differ(&insn);
+            if !insn.is_invalid() && !environment && !unclear {
                 out.push(bytes);
             }
         }

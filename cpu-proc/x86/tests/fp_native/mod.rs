@@ -37,6 +37,13 @@ const LEN: usize = 1 << 20;
 /// CF PF AF ZF SF OF.
 const ARITHMETIC: u64 = 0x8d5;
 
+/// Instructions placed for the compiler.
+#[derive(Clone, Copy)]
+pub struct Block {
+    start: u64,
+    end: u64,
+}
+
 /// The two processors over one piece of memory.
 pub struct Pair {
     base: *mut u8,
@@ -65,6 +72,7 @@ impl Pair {
         bench.cpu.cr0 |= cr0::NE;
         bench.cpu.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
         bench.cpu.update_key();
+        bulkhead_engine::Engine::compiling(1 << 20).expect("a code buffer").attach(&mut bench.cpu.core);
         Pair { base, next: BLOCKS, bench }
     }
 
@@ -149,28 +157,33 @@ impl Pair {
         result.map(|()| out)
     }
 
-    /// Runs several instructions as the engine would, `times` over from the same state. `Err(vector)` when one faults.
-    pub fn block(&mut self, insns: &[u8], state: &State, times: usize) -> Result<State, u32> {
+    /// Places a block of `insns` for [`Pair::run`].
+    pub fn place(&mut self, insns: &[u8]) -> Block {
+        // The undefined instruction at the end is how it comes back.
         let mut code = insns.to_vec();
         code.extend([0x0f, 0x0b]);
         let at = self.next;
         self.next += code.len();
         self.put(at, &code);
-        let mut result = Err(NO_EXCEPTION);
-        for _ in 0..times {
-            self.put(DATA, &state.data);
-            self.load(state);
-            self.bench.cpu.core.pc = self.base as u64 + at as u64;
-            bulkhead_engine::run(&mut self.bench.cpu.core);
-            let vector = std::mem::replace(&mut self.bench.cpu.pending.vector, NO_EXCEPTION);
-            let end = self.base as u64 + (at + insns.len()) as u64;
-            // The undefined instruction at the end is how it comes back.
-            if vector != 6 || self.bench.cpu.core.pc != end {
-                return Err(vector);
-            }
-            result = Ok(self.store(state));
+        Block { start: self.base as u64 + at as u64, end: self.base as u64 + (at + insns.len()) as u64 }
+    }
+
+    /// Runs a block in the compiler from `state`. `Err(vector)` when an instruction of it faults.
+    pub fn run(&mut self, block: Block, state: &State) -> Result<State, u32> {
+        self.put(DATA, &state.data);
+        self.load(state);
+        self.bench.cpu.core.pc = block.start;
+        bulkhead_engine::run(&mut self.bench.cpu.core);
+        let vector = std::mem::replace(&mut self.bench.cpu.pending.vector, NO_EXCEPTION);
+        if vector != 6 || self.bench.cpu.core.pc != block.end {
+            return Err(vector);
         }
-        result
+        Ok(self.store(state))
+    }
+
+    /// Instructions compiled so far.
+    pub fn compiled(&mut self) -> u64 {
+        bulkhead_engine::Engine::of(&mut self.bench.cpu.core).stats.compiled_insns
     }
 
     /// Puts `state` into the emulated processor, with the pc at the instruction.
@@ -217,6 +230,25 @@ impl Pair {
         out.data = self.get(DATA);
         out
     }
+}
+
+/// Whether the host's x87 behaves as the emulated one also where manufacturers differ (the emulated one is AMD's there):
+/// C1 after `FCMOV`, `FCOMI`, `FFREE`, the quotient bits of an invalid `FPREM`, D9 D8, loads of denormals with that
+/// exception unmasked.
+pub fn same_x87() -> bool {
+    // The vendor string's EBX: "Auth".
+    std::arch::x86_64::__cpuid(0).ebx == 0x6874_7541
+}
+
+/// Whether `insn` is one of those.
+pub fn manufacturers_differ(insn: &Instruction) -> bool {
+    use iced_x86::Mnemonic::{
+        Fcmovb, Fcmovbe, Fcmove, Fcmovnb, Fcmovnbe, Fcmovne, Fcmovnu, Fcmovu, Fcomi, Fcomip, Ffree, Ffreep,
+        Fprem, Fprem1, Fstpnce, Fucomi, Fucomip,
+    };
+    let conditional = [Fcmovb, Fcmovbe, Fcmove, Fcmovnb, Fcmovnbe, Fcmovne, Fcmovnu, Fcmovu];
+    let others = [Fcomi, Fcomip, Fucomi, Fucomip, Ffree, Ffreep, Fprem, Fprem1, Fstpnce];
+    conditional.contains(&insn.mnemonic()) || others.contains(&insn.mnemonic())
 }
 
 /// Decodes `bytes` in 64-bit mode.
