@@ -25,6 +25,8 @@ pub fn reserve_descriptors() -> io::Result<()> {
         if raw >= FIRST_OWN {
             // SAFETY: just made, nobody else's.
             drop(unsafe { OwnedFd::from_raw_fd(raw) });
+            // Its own number is one of those to be occupied.
+            let _ = std::os::fd::IntoRawFd::into_raw_fd(null);
             return Ok(());
         }
     }

@@ -43,6 +43,7 @@ pub struct Vm<'a> {
     pub cpu: u32,
     log_path: PathBuf,
     log: Option<File>,
+    log_ended: bool,
 }
 
 /// What a descriptor in the loop belongs to.
@@ -69,6 +70,7 @@ impl<'a> Vm<'a> {
             cpu: 0,
             log_path: PathBuf::from(LOG_FILE),
             log: None,
+            log_ended: false,
         }
     }
 
@@ -113,7 +115,9 @@ impl<'a> Vm<'a> {
                 watch(Source::Signal, signals.as_fd(), PollFlags::POLLIN);
             }
             watch(Source::Cpu, self.tree.cpu.fd(), PollFlags::POLLIN);
-            watch(Source::Log, self.tree.log.as_fd(), PollFlags::POLLIN);
+            if !self.log_ended {
+                watch(Source::Log, self.tree.log.as_fd(), PollFlags::POLLIN);
+            }
             for (index, process) in self.tree.processes.iter().enumerate() {
                 watch(Source::End(index), process.pidfd.as_fd(), PollFlags::POLLIN);
                 if let Some(stderr) = &process.stderr {
@@ -251,6 +255,10 @@ impl<'a> Vm<'a> {
     fn copy_log(&mut self) {
         let mut bytes = [0u8; 8192];
         let Ok(len) = nix::unistd::read(&self.tree.log, &mut bytes) else { return };
+        if len == 0 {
+            self.log_ended = true;
+            return;
+        }
         if self.log.is_none() {
             self.log = File::create(&self.log_path).ok();
         }

@@ -38,5 +38,10 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_getpid, "abort after a panic"),
     only(libc::SYS_tgkill, &[Test::OwnPid(0)], "abort after a panic: signals to this process only"),
     any(libc::SYS_rt_sigreturn, "return from a signal handler"),
+    any(libc::SYS_rseq, "start of a thread that was created before the filter"),
+    any(libc::SYS_set_robust_list, "start of a thread that was created before the filter"),
+    any(libc::SYS_sched_getaffinity, "stack bounds of a thread that was created before the filter"),
+    only(libc::SYS_prctl, &[Test::Is(0, libc::PR_SET_NAME as u64)], "name of a thread"),
+    only(libc::SYS_fcntl, &[Test::Is(1, libc::F_GETFD as u64)], "debug assertion on a closed descriptor"),
     any(libc::SYS_sigaltstack, "the standard library unmaps a thread's signal stack at its end"),
 ];

@@ -1,6 +1,6 @@
 //! A block back end: positioned input and output on the image files it was given.
 
-use super::{Call, Test, any, only};
+use super::{Call, any};
 
 pub const CALLS: &[Call] = &[
     any(libc::SYS_pread64, "image reads"),
@@ -13,5 +13,4 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_ftruncate, "overlay growth"),
     any(libc::SYS_lseek, "holes of sparse images; size of a device"),
     any(libc::SYS_fstat, "size of the image"),
-    only(libc::SYS_fcntl, &[Test::Is(1, libc::F_GETFL as u64)], "debug assertions on descriptors"),
 ];

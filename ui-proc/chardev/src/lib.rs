@@ -59,10 +59,13 @@ fn start() -> Result<std::convert::Infallible, StartError> {
     std::thread::Builder::new()
         .name("host".to_owned())
         .spawn(move || {
+            // Once started, once filtered.
+            open.wait();
             open.wait();
             serve::host_side(&theirs, host)
         })
         .map_err(refused)?;
+    gate.wait();
     bulkhead_security::seal(&manifest.role).map_err(StartError::Refused)?;
     gate.wait();
     bell.set_ready();
