@@ -23,30 +23,27 @@ impl Clock {
         Clock { page }
     }
 
-    fn snapshot(&self) -> (bool, u64) {
+    /// The word pair, and what the host's clock said while it was in force.
+    fn snapshot(&self) -> (bool, u64, u64) {
         loop {
-            let before = self.page.word(0).load(Ordering::Acquire);
+            let before = self.page.word(0).load(Ordering::SeqCst);
             let running = self.page.word(4).load(Ordering::Acquire);
             let offset = self.page.dword(8).load(Ordering::Acquire);
-            if before & 1 == 0 && self.page.word(0).load(Ordering::Acquire) == before {
-                return (running != 0, offset);
+            // Inside the loop: a time taken after the clock was stopped must not be counted from before that.
+            let host = sys::monotonic_ns();
+            if before & 1 == 0 && self.page.word(0).load(Ordering::SeqCst) == before {
+                return (running != 0, offset, host);
             }
             sys::pause();
         }
     }
 
-    /// Host monotonic time of guest time `at`, when guest time advances.
-    pub fn host_time(&self, at: u64) -> Option<u64> {
-        let (running, offset) = self.snapshot();
-        running.then(|| at.wrapping_add(offset))
-    }
-
-    /// Guest nanoseconds now.
+    /// Guest nanoseconds now. Never goes back.
     #[inline]
     pub fn now(&self) -> u64 {
         match self.snapshot() {
-            (true, offset) => sys::monotonic_ns().wrapping_sub(offset),
-            (false, at) => at,
+            (true, offset, host) => host.wrapping_sub(offset),
+            (false, at, _) => at,
         }
     }
 
@@ -62,10 +59,14 @@ impl Clock {
 
     /// Broker: starts or stops guest time. Every process that waits on a deadline must be rung afterwards.
     pub fn set_running(&self, running: bool) {
-        let now = self.now();
         let sequence = self.page.word(0);
         sequence.fetch_add(1, Ordering::SeqCst);
-        let offset = if running { sys::monotonic_ns().wrapping_sub(now) } else { now };
+        // Only now, when no reader takes the old pair any more, is the time of the change chosen.
+        let host = sys::monotonic_ns();
+        let offset = self.page.dword(8).load(Ordering::SeqCst);
+        let was_running = self.page.word(4).load(Ordering::SeqCst) != 0;
+        let now = if was_running { host.wrapping_sub(offset) } else { offset };
+        let offset = if running { host.wrapping_sub(now) } else { now };
         self.page.dword(8).store(offset, Ordering::SeqCst);
         self.page.word(4).store(u32::from(running), Ordering::SeqCst);
         sequence.fetch_add(1, Ordering::SeqCst);

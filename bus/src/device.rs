@@ -30,7 +30,8 @@ use crate::sys::{self, Mapping};
 pub const DEVICE_BYTES: usize = 0x20000;
 /// `"bkhd"`.
 pub const MAGIC: u32 = 0x6468_6b62;
-pub(crate) const READY: usize = 0x004;
+/// Offset of the ready word: 1, and a futex wake, once the device is jailed and serves.
+pub const READY: usize = 0x004;
 pub(crate) const REGIONS: usize = 0x008;
 pub(crate) const TAIL: usize = 0x040;
 pub(crate) const HEAD: usize = 0x080;

@@ -59,15 +59,29 @@ impl ByteEnd {
         tail.wrapping_sub(head).min(BYTES_CAPACITY)
     }
 
+    /// Copies into a lane's data from stream position `position` on, at most its capacity.
+    fn copy_in(&self, data: usize, position: u32, bytes: &[u8]) {
+        let slot = (position % BYTES_CAPACITY) as usize;
+        let (first, rest) = bytes.split_at(bytes.len().min(BYTES_CAPACITY as usize - slot));
+        // In range: the lengths are bounded by the capacity.
+        let _ = self.map.write(data + slot, first);
+        let _ = self.map.write(data, rest);
+    }
+
+    /// Copies out likewise.
+    fn copy_out(&self, data: usize, position: u32, to: &mut [u8]) {
+        let slot = (position % BYTES_CAPACITY) as usize;
+        let (first, rest) = to.split_at_mut(to.len().min(BYTES_CAPACITY as usize - slot));
+        let _ = self.map.read(data + slot, first);
+        let _ = self.map.read(data, rest);
+    }
+
     /// Sends as many bytes as there is room for and returns how many.
     pub fn send(&self, bytes: &[u8]) -> usize {
         let (lane, data) = self.lane(true);
         let count = bytes.len().min(self.room());
         let tail = self.map.word(lane).load(Ordering::Relaxed);
-        for (at, byte) in bytes.iter().take(count).enumerate() {
-            let slot = tail.wrapping_add(at as u32) % BYTES_CAPACITY;
-            let _ = self.map.write(data + slot as usize, &[*byte]);
-        }
+        self.copy_in(data, tail, bytes.get(..count).unwrap_or_default());
         if count > 0 {
             sys::publish(self.map.word(lane), tail.wrapping_add(count as u32));
             self.peer.ring();
@@ -85,12 +99,7 @@ impl ByteEnd {
         let (lane, data) = self.lane(false);
         let count = to.len().min(self.used(lane) as usize);
         let head = self.map.word(lane + 0x40).load(Ordering::Relaxed);
-        for (at, byte) in to.iter_mut().take(count).enumerate() {
-            let slot = head.wrapping_add(at as u32) % BYTES_CAPACITY;
-            let mut one = [0];
-            let _ = self.map.read(data + slot as usize, &mut one);
-            *byte = one[0];
-        }
+        self.copy_out(data, head, to.get_mut(..count).unwrap_or_default());
         if count > 0 {
             sys::publish(self.map.word(lane + 0x40), head.wrapping_add(count as u32));
             self.peer.ring();
@@ -108,12 +117,9 @@ impl ByteEnd {
         // Negative when the peer has already taken bytes that a predecessor sent and did not commit.
         let used = (position.wrapping_sub(head) as i32).clamp(-capacity, capacity);
         let count = bytes.len().min((capacity - used) as usize);
-        for (at, byte) in bytes.iter().take(count).enumerate() {
-            if used + at as i32 >= 0 {
-                let slot = position.wrapping_add(at as u32) % BYTES_CAPACITY;
-                let _ = self.map.write(data + slot as usize, &[*byte]);
-            }
-        }
+        let taken = (-used).max(0) as usize;
+        let fresh = bytes.get(taken.min(count)..count).unwrap_or_default();
+        self.copy_in(data, position.wrapping_add(taken as u32), fresh);
         let end = position.wrapping_add(count as u32);
         let tail = self.map.word(lane).load(Ordering::Relaxed);
         if end.wrapping_sub(tail) as i32 > 0 {
@@ -131,12 +137,7 @@ impl ByteEnd {
         let tail = self.map.word(lane).load(Ordering::Acquire);
         let waiting = tail.wrapping_sub(position).min(BYTES_CAPACITY);
         let count = to.len().min(waiting as usize);
-        for (at, byte) in to.iter_mut().take(count).enumerate() {
-            let slot = position.wrapping_add(at as u32) % BYTES_CAPACITY;
-            let mut one = [0];
-            let _ = self.map.read(data + slot as usize, &mut one);
-            *byte = one[0];
-        }
+        self.copy_out(data, position, to.get_mut(..count).unwrap_or_default());
         if self.map.word(lane + 0x40).load(Ordering::Relaxed) != position {
             sys::publish(self.map.word(lane + 0x40), position);
             self.peer.ring();

@@ -161,21 +161,34 @@ pub fn main<C: Chip>(
     jail: impl FnOnce(&Manifest) -> Result<(), String>,
     make: impl FnOnce(&[u8]) -> Result<C, String>,
 ) -> ! {
-    let error = match Server::start(jail, make) {
-        Ok(mut server) => server.run(),
+    let error = match manifest() {
+        Ok(manifest) => serve(&manifest, jail, make),
         Err(error) => error,
     };
     eprintln!("{}: {error}", std::env::args().next().unwrap_or_default());
     std::process::exit(1)
 }
 
+/// The body of [`main`] with a given manifest; returns only when the device cannot start. Its descriptors stay open for as long
+/// as it runs.
+pub fn serve<C: Chip>(
+    manifest: &Manifest,
+    jail: impl FnOnce(&Manifest) -> Result<(), String>,
+    make: impl FnOnce(&[u8]) -> Result<C, String>,
+) -> StartError {
+    match Server::start(manifest, jail, make) {
+        Ok(mut server) => server.run(),
+        Err(error) => error,
+    }
+}
+
 impl<C: Chip> Server<C> {
     fn start(
+        manifest: &Manifest,
         jail: impl FnOnce(&Manifest) -> Result<(), String>,
         make: impl FnOnce(&[u8]) -> Result<C, String>,
     ) -> Result<Server<C>, StartError> {
         const { assert!(size_of::<C::State>() <= STATE_MAX) };
-        let manifest = manifest()?;
         let chip = make(&manifest.config).map_err(StartError::Refused)?;
         let map = manifest.map(fd::DEVICE, DEVICE_BYTES, true)?;
         let irq = manifest.irq_page()?;
@@ -220,7 +233,7 @@ impl<C: Chip> Server<C> {
         };
         server.describe();
         server.take_up()?;
-        jail(&manifest).map_err(StartError::Refused)?;
+        jail(manifest).map_err(StartError::Refused)?;
         sys::publish(server.map.word(device::READY), 1);
         sys::futex_wake(server.map.word(device::READY));
         Ok(server)

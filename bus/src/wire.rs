@@ -22,7 +22,9 @@ fn config() -> impl bincode::config::Config {
 /// # Errors
 /// When it would pass [`LIMIT`].
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
-    bincode::serde::encode_to_vec(value, config()).map_err(|_| WireError::Malformed)
+    // The limit of the configuration holds for decoding only.
+    let bytes = bincode::serde::encode_to_vec(value, config()).map_err(|_| WireError::Malformed)?;
+    if bytes.len() > LIMIT { Err(WireError::Malformed) } else { Ok(bytes) }
 }
 
 /// Decodes a value and checks that nothing follows it.

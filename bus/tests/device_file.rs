@@ -1,0 +1,445 @@
+//! A device file with both of its ends: the CPU's port on this thread, the serve loop on another, over real memory files.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::chip::{
+    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
+};
+use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
+use bulkhead_bus::control;
+use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY};
+use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
+use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
+use bulkhead_bus::manifest::{Manifest, fd};
+use bulkhead_bus::serve::serve;
+use bulkhead_bus::sys::{self, Mapping};
+use bulkhead_bus::wire;
+
+/// Fold a value into a log in order: any loss, doubling or swap shows.
+fn fold(log: u64, value: u64) -> u64 {
+    log.wrapping_mul(0x100_0000_01b3).wrapping_add(value).wrapping_add(1)
+}
+
+/// A chip that keeps a log of everything written to it.
+///
+/// Offset 0: posted write; 8: kicked; 16: sync; each adds to the log. 24: the log, sync. 32: the log, mirrored. 40: number of
+/// accesses. 48: write raises the line after that many nanoseconds, read lowers it. 56: the fuse: the process dies (the
+/// thread panics) in the middle of the transaction after that many more writes.
+#[derive(Default)]
+struct Recorder {
+    state: State,
+    can_die: bool,
+}
+
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct State {
+    log: u64,
+    count: u64,
+    alarm: u64,
+    fuse: u64,
+    level: u32,
+    received: u32,
+    sent: u32,
+    padding: u32,
+}
+
+const RULES: &[Rule] = &[
+    Rule { start: 0, end: 8, read: Class::Sync, write: Class::Posted },
+    Rule { start: 8, end: 16, read: Class::Sync, write: Class::Kick },
+    Rule { start: 32, end: 40, read: Class::Mirror, write: Class::Sync },
+];
+
+impl Chip for Recorder {
+    type State = State;
+    const STATE_VERSION: u32 = 1;
+
+    fn description(&self) -> Description {
+        Description { part: "recorder", regions: &[Region { size: 64, rules: RULES }], lines: &["line"] }
+    }
+
+    fn reset(&mut self, _env: &mut Env<'_>) {
+        let State { sent, received, .. } = self.state;
+        self.state = State { sent, received, ..State::default() };
+    }
+
+    fn read(&mut self, reg: Reg, _env: &mut Env<'_>) -> Access {
+        self.state.count += 1;
+        Ok(match reg.offset {
+            24 | 32 => self.state.log,
+            40 => self.state.count,
+            48 => {
+                self.state.level = 0;
+                0
+            }
+            _ => return Err(BusError::Rejected),
+        })
+    }
+
+    fn write(&mut self, reg: Reg, value: u64, env: &mut Env<'_>) -> Result<(), BusError> {
+        match reg.offset {
+            0 | 8 | 16 => self.state.log = fold(self.state.log, value),
+            48 => self.state.alarm = env.now + value,
+            56 => self.state.fuse = value,
+            _ => return Err(BusError::Rejected),
+        }
+        if reg.offset != 56 && self.state.fuse > 0 {
+            self.state.fuse -= 1;
+            // The write above has happened in this process and is not committed.
+            assert!(self.state.fuse > 0 || !self.can_die, "the fuse has burnt down");
+        }
+        Ok(())
+    }
+
+    fn peek(&self, _region: u8, offset: u32) -> u8 {
+        self.state.log.to_le_bytes().get(offset as usize - 32).copied().unwrap_or(0)
+    }
+
+    fn timer(&mut self, env: &mut Env<'_>) {
+        if self.state.alarm != 0 && self.state.alarm <= env.now {
+            self.state.alarm = 0;
+            self.state.level = 1;
+        }
+    }
+
+    fn event(&mut self, env: &mut Env<'_>) {
+        // Echo with every bit flipped.
+        let Some(link) = env.bytes.first() else { return };
+        let mut bytes = [0; 64];
+        loop {
+            let count = link.receive_at(self.state.received, &mut bytes);
+            let got = &mut bytes[..count];
+            got.iter_mut().for_each(|byte| *byte = !*byte);
+            let sent = link.send_at(self.state.sent, got);
+            self.state.received = self.state.received.wrapping_add(sent as u32);
+            self.state.sent = self.state.sent.wrapping_add(sent as u32);
+            if sent == 0 {
+                return;
+            }
+        }
+    }
+
+    fn control(&mut self, request: &Control, _env: &mut Env<'_>) -> Result<Vec<u8>, &'static str> {
+        match request {
+            Control::Info => Ok(format!("log {}", self.state.log).into_bytes()),
+            _ => Err("not this one"),
+        }
+    }
+
+    fn sync_outputs(&self, out: &mut Outputs) {
+        out.level[0] = self.state.level != 0;
+        out.deadline = (self.state.alarm != 0).then_some(self.state.alarm);
+    }
+
+    fn save(&self) -> State {
+        self.state
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), RestoreError> {
+        self.state = *state;
+        Ok(())
+    }
+}
+
+/// The files of a device and this side's view of them.
+struct Rig {
+    manifest: Manifest,
+    files: Vec<(&'static str, OwnedFd)>,
+    irq: Arc<IrqPage>,
+}
+
+const SOURCE: usize = 5;
+
+impl Rig {
+    fn new() -> Rig {
+        let sizes = [
+            (fd::DEVICE, DEVICE_BYTES),
+            (fd::IRQ, IRQ_BYTES),
+            (fd::CLOCK, CLOCK_BYTES),
+            (fd::BELL, BELL_BYTES),
+            (fd::CPU_BELL, BELL_BYTES),
+            ("bytes0", BYTES_LINK),
+            ("bytes0-peer", BELL_BYTES),
+        ];
+        let files = sizes.map(|(name, size)| (name, sys::memfd(name, size as u64).expect("memfd"))).into();
+        let mut rig = Rig {
+            manifest: Manifest {
+                name: "recorder".to_owned(),
+                role: "recorder".to_owned(),
+                fds: Vec::new(),
+                config: Vec::new(),
+                source: SOURCE as u32,
+                ram_bytes: 0,
+                bulk_bytes: 0,
+                run_as: None,
+            },
+            files,
+            irq: Arc::new(IrqPage::new(
+                Mapping::anonymous(IRQ_BYTES).expect("mapping"),
+                Bell::new(Mapping::anonymous(BELL_BYTES).expect("mapping")),
+            )),
+        };
+        rig.manifest.fds =
+            rig.files.iter().map(|(name, file)| ((*name).to_owned(), file.as_raw_fd())).collect();
+        rig.irq = Arc::new(IrqPage::new(rig.map(fd::IRQ, IRQ_BYTES), rig.bell(fd::CPU_BELL)));
+        Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES)).set_running(true);
+        rig
+    }
+
+    fn map(&self, name: &str, len: usize) -> Mapping {
+        let file = self.files.iter().find(|(have, _)| *have == name).expect("a file of the rig");
+        Mapping::shared(file.1.as_fd(), len, true).expect("mapping")
+    }
+
+    fn bell(&self, name: &str) -> Bell {
+        Bell::new(self.map(name, BELL_BYTES))
+    }
+
+    /// Starts a device on a thread of its own, which ends with the test program or by its fuse.
+    fn start(&self, can_die: bool) -> std::thread::JoinHandle<()> {
+        let device = self.map(fd::DEVICE, DEVICE_BYTES);
+        device.word(READY).store(0, Ordering::SeqCst);
+        let manifest = self.manifest.clone();
+        let thread = std::thread::spawn(move || {
+            let make = |_: &[u8]| Ok(Recorder { can_die, ..Recorder::default() });
+            panic!("the device did not start: {}", serve(&manifest, |_| Ok(()), make));
+        });
+        while device.word(READY).load(Ordering::SeqCst) == 0 {
+            sys::futex_wait(device.word(READY), 0, Some(Duration::from_millis(100)));
+            assert!(!thread.is_finished(), "the device did not start");
+        }
+        thread
+    }
+
+    fn port(&self) -> DevicePort {
+        DevicePort::new(self.map(fd::DEVICE, DEVICE_BYTES), self.bell(fd::BELL), self.irq.clone())
+    }
+}
+
+fn started() -> (Rig, DevicePort) {
+    let rig = Rig::new();
+    rig.start(false);
+    let port = rig.port();
+    // The test ends before its devices: files and threads go with the process.
+    (rig, port)
+}
+
+/// Sleeps on the vCPU's bell until `done`, as a halted vCPU does.
+fn halt(rig: &Rig, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "nothing happened");
+        rig.irq.cpu_bell().sleep(Some(Duration::from_millis(100)), &mut done);
+    }
+}
+
+#[test]
+fn reads_see_every_write_before_them_in_order_whatever_its_class() {
+    let (_rig, mut port) = started();
+    let mut log = 0;
+    for round in 0..300u64 {
+        for (step, offset) in [0, 8, 0, 16, 0].into_iter().enumerate() {
+            let value = round * 10 + step as u64;
+            port.write(0, offset, 3, value);
+            log = fold(log, value);
+        }
+        assert_eq!(port.read(0, 24, 3), log, "round {round}");
+    }
+}
+
+#[test]
+fn more_posted_writes_than_the_ring_holds_all_arrive() {
+    let (_rig, mut port) = started();
+    let mut log = 0;
+    for value in 0..5000 {
+        port.write(0, 0, 3, value);
+        log = fold(log, value);
+    }
+    assert_eq!(port.read(0, 24, 3), log);
+}
+
+#[test]
+fn posted_writes_arrive_without_a_read_once_flushed() {
+    let (rig, mut port) = started();
+    port.write(0, 0, 3, 7);
+    port.flush_posted();
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    let start = Instant::now();
+    // The word that the mirror becomes valid by: requests drained.
+    while map.word(0xe000).load(Ordering::SeqCst) != 1 {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        std::thread::yield_now();
+    }
+    assert_eq!(port.read(0, 32, 3), fold(0, 7));
+}
+
+#[test]
+fn mirrored_read_is_current_and_does_not_reach_the_device() {
+    let (_rig, mut port) = started();
+    let mut log = 0;
+    for value in 0..200 {
+        port.write(0, 0, 3, value);
+        log = fold(log, value);
+        // Posted and not yet done: the port must not show the stale mirror.
+        assert_eq!(port.read(0, 32, 3), log);
+    }
+    port.read(0, 24, 3);
+    let before = port.read(0, 40, 3);
+    for _ in 0..50 {
+        assert_eq!(port.read(0, 32, 3), log);
+        assert_eq!(port.read(0, 33, 0), log >> 8 & 0xff, "a part of it");
+    }
+    assert_eq!(port.read(0, 40, 3), before + 1, "only the counter's own reads were counted");
+}
+
+#[test]
+fn sizes_and_errors_read_as_ones_of_their_width() {
+    let (_rig, mut port) = started();
+    assert_eq!(port.region_size(0), 64);
+    for (size, ones) in [(0, 0xff), (1, 0xffff), (2, 0xffff_ffff), (3, u64::MAX)] {
+        assert_eq!(port.read(0, 16, size), ones, "rejected");
+        assert_eq!(port.read(0, 64, size), ones, "beyond the region");
+        assert_eq!(port.read(3, 0, size), ones, "no such region");
+    }
+}
+
+#[test]
+fn block_transfers_of_any_length_equal_single_accesses() {
+    let (_rig, mut port) = started();
+    let data = (0..BLOCK_BYTES * 2 + 24).map(|at| at as u8).collect::<Vec<_>>();
+    port.write_block(0, 16, 3, &data);
+    let log = data
+        .chunks(8)
+        .fold(0, |log, unit| fold(log, u64::from_le_bytes(unit.try_into().expect("whole units"))));
+    let mut back = vec![0; BLOCK_BYTES + 16];
+    port.read_block(0, 24, 3, &mut back);
+    assert!(back.chunks(8).all(|unit| unit == log.to_le_bytes()));
+    let mut refused = vec![0; 10];
+    port.read_block(0, 16, 1, &mut refused);
+    assert_eq!(refused, [0xff; 10]);
+}
+
+#[test]
+fn timer_raises_the_line_and_wakes_a_halted_cpu_and_a_read_lowers_it() {
+    let (rig, mut port) = started();
+    let line = || rig.irq.line(SOURCE, 0);
+    let edges = line().edges;
+    port.write(0, 48, 3, 3_000_000);
+    assert!(!line().level);
+    halt(&rig, || line().level);
+    assert_eq!(line().edges, edges.wrapping_add(1));
+    assert_eq!(rig.irq.take_news() & 1 << SOURCE, 1 << SOURCE);
+    port.read(0, 48, 3);
+    assert!(!line().level, "a sync read has published the line before it returns");
+}
+
+#[test]
+fn stopped_clock_holds_timers_back() {
+    let (rig, mut port) = started();
+    let clock = Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES));
+    clock.set_running(false);
+    port.write(0, 48, 3, 1_000);
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(!rig.irq.line(SOURCE, 0).level);
+    clock.set_running(true);
+    rig.bell(fd::BELL).ring();
+    halt(&rig, || rig.irq.line(SOURCE, 0).level);
+}
+
+#[test]
+fn reset_reaches_the_chip_in_order() {
+    let (_rig, mut port) = started();
+    port.write(0, 0, 3, 1);
+    port.reset();
+    port.write(0, 0, 3, 2);
+    assert_eq!(port.read(0, 24, 3), fold(0, 2));
+}
+
+#[test]
+fn bytes_cross_the_link_both_ways() {
+    let (rig, _port) = started();
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    let own = rig.bell("bytes0-peer");
+    let data = (0..200_000u32).map(|at| (at / 7) as u8).collect::<Vec<_>>();
+    let (mut sent, mut back) = (0, Vec::new());
+    let start = Instant::now();
+    while back.len() < data.len() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{sent} sent, {} came back", back.len());
+        sent += host.send(&data[sent..]);
+        let mut part = [0; 4096];
+        let count = host.receive(&mut part);
+        back.extend_from_slice(&part[..count]);
+        if count == 0 {
+            own.sleep(Some(Duration::from_millis(100)), || host.waiting() > 0);
+        }
+    }
+    assert!(back.iter().zip(&data).all(|(back, data)| *back == !data));
+}
+
+#[test]
+fn control_requests_are_answered_once_each() {
+    let (rig, mut port) = started();
+    port.write(0, 16, 3, 9);
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    let ask = |number: u32, bytes: &[u8]| {
+        assert!(map.write(CONTROL + control::REQUEST_DATA, bytes));
+        map.word(CONTROL + control::REQUEST_LEN).store(bytes.len() as u32, Ordering::SeqCst);
+        sys::publish(map.word(CONTROL + control::REQUEST), number);
+        rig.bell(fd::BELL).ring();
+        let reply = map.word(CONTROL + control::REPLY);
+        while reply.load(Ordering::SeqCst) != number {
+            sys::futex_wait(reply, number.wrapping_sub(1), Some(Duration::from_millis(100)));
+        }
+        let mut text = vec![0; map.word(CONTROL + control::REPLY_LEN).load(Ordering::SeqCst) as usize];
+        assert!(map.read(CONTROL + control::REPLY_DATA, &mut text));
+        (
+            map.word(CONTROL + control::REPLY_STATUS).load(Ordering::SeqCst),
+            String::from_utf8(text).expect("text"),
+        )
+    };
+    let encoded = |request: &Control| wire::encode(request).expect("a small request");
+    assert_eq!(ask(1, &encoded(&Control::Info)), (0, format!("log {}", fold(0, 9))));
+    assert_eq!(ask(2, &encoded(&Control::Break)), (1, "not this one".to_owned()));
+    assert_eq!(ask(3, &[0xff; 20]), (1, "malformed request".to_owned()));
+}
+
+#[test]
+fn successor_continues_where_a_device_died_and_nothing_is_lost_or_doubled() {
+    // Dies at the first, the second, ... write, each time in the middle of the transaction.
+    for fuse in 1..6u64 {
+        let rig = Rig::new();
+        let mut log = 0;
+        let first = rig.start(true);
+        let mut port = rig.port();
+        port.write(0, 56, 3, fuse);
+        for value in 1..=7 {
+            port.write(0, 8, 3, value);
+            log = fold(log, value);
+        }
+        assert!(first.join().is_err(), "the fuse burnt down");
+        // The fuse is state too, so the request that killed the first device reaches the second one as well.
+        rig.start(false);
+        port.write(0, 16, 3, 8);
+        log = fold(log, 8);
+        assert_eq!(port.read(0, 24, 3), log, "fuse {fuse}");
+    }
+}
+
+#[test]
+fn waiting_cpu_is_served_by_the_successor() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 56, 3, 1);
+    let asking = std::thread::spawn(move || {
+        port.write(0, 16, 3, 5);
+        port.read(0, 24, 3)
+    });
+    assert!(first.join().is_err(), "the fuse burnt down");
+    rig.start(false);
+    assert_eq!(asking.join().expect("an answer"), fold(0, 5));
+}

@@ -1,0 +1,208 @@
+//! Guest memory, code bitmaps, interrupt page, clock, manifest and wire: what the processes share besides the device files.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::chip::{Class, Outputs, Rule, write_class};
+use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
+use bulkhead_bus::irq::{IRQ_BYTES, IrqPage, SOURCES};
+use bulkhead_bus::ram::{CodeMap, GuestRam, HIGH_BASE, LOW_LIMIT, code_map_bytes, file_offset};
+use bulkhead_bus::sys::{self, Mapping};
+use bulkhead_bus::wire;
+
+fn anonymous(len: usize) -> Mapping {
+    Mapping::anonymous(len).expect("mapping")
+}
+
+fn irq_page() -> Arc<IrqPage> {
+    Arc::new(IrqPage::new(anonymous(IRQ_BYTES), Bell::new(anonymous(BELL_BYTES))))
+}
+
+const RAM: u64 = 1 << 20;
+
+/// Memory with code bitmaps, and the CPU's view of these.
+fn watched() -> (GuestRam, CodeMap, Arc<IrqPage>) {
+    let len = code_map_bytes(RAM);
+    let file = sys::memfd("code", len).expect("memfd");
+    let map = || CodeMap::new(Mapping::shared(file.as_fd(), len as usize, true).expect("mapping"), RAM);
+    let irq = irq_page();
+    (GuestRam::new(anonymous(RAM as usize), Some((map(), irq.clone()))), map(), irq)
+}
+
+#[test]
+fn addresses_are_memory_below_the_hole_and_above_4_gib_only() {
+    let ram = LOW_LIMIT + (1 << 30);
+    assert_eq!(file_offset(ram, LOW_LIMIT - 1, 1), Some(LOW_LIMIT as usize - 1));
+    assert_eq!(file_offset(ram, LOW_LIMIT - 1, 2), None, "into the hole");
+    assert_eq!(file_offset(ram, LOW_LIMIT, 1), None);
+    assert_eq!(file_offset(ram, HIGH_BASE - 1, 2), None, "out of the hole");
+    assert_eq!(file_offset(ram, HIGH_BASE, 1), Some(LOW_LIMIT as usize));
+    assert_eq!(file_offset(ram, HIGH_BASE + (1 << 30) - 4, 4), Some(ram as usize - 4));
+    assert_eq!(file_offset(ram, HIGH_BASE + (1 << 30) - 4, 5), None);
+    assert_eq!(file_offset(ram, u64::MAX, 2), None, "wraps");
+    assert_eq!(file_offset(1 << 20, (1 << 20) - 1, 1), Some((1 << 20) - 1));
+    assert_eq!(file_offset(1 << 20, 1 << 20, 1), None);
+    assert_eq!(file_offset(1 << 20, HIGH_BASE, 1), None, "a small machine has none up there");
+}
+
+#[test]
+fn dma_into_a_page_with_code_is_told_to_the_cpu() {
+    let (ram, cpu, irq) = watched();
+    cpu.watch(3);
+    assert!(ram.write(0x2ff0, &[1; 16]));
+    assert!(!irq.take_code_changed() && cpu.take_dirty().is_none(), "another page");
+    assert!(ram.write(0x2ff0, &[1; 17]));
+    assert_eq!(irq.attention().load(Ordering::SeqCst), 1);
+    assert!(irq.take_code_changed());
+    assert!(!irq.take_code_changed(), "taken once");
+    assert_eq!((cpu.take_dirty(), cpu.take_dirty()), (Some(3), None));
+    cpu.unwatch(3);
+    assert!(ram.write(0x3000, &[1; 4096]));
+    assert!(cpu.take_dirty().is_none());
+}
+
+#[test]
+fn large_dma_marks_every_page_that_it_touches() {
+    let (ram, cpu, _) = watched();
+    let pages = [1, 64, 65, 254, 255];
+    pages.iter().for_each(|page| cpu.watch(*page));
+    let from = anonymous(RAM as usize);
+    assert!(ram.write_from(0, &from, 0, RAM as usize));
+    let mut dirty = std::iter::from_fn(|| cpu.take_dirty()).collect::<Vec<_>>();
+    dirty.sort_unstable();
+    assert_eq!(dirty, pages);
+    assert!(!ram.write_from(1, &from, 0, RAM as usize), "one byte too far");
+    assert!(ram.write(0x1000, &[]) && cpu.take_dirty().is_none(), "nothing was written");
+}
+
+#[test]
+fn pages_beyond_memory_have_no_bits() {
+    let (_, cpu, _) = watched();
+    cpu.watch(u64::MAX);
+    cpu.watch(1 << 40);
+    assert!(!cpu.wrote(u64::MAX) && cpu.take_dirty().is_none());
+}
+
+#[test]
+fn level_that_fell_and_rose_between_two_looks_is_an_edge() {
+    let page = irq_page();
+    let mut out = Outputs::default();
+    let before = page.line(7, 2).edges;
+    for level in [true, false, true] {
+        out.level[2] = level;
+        page.publish(7, &out);
+    }
+    let line = page.line(7, 2);
+    assert!(line.level);
+    assert_eq!(line.edges.wrapping_sub(before), 2);
+    out.pulses[2] += 1;
+    page.publish(7, &out);
+    assert_eq!(page.line(7, 2).edges.wrapping_sub(before), 3);
+}
+
+#[test]
+fn publishing_the_same_outputs_again_is_no_news() {
+    let page = irq_page();
+    let mut out = Outputs::default();
+    out.level[0] = true;
+    out.value[1] = 9;
+    page.publish(SOURCES - 1, &out);
+    assert_eq!(page.take_news(), 1 << (SOURCES - 1));
+    page.attention().store(0, Ordering::SeqCst);
+    page.publish(SOURCES - 1, &out);
+    assert_eq!((page.take_news(), page.attention().load(Ordering::SeqCst)), (0, 0));
+    assert_eq!(page.line(SOURCES - 1, 1).value, 9);
+}
+
+#[test]
+fn sources_and_lines_out_of_range_stay_inside_the_page() {
+    let page = irq_page();
+    let mut out = Outputs::default();
+    out.level = [true; 8];
+    page.publish(usize::MAX, &out);
+    assert!(page.line(usize::MAX, usize::MAX).level);
+}
+
+#[test]
+fn guest_time_stands_still_while_stopped_and_never_goes_back() {
+    let clock = Clock::new(anonymous(CLOCK_BYTES));
+    assert_eq!(clock.now(), 0);
+    let mut last = 0;
+    for running in [true, false, true, true, false, false] {
+        clock.set_running(running);
+        assert_eq!(clock.is_running(), running);
+        let now = clock.now();
+        assert!(now >= last);
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        last = clock.now();
+        assert_eq!(last > now, running);
+    }
+}
+
+#[test]
+fn clock_is_read_whole_while_it_is_written() {
+    let file = sys::memfd("clock", CLOCK_BYTES as u64).expect("memfd");
+    let map = || Mapping::shared(file.as_fd(), CLOCK_BYTES, true).expect("mapping");
+    let (writer, reader) = (Clock::new(map()), Clock::new(map()));
+    writer.set_running(true);
+    let writing = std::thread::spawn(move || {
+        for round in 0..20_000 {
+            writer.set_running(round % 2 == 0);
+        }
+    });
+    let mut last = 0;
+    while !writing.is_finished() {
+        let now = reader.now();
+        // A torn pair of flag and offset would be off by the whole uptime of the host.
+        assert!(now < 60_000_000_000 && now >= last, "{now} after {last}");
+        last = now;
+    }
+    writing.join().expect("the writer");
+}
+
+#[test]
+fn files_that_are_short_or_can_shrink_are_not_mapped() {
+    let file = sys::memfd("short", 4096).expect("memfd");
+    assert!(Mapping::shared(file.as_fd(), 4097, true).is_err());
+    assert!(Mapping::shared(file.as_fd(), 4096, false).is_ok());
+    let plain = std::fs::File::open("/proc/self/exe").expect("a file");
+    assert!(Mapping::shared(plain.as_fd(), 16, false).is_err(), "not sealed");
+}
+
+#[test]
+fn mapping_refuses_ranges_that_reach_outside() {
+    let map = anonymous(4096);
+    let mut byte = [0];
+    assert!(map.read(4095, &mut byte) && map.write(4095, &byte));
+    assert!(!map.read(4096, &mut byte) && !map.write(4096, &byte));
+    assert!(!map.read(usize::MAX, &mut byte) && !map.write(usize::MAX, &byte));
+}
+
+#[test]
+fn wide_write_that_reaches_beyond_its_rule_is_sync() {
+    let rules = [Rule { start: 4, end: 6, read: Class::Sync, write: Class::Posted }];
+    for (offset, bytes, class) in [
+        (4, 1, Class::Posted),
+        (4, 2, Class::Posted),
+        (5, 1, Class::Posted),
+        (4, 4, Class::Sync),
+        (5, 2, Class::Sync),
+        (3, 2, Class::Sync),
+        (6, 1, Class::Sync),
+    ] {
+        assert_eq!(write_class(&rules, offset, bytes), class, "{bytes} bytes at {offset}");
+    }
+}
+
+#[test]
+fn wire_refuses_garbage_and_trailing_bytes() {
+    let mut bytes = wire::encode(&("name", 7u32, vec![1u8, 2])).expect("small");
+    assert_eq!(wire::decode::<(String, u32, Vec<u8>)>(&bytes).expect("own encoding").1, 7);
+    bytes.push(0);
+    assert!(wire::decode::<(String, u32, Vec<u8>)>(&bytes).is_err());
+    // A length far beyond the limit must not be believed.
+    assert!(wire::decode::<Vec<u8>>(&[0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]).is_err());
+    assert!(wire::encode(&vec![0u8; wire::LIMIT + 1]).is_err());
+}
