@@ -16,6 +16,7 @@ mod privileged;
 mod programs;
 mod segments;
 mod smm;
+mod storm;
 mod tasks;
 
 /// Bytes of memory.
