@@ -119,8 +119,7 @@ fn publishing_the_same_outputs_again_is_no_news() {
 #[test]
 fn sources_and_lines_out_of_range_stay_inside_the_page() {
     let page = irq_page();
-    let mut out = Outputs::default();
-    out.level = [true; 8];
+    let out = Outputs { level: [true; 8], ..Outputs::default() };
     page.publish(usize::MAX, &out);
     assert!(page.line(usize::MAX, usize::MAX).level);
 }
