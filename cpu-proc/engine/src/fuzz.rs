@@ -488,7 +488,6 @@ impl Gen<'_> {
                         self.ops.push(Op::lea(W64, t, Mem::at(base, self.rng.below(64) as i64)));
                         let d = self.whole(false);
                         self.ops.push(Op::call(2, d, t, NONE, NONE, 0));
-                        self.open &= !FLAG_C;
                     }
                 }
             }

@@ -100,13 +100,17 @@ pub fn start() -> Result<Vm, StartError> {
     let machine: *mut dyn Machine = &raw mut *pc;
     // SAFETY: the machine is boxed and lives as long as the process, as does the interrupt page; this thread alone uses both.
     let mut cpu = unsafe { Cpu::boxed(Config::from(&choice), machine, irq.attention()) };
-    bulkhead_engine::Engine::new().attach(&mut cpu.core);
+    // All memory that will ever be executable is made here, before the jail.
+    bulkhead_engine::Engine::compiling(CODE_BYTES).map_err(refused)?.attach(&mut cpu.core);
     let socket = manifest.take(fd::CONTROL)?;
     let keep = [socket.as_raw_fd()];
     let control = Control::new(socket, irq, waiting);
     bulkhead_security::enter(&manifest.role, &keep, manifest.run_as).map_err(StartError::Refused)?;
     Ok(Vm { cpu, pc, control, running: false, no_reboot: config.no_reboot })
 }
+
+/// Size of the buffer for compiled code.
+const CODE_BYTES: usize = 64 << 20;
 
 fn board(config: &CpuConfig) -> Result<Board, StartError> {
     let cpus = u8::try_from(config.cpus).map_err(refused)?;
