@@ -15,6 +15,8 @@ mod jit;
 pub mod mem;
 pub mod mmu;
 pub mod mxcsr;
+#[cfg(test)]
+mod smc;
 pub mod state;
 #[cfg(test)]
 mod testing;

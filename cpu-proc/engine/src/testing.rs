@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicU32;
 
-use bulkhead_ir::{Block, FLAGS_ALL, HelperInfo, Mem, Op, Opcode};
+use bulkhead_ir::{Block, FLAGS_ALL, HelperInfo, Op, Opcode};
 
 use crate::guest::*;
 use crate::state::{Access, CoreState, exit};
@@ -318,9 +318,4 @@ impl Drop for Rig {
             drop(Box::from_raw(self.attention));
         }
     }
-}
-
-/// Memory operand at a constant address.
-pub fn abs(address: i64) -> Mem {
-    Mem::at(bulkhead_ir::NONE, address)
 }

@@ -1,0 +1,179 @@
+//! Self-modifying, DMA-modified and remapped code on the compiler.
+
+use bulkhead_ir::{Alu, Block, Mem, NONE, Op, W8, W32, W64};
+
+use crate::testing::{Rig, stop_ops};
+use crate::{Engine, mmu};
+
+/// Instruction words: `0` stops, `1` stores the low 32 bits of slot 1 at slot 8, `2` goes to 0x1000, `3` stores one byte
+/// of slot 1 at slot 8, `4` loops to 0x1000 while slot 2 counts down, `5` is helper 2 (stores slot 1, 8 bytes, at slot 8),
+/// `0x100 + n` adds n to slot 0, `0x10000 | pc` goes there.
+fn lower(out: &mut Block, word: u32, pc: u64) {
+    match word {
+        0 => stop_ops(out, pc),
+        1 => out.push(Op::st(W32, 1, Mem::at(8, 0))),
+        2 => out.push(Op::goto(0x1000, true)),
+        3 => out.push(Op::st(W8, 1, Mem::at(8, 0))),
+        4 => {
+            out.push(Op::alui(Alu::Sub, W64, 2, 2, 1, false));
+            out.push(Op::branchz(W64, 2, true, 0x1000));
+        }
+        5 => out.push(Op::call(2, NONE, 8, NONE, NONE, 0)),
+        w if w & 0x10000 != 0 => out.push(Op::goto(u64::from(w & 0xffff), true)),
+        w => out.push(Op::alui(Alu::Add, W64, 0, 0, i64::from(w & 0xff), false)),
+    }
+}
+
+fn rig(code: &[u32]) -> Rig {
+    let mut rig = Rig::new(lower);
+    code.iter().enumerate().for_each(|(i, &w)| rig.machine().put32(0x1000 + 4 * i, w));
+    Engine::compiling(1 << 20).unwrap().attach(rig.core());
+    rig
+}
+
+#[test]
+fn a_store_into_the_next_instruction_of_the_running_block_takes_effect_at_once() {
+    let mut r = rig(&[1, 0x101, 0x101, 0]);
+    r.cpu.core.slots[8] = 0x1004;
+    r.cpu.core.slots[1] = 0x150;
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 0x51);
+    assert_eq!(r.cpu.core.pc, 0x100c);
+}
+
+#[test]
+fn a_helpers_store_into_its_own_block_is_done_once_and_takes_effect() {
+    let mut r = rig(&[5, 0x101, 0x101, 0]);
+    r.cpu.core.slots[8] = 0x1004;
+    r.cpu.core.slots[1] = 0x151_0000_0150;
+    r.cpu.core.slots[2] = 40;
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 0xa1);
+    assert_eq!(r.cpu.core.slots[2], 41);
+}
+
+#[test]
+fn a_store_into_another_compiled_block_is_seen_when_that_runs_again() {
+    // 0x1000 adds and goes to 0x1100, which changes the word at 0x1000 and goes back; the second round stops.
+    let mut r = rig(&[0x101, 0x11100]);
+    r.machine().put32(0x1100, 1);
+    r.machine().put32(0x1104, 2);
+    r.cpu.core.slots[8] = 0x1004;
+    r.cpu.core.slots[1] = 0;
+    r.run(0x1000);
+    assert_eq!((r.cpu.core.slots[0], r.cpu.core.pc), (2, 0x1004));
+}
+
+#[test]
+fn data_beside_code_in_a_page_changes_without_dropping_blocks() {
+    let mut r = rig(&[1, 0x101, 4, 0]);
+    r.cpu.core.slots[8] = 0x1800;
+    r.cpu.core.slots[1] = 77;
+    r.cpu.core.slots[2] = 50;
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 50);
+    let stats = Engine::of(r.core()).stats;
+    assert_eq!(stats.killed, 0);
+    assert!(stats.compiled <= 3, "{stats:?}");
+    assert_eq!(&r.machine().bytes()[0x1800..0x1804], &[77, 0, 0, 0]);
+}
+
+#[test]
+fn a_write_through_another_mapping_of_the_code_page_is_noticed() {
+    let mut r = rig(&[0x101, 0]);
+    r.cpu.pages[9].gpa = 0x1000;
+    r.machine().put32(0x2000, 1);
+    r.machine().put32(0x2004, 0x11000);
+    // The write TLB has the alias before the page holds code.
+    crate::mem::store(r.core(), 0x9800, 4, 1, crate::Privilege::Current).unwrap();
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 1);
+    r.cpu.core.slots[8] = 0x9000;
+    r.cpu.core.slots[1] = 0x110;
+    r.run(0x2000);
+    assert_eq!(r.cpu.core.slots[0], 0x11);
+}
+
+#[test]
+fn code_changed_by_dma_is_recompiled_after_the_machine_reports_it() {
+    let mut r = rig(&[0x101, 0]);
+    r.run(0x1000);
+    assert_eq!(r.machine().watched, [0x1000]);
+    r.machine().put32(0x1000, 0x120);
+    r.machine().dirty.push(0x1000);
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 0x21);
+}
+
+#[test]
+fn a_remapped_code_page_runs_its_new_contents_after_a_flush() {
+    let mut r = rig(&[0x101, 0x12000]);
+    r.machine().put32(0x2000, 0);
+    r.machine().put32(0x5000, 0x130);
+    r.machine().put32(0x5004, 0x12000);
+    r.run(0x1000);
+    r.cpu.pages[1].gpa = 0x5000;
+    mmu::flush_page(r.core(), 0x1000);
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 0x31);
+    r.cpu.pages[1].gpa = 0x1000;
+    mmu::flush_all(r.core());
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 0x32);
+}
+
+#[test]
+fn an_instruction_across_pages_follows_the_mapping_of_the_second_page() {
+    // The word at 0x1ffe: its upper half lies on the next page.
+    let mut r = rig(&[]);
+    r.machine().put32(0x1ffe, 0x101);
+    r.machine().put32(0x2002, 0);
+    r.machine().bytes()[0x7000..0x7002].copy_from_slice(&[1, 0]);
+    r.machine().bytes()[0x7002..0x7006].copy_from_slice(&[0; 4]);
+    r.run(0x1ffe);
+    assert_eq!(r.cpu.core.slots[0], 1);
+    // Now it reads 0x0001_0101: a jump to 0x101.
+    r.cpu.pages[2].gpa = 0x7000;
+    mmu::flush_page(r.core(), 0x2000);
+    r.machine().put32(0x100, 0);
+    r.run(0x1ffe);
+    assert_eq!(r.cpu.core.pc & 0xfff, 0x101);
+}
+
+#[test]
+fn a_block_dropped_while_linked_is_not_reached_through_the_link() {
+    // A loop of two linked blocks; a helper-free store from a third party (physical) changes the second.
+    let mut r = rig(&[0x101, 0x11010]);
+    r.machine().put32(0x1010, 0x102);
+    r.machine().put32(0x1014, 0x11020);
+    r.machine().put32(0x1020, 4);
+    r.machine().put32(0x1024, 0);
+    r.cpu.core.slots[2] = 10;
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 30);
+    crate::mem::phys_store(r.core(), 0x1010, 4, 0x110);
+    r.cpu.core.slots[2] = 10;
+    r.run(0x1000);
+    assert_eq!(r.cpu.core.slots[0], 30 + 170);
+    assert_eq!(Engine::of(r.core()).stats.killed, 1);
+}
+
+#[test]
+fn a_full_code_buffer_is_emptied_and_running_goes_on() {
+    let mut r = Rig::new(lower);
+    Engine::compiling(16 << 10).unwrap().attach(r.core());
+    for page in 1..40usize {
+        for i in 0..60 {
+            r.machine().put32(page * 4096 + 8 * i, 0x101);
+            r.machine()
+                .put32(page * 4096 + 8 * i + 4, 0x10000 | (page as u32 * 4096 + 8 * i as u32 + 8) & 0xffff);
+        }
+        r.machine().put32(page * 4096 + 480, 0);
+    }
+    for page in 1..15u64 {
+        r.cpu.core.slots[0] = 0;
+        r.run(page * 4096);
+        assert_eq!(r.cpu.core.slots[0], 60);
+    }
+    assert!(Engine::of(r.core()).stats.flushes > 0);
+}
