@@ -1,0 +1,196 @@
+//! The serial port as a real, jailed process that is killed with SIGKILL again and again while bytes cross it both ways:
+//! the guest and the back end must see every byte exactly once and in order.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
+use bulkhead_bus::config::SerialConfig;
+use bulkhead_bus::conformance::Random;
+use bulkhead_bus::device::{DEVICE_BYTES, DevicePort, READY};
+use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
+use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
+use bulkhead_bus::manifest::{MANIFEST_FD, Manifest, fd};
+use bulkhead_bus::sys::{self, Mapping};
+use bulkhead_bus::{serve, wire};
+use bulkhead_serial16550::spec::{FCR_ENABLE, IIR_FCR, LSR, LSR_DR, LSR_THRE, RBR_THR_DLL};
+
+const BYTES: u32 = 4000;
+
+/// The program under test lies beside the folder of the test programs. (A variable with a hyphen in its name does not pass
+/// through every shell that wraps a compiler, so Cargo's own one cannot be relied on.)
+fn program() -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    let folder = own.ancestors().nth(2).expect("a folder above");
+    folder.join("bh-serial")
+}
+
+struct Rig {
+    /// In the order of their numbers from [`MANIFEST_FD`] on.
+    files: Vec<(&'static str, OwnedFd)>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let file = |name, len: usize| (name, sys::memfd(name, len as u64).expect("memfd"));
+        let rig = Rig {
+            files: vec![
+                file("manifest", 4096),
+                file(fd::DEVICE, DEVICE_BYTES),
+                file(fd::IRQ, IRQ_BYTES),
+                file(fd::CLOCK, CLOCK_BYTES),
+                file(fd::BELL, BELL_BYTES),
+                file(fd::CPU_BELL, BELL_BYTES),
+                file("bytes0", BYTES_LINK),
+                file("bytes0-peer", BELL_BYTES),
+            ],
+        };
+        let numbers = rig.files.iter().zip(MANIFEST_FD..).skip(1);
+        let manifest = Manifest {
+            name: "bh-serial0".to_owned(),
+            role: "serial".to_owned(),
+            fds: numbers.map(|((name, _), number)| ((*name).to_owned(), number)).collect(),
+            config: wire::encode(&SerialConfig::default()).expect("small"),
+            source: 0,
+            ram_bytes: 0,
+            bulk_bytes: 0,
+            run_as: None,
+        };
+        let encoded = serve::encode_manifest(&manifest).expect("small");
+        assert!(rig.map("manifest", 4096).write(0, &encoded));
+        Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES)).set_running(true);
+        rig
+    }
+
+    fn map(&self, name: &str, len: usize) -> Mapping {
+        let (_, file) = self.files.iter().find(|(have, _)| *have == name).expect("a file of the rig");
+        Mapping::shared(file.as_fd(), len, true).expect("mapping")
+    }
+
+    fn bell(&self, name: &str) -> Bell {
+        Bell::new(self.map(name, BELL_BYTES))
+    }
+
+    fn port(&self) -> DevicePort {
+        let irq = IrqPage::new(self.map(fd::IRQ, IRQ_BYTES), self.bell(fd::CPU_BELL));
+        DevicePort::new(self.map(fd::DEVICE, DEVICE_BYTES), self.bell(fd::BELL), Arc::new(irq))
+    }
+
+    fn spawn(&self) -> Child {
+        let sources = self.files.iter().map(|(_, file)| file.as_raw_fd()).collect::<Vec<_>>();
+        let mut command = Command::new(program());
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+        // SAFETY: between fork and exec only async-signal-safe calls are made, on descriptors that are open.
+        unsafe {
+            command.pre_exec(move || {
+                // Out of the way first, so that no target is a source still needed.
+                for (at, source) in sources.iter().enumerate() {
+                    if libc::dup2(*source, 200 + at as i32) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                for at in 0..sources.len() as i32 {
+                    if libc::dup2(200 + at, MANIFEST_FD + at) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+        command.spawn().expect("the program of the serial port")
+    }
+
+    /// Starts the device and waits until it serves.
+    fn start(&self) -> Child {
+        let device = self.map(fd::DEVICE, DEVICE_BYTES);
+        let ready = device.word(READY);
+        ready.store(0, Ordering::SeqCst);
+        let mut child = self.spawn();
+        while ready.load(Ordering::SeqCst) == 0 {
+            sys::futex_wait(ready, 0, Some(Duration::from_millis(100)));
+            if let Some(status) = child.try_wait().expect("own child") {
+                panic!("the device did not start: {status}");
+            }
+        }
+        child
+    }
+}
+
+/// Kills and replaces the device at random moments until told to stop; how often it did.
+fn executioner(rig: &Rig, stop: &AtomicBool) -> u32 {
+    let mut random = Random::new(std::process::id().into());
+    let mut child = rig.start();
+    let mut deaths = 0;
+    while !stop.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_micros(200 + random.below(6_000)));
+        child.kill().expect("own child");
+        child.wait().expect("own child");
+        deaths += 1;
+        child = rig.start();
+    }
+    child.kill().expect("own child");
+    child.wait().expect("own child");
+    deaths
+}
+
+#[test]
+fn every_byte_crosses_once_while_the_process_is_killed_over_and_over() {
+    let rig = Rig::new();
+    let stop = AtomicBool::new(false);
+    // A first device publishes its table of registers, which the port reads.
+    let mut first = rig.start();
+    first.kill().expect("own child");
+    first.wait().expect("own child");
+    let mut port = rig.port();
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    let (deaths, out, back) = std::thread::scope(|scope| {
+        let killing = scope.spawn(|| executioner(&rig, &stop));
+        let (mut out, mut back) = (Vec::new(), Vec::new());
+        let (mut written, mut sent) = (0u32, 0u32);
+        port.write(0, IIR_FCR as u32, 0, FCR_ENABLE.into());
+        let start = Instant::now();
+        while (out.len() as u32) < BYTES || (back.len() as u32) < BYTES {
+            if start.elapsed() > Duration::from_secs(60) {
+                break;
+            }
+            let status = port.read(0, LSR as u32, 0) as u8;
+            if written < BYTES && status & LSR_THRE != 0 {
+                for _ in 0..8 {
+                    port.write(0, RBR_THR_DLL as u32, 0, u64::from(byte(written)));
+                    written += 1;
+                }
+            }
+            if status & LSR_DR != 0 {
+                back.push(port.read(0, RBR_THR_DLL as u32, 0) as u8);
+            }
+            if sent < BYTES {
+                sent += host.send(&[byte(sent) ^ 0xff]) as u32;
+            }
+            let mut part = [0; 256];
+            let count = host.receive(&mut part);
+            out.extend_from_slice(&part[..count]);
+        }
+        stop.store(true, Ordering::SeqCst);
+        (killing.join().expect("the executioner"), out, back)
+    });
+    let expected = (0..BYTES).map(byte).collect::<Vec<_>>();
+    assert_eq!(out.len(), expected.len(), "bytes to the back end, after {deaths} deaths");
+    assert!(out == expected, "order of the bytes to the back end");
+    assert_eq!(back.len(), expected.len(), "bytes to the guest, after {deaths} deaths");
+    assert!(
+        back.iter().zip(&expected).all(|(back, sent)| *back == sent ^ 0xff),
+        "order of the bytes to the guest"
+    );
+    assert!(deaths >= 3, "only {deaths} deaths: the test proved nothing");
+}
+
+/// The `number`th byte: a sequence without short periods.
+fn byte(number: u32) -> u8 {
+    (number.wrapping_mul(0x9e37_79b1) >> 24) as u8
+}
