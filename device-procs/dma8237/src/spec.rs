@@ -3,10 +3,10 @@
 
 /// Region of ports 0x00..=0x0f: channels 0 to 3, bytes.
 pub const BYTES: u8 = 0;
-/// Region of ports 0xc0..=0xdf: channels 4 to 7, words; every other port.
-pub const WORDS: u8 = 1;
 /// Region of ports 0x80..=0x8f: page registers.
-pub const PAGES: u8 = 2;
+pub const PAGES: u8 = 1;
+/// Region of ports 0xc0..=0xdf: channels 4 to 7, words; every other port.
+pub const WORDS: u8 = 2;
 
 /// Register 0..=7: address (even) and count (odd) of a channel, low byte then high byte by the flip-flop. RW.
 pub const CHANNELS_END: u64 = 8;
