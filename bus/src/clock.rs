@@ -52,6 +52,12 @@ impl Clock {
         self.snapshot().0
     }
 
+    /// Host monotonic time of guest time `at`, when guest time advances.
+    pub fn host_time(&self, at: u64) -> Option<u64> {
+        let (running, offset, _) = self.snapshot();
+        running.then(|| at.wrapping_add(offset))
+    }
+
     /// Broker, before start: the host's real time at guest time 0.
     pub fn set_real_time(&self, nanoseconds: i64) {
         self.page.dword(0x10).store(nanoseconds as u64, Ordering::SeqCst);
