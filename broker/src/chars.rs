@@ -37,6 +37,11 @@ impl HostChar {
         HostChar { kind, fds: Vec::new(), title, mux: false, stdio: false, unlink: None, nodelay: false }
     }
 
+    /// A back end that only writes to `fd`.
+    pub fn output(fd: OwnedFd) -> HostChar {
+        HostChar::new(CharKind::Stream, "log".to_owned()).with("output", fd)
+    }
+
     fn with(mut self, name: &'static str, fd: impl Into<OwnedFd>) -> HostChar {
         self.fds.push((name, fd.into()));
         self

@@ -347,6 +347,12 @@ fn start(
             None => None,
         });
     }
+    let (log_read, log_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // With any `-d`, the firmware's debug output goes into the log too.
+    let debug_text = match config.log_items.is_empty() {
+        true => None,
+        false => Some(Link::new("debug", BYTES_LINK)?),
+    };
     let mut monitors = Vec::new();
     let mut handles = Vec::new();
     for (index, slot) in slots.iter().enumerate() {
@@ -374,6 +380,10 @@ fn start(
         if let When::Serial(port) = device.when
             && let Some(Some(link)) = serials.get(port)
         {
+            fds.add("bytes0", &link.memory);
+            fds.add("bytes0-peer", &link.bell);
+        }
+        if let ("debugports", Some(link)) = (device.role, &debug_text) {
             fds.add("bytes0", &link.memory);
             fds.add("bytes0-peer", &link.bell);
         }
@@ -450,17 +460,23 @@ fn start(
             char(format!("bh-char-serial{port}"), host, Some((link, bell)), host.mux)?;
         }
     }
+    if let Some(link) = &debug_text
+        && let Some(bell) = bell_of(&|device| device.role == "debugports")
+    {
+        let log = log_write.try_clone().map_err(|e| Fail(reason(&e)))?;
+        char("bh-char-debug".to_owned(), &HostChar::output(log), Some((link, bell)), false)?;
+    }
     if let Some(host) = &parts.monitor {
         char("bh-char-monitor".to_owned(), host, None, true)?;
     }
     wait_ready(&handles, &blocks, &back_ends, processes)?;
-    let (cpu, log) = start_cpu(config, machine, parts, &shared, &slots, processes)?;
+    let cpu = start_cpu(config, machine, parts, &shared, &slots, &log_write, processes)?;
     let mut memory = vec![shared.irq, shared.clock, shared.cpu_bell, shared.ram, shared.code];
     for slot in slots {
         memory.extend([slot.file, slot.bell]);
         memory.extend(slot.bulk.map(|(fd, _)| fd));
     }
-    for link in drives.into_iter().chain(serials.into_iter().flatten()) {
+    for link in drives.into_iter().chain(serials.into_iter().flatten()).chain(debug_text) {
         memory.extend([link.memory, link.bell]);
     }
     Ok(Tree {
@@ -470,7 +486,7 @@ fn start(
         cpu,
         monitors,
         back_ends,
-        log,
+        log: log_read,
         _memory: memory,
     })
 }
@@ -481,12 +497,12 @@ fn start_cpu(
     parts: &Parts,
     shared: &Shared,
     slots: &[Slot<'_>],
+    log: &OwnedFd,
     processes: &mut Vec<Process>,
-) -> Result<(CpuLink, OwnedFd), Fail> {
+) -> Result<CpuLink, Fail> {
     let settings = cpu_config(config, machine, slots, parts.bios.len() as u64);
     let manifest = shared.manifest("bh-cpu".to_owned(), "cpu", encode(&settings)?, 0);
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    let (log_read, log_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let rom = spawn::memory_with("bios", &parts.bios)?;
     let mut fds = Fds::default();
     for (name, memory) in [
@@ -496,7 +512,7 @@ fn start_cpu(
         (fd::RAM, &shared.ram),
         (fd::CODE, &shared.code),
         (fd::CONTROL, &theirs),
-        ("log", &log_write),
+        ("log", log),
         ("rom0", &rom),
     ] {
         fds.add(name, memory);
@@ -509,7 +525,7 @@ fn start_cpu(
         }
     }
     processes.push(spawn::spawn("bh-cpu", manifest, &fds.list)?);
-    drop((theirs, log_write));
+    drop(theirs);
     let mut cpu = CpuLink::new(ours);
     let end = Instant::now() + START_LIMIT;
     loop {
@@ -524,7 +540,7 @@ fn start_cpu(
             return Err(Fail("bh-cpu does not get ready".to_owned()));
         }
     }
-    Ok((cpu, log_read))
+    Ok(cpu)
 }
 
 /// Fails when a process has ended, with what it said.
