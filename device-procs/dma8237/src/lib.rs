@@ -1,8 +1,9 @@
 #![forbid(unsafe_code)]
 //! The two 8237A DMA controllers of the PC/AT and their page registers.
 //!
-//! Regions: 0 ports 0x00..=0x0f (channels 0 to 3), 1 ports 0xc0..=0xdf (channels 4 to 7, every other port), 2 ports 0x80..=0x8f (page
-//! registers; 0x80 is also the diagnostic port that programs write for a short delay). No lines. Restart class: checkpointed.
+//! Regions: 0 ports 0x00..=0x0f (channels 0 to 3), 1 ports 0x80..=0x8f (page registers; 0x80 is also the diagnostic port that
+//! programs write for a short delay), 2 ports 0xc0..=0xdf (channels 4 to 7, every other port). No lines. Restart class:
+//! checkpointed.
 //!
 //! Bus classes: the page registers without a channel are posted, so that a delay write costs nothing. All else is sync: a
 //! device in another process may start a transfer right after the program has set a channel up.
@@ -38,8 +39,8 @@ const PAGE_RULES: &[Rule] = &[
 ];
 const REGIONS: &[Region] = &[
     Region { size: 16, rules: &[] },
-    Region { size: 32, rules: &[] },
     Region { size: 16, rules: PAGE_RULES },
+    Region { size: 32, rules: &[] },
 ];
 
 /// After reset all channels are masked; everything else is clear.
