@@ -149,6 +149,8 @@ struct Server<C: Chip> {
     bytes: Vec<ByteEnd>,
     blocks: Vec<BlockClient>,
     bulk: Bulk,
+    /// Data of the block transaction under way.
+    block: Vec<u8>,
     consumed: u32,
     answered: u32,
     generation: u64,
@@ -226,6 +228,7 @@ impl<C: Chip> Server<C> {
             bytes,
             blocks,
             bulk: Bulk::new(bulk),
+            block: vec![0; device::BLOCK_BYTES],
             consumed: 0,
             answered: 0,
             generation: 0,
@@ -452,19 +455,21 @@ impl<C: Chip> Server<C> {
                 0
             }
             kind::READ_BLOCK => {
-                let mut data = [0u8; device::BLOCK_BYTES];
-                let len = (request.value as usize).min(device::BLOCK_BYTES);
-                let Some(data) = data.get_mut(..len) else { return 0 };
+                let mut block = std::mem::take(&mut self.block);
+                let len = (request.value as usize).min(block.len());
+                let data = block.get_mut(..len).unwrap_or_default();
                 let filled = self.call(|chip, env| chip.read_block(reg, data, env)).unwrap_or(0).min(len);
-                let _ = self.map.write(device::BLOCK, data.get(..filled).unwrap_or_default());
+                let _ = self.map.write(device::BLOCK, block.get(..filled).unwrap_or_default());
+                self.block = block;
                 filled as u64
             }
             kind::WRITE_BLOCK => {
-                let mut data = [0u8; device::BLOCK_BYTES];
-                let len = (request.value as usize).min(device::BLOCK_BYTES);
-                let Some(data) = data.get_mut(..len) else { return 0 };
+                let mut block = std::mem::take(&mut self.block);
+                let len = (request.value as usize).min(block.len());
+                let data = block.get_mut(..len).unwrap_or_default();
                 let _ = self.map.read(device::BLOCK, data);
                 let _ = self.call(|chip, env| chip.write_block(reg, data, env));
+                self.block = block;
                 0
             }
             kind::RESET => {
