@@ -14,7 +14,7 @@ use bulkhead_bus::serve::{self, StartError};
 use bulkhead_bus::wire;
 use bulkhead_chips::board::{Board, BoardConfig};
 use bulkhead_chips::{pci, piix3};
-use bulkhead_engine::{Engine, Machine};
+use bulkhead_engine::Machine;
 use bulkhead_x86::{Config, Cpu, cpuid};
 
 use crate::Vm;
@@ -23,9 +23,6 @@ use crate::control::Control;
 use crate::machine::Pc;
 use crate::physmap::PhysMap;
 use crate::ports::Devices;
-
-/// Bytes of the code buffer.
-const CODE_BYTES: usize = 64 << 20;
 
 fn refused(error: impl std::fmt::Display) -> StartError {
     StartError::Refused(error.to_string())
