@@ -93,7 +93,18 @@ fn open(config: &MachineConfig, machine: &machines::Machine) -> Result<Parts, Fa
     let low = config.ram_bytes.min(LOW_LIMIT);
     let high = config.ram_bytes - low;
     let mut items = Items::default();
-    describe(config, machine, low, high, &mut items)?;
+    let vga_bios = match config.vga {
+        Vga::Std => Some(firmware::load(&[machine.vga_bios], folder)?),
+        Vga::None => None,
+    };
+    let vga_bios = match (vga_bios, machine.vga_bios_file) {
+        (Some(rom), Some(name)) => {
+            items.file(name, rom);
+            None
+        }
+        (rom, _) => rom,
+    };
+    describe(config, low, high, &mut items)?;
     if let Some(kernel) = &config.kernel {
         firmware::linux::load(kernel, &config.append, config.initrd.as_deref(), low)?.add_to(&mut items);
     }
@@ -110,17 +121,11 @@ fn open(config: &MachineConfig, machine: &machines::Machine) -> Result<Parts, Fa
         CharDevice::None | CharDevice::Vc | CharDevice::Null => None,
         device => Some(chars::open(device, "-monitor")?),
     };
-    Ok(Parts { drives, serials, monitor, bios, firmware: items.build(), cmos })
+    Ok(Parts { drives, serials, monitor, bios, vga_bios, firmware: items.build(), cmos })
 }
 
 /// What the firmware is told about the machine.
-fn describe(
-    config: &MachineConfig,
-    machine: &machines::Machine,
-    low: u64,
-    high: u64,
-    items: &mut Items,
-) -> Result<(), Fail> {
+fn describe(config: &MachineConfig, low: u64, high: u64, items: &mut Items) -> Result<(), Fail> {
     let cpus = config.cpus.min(255) as u16;
     items.add(key::UUID, config.uuid.unwrap_or([0; 16]));
     items.add(key::RAM_SIZE, config.ram_bytes.to_le_bytes());
@@ -149,10 +154,6 @@ fn describe(
         range(1 << 32, high);
     }
     items.file("etc/e820", e820);
-    if config.vga == Vga::Std {
-        let vga_bios = firmware::load(&[machine.vga_bios], config.firmware_dir.as_deref())?;
-        items.file(machine.vga_bios_file, vga_bios);
-    }
     for path in &config.option_roms {
         let rom = firmware::read_given("-option-rom", path, OPTION_ROM_MAX)?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -15,7 +15,9 @@ use bulkhead_bus::irq::IRQ_BYTES;
 use bulkhead_bus::links::{BLOCK_LINK, BYTES_LINK, BlockServer, Medium};
 use bulkhead_bus::mailbox::Mailbox;
 use bulkhead_bus::manifest::{Manifest, fd};
-use bulkhead_bus::messages::{BulkMap, CpuConfig, FromCpu, PciFunction, RegionMap, RomImage, Space, WireMap};
+use bulkhead_bus::messages::{
+    BulkMap, CpuConfig, FromCpu, PciFunction, PciTemplate, RegionMap, RomImage, Space, WireMap,
+};
 use bulkhead_bus::ram::code_map_bytes;
 use bulkhead_bus::sys::{self as bus_sys, Mapping};
 use bulkhead_bus::wire;
@@ -46,6 +48,8 @@ pub struct Parts {
     pub monitor: Option<HostChar>,
     /// System firmware.
     pub bios: Vec<u8>,
+    /// Expansion ROM of the video card.
+    pub vga_bios: Option<Vec<u8>>,
     /// Firmware items and their long contents.
     pub firmware: (FwCfgConfig, Vec<u8>),
     /// CMOS bytes.
@@ -227,7 +231,13 @@ fn slot<'a>(device: &'a Device, parts: &Parts) -> Result<Slot<'a>, Fail> {
     })
 }
 
-fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], bios_bytes: u64) -> CpuConfig {
+/// Bytes of a ROM in whole pages.
+fn rom_bytes(rom: &[u8]) -> u64 {
+    (rom.len() as u64).next_multiple_of(4096)
+}
+
+fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], parts: &Parts) -> CpuConfig {
+    let bios_bytes = rom_bytes(&parts.bios);
     let mut out = CpuConfig {
         model: config.cpu.clone(),
         long_mode: config.target == Target::X86_64,
@@ -270,7 +280,14 @@ fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], bio
             out.wires.push(WireMap { device: index, line: *line, to: *to });
         }
         if let Some((devfn, template)) = slot.device.function {
-            out.functions.push(PciFunction { device: index, devfn, template, rom: None });
+            let rom = match (template, &parts.vga_bios) {
+                (PciTemplate::StdVga, Some(rom)) => {
+                    out.roms.push(RomImage { base: 0, size: rom_bytes(rom), bios: false });
+                    Some(out.roms.len() as u32 - 1)
+                }
+                _ => None,
+            };
+            out.functions.push(PciFunction { device: index, devfn, template, rom });
             if let Bulk::Zeroed(size, Some(bar)) = slot.device.bulk {
                 out.bulks.push(BulkMap { device: index, devfn, bar, size });
             }
@@ -491,6 +508,13 @@ fn start(
     })
 }
 
+/// A ROM in memory, padded to whole pages.
+fn rom_memory(name: &str, rom: &[u8]) -> Result<OwnedFd, Fail> {
+    let mut padded = rom.to_vec();
+    padded.resize(rom_bytes(rom) as usize, 0xff);
+    spawn::memory_with(name, &padded)
+}
+
 fn start_cpu(
     config: &MachineConfig,
     machine: &Machine,
@@ -500,10 +524,11 @@ fn start_cpu(
     log: &OwnedFd,
     processes: &mut Vec<Process>,
 ) -> Result<CpuLink, Fail> {
-    let settings = cpu_config(config, machine, slots, parts.bios.len() as u64);
+    let settings = cpu_config(config, machine, slots, parts);
     let manifest = shared.manifest("bh-cpu".to_owned(), "cpu", encode(&settings)?, 0);
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    let rom = spawn::memory_with("bios", &parts.bios)?;
+    let rom = rom_memory("bios", &parts.bios)?;
+    let vga_rom = parts.vga_bios.as_deref().map(|rom| rom_memory("vga-rom", rom)).transpose()?;
     let mut fds = Fds::default();
     for (name, memory) in [
         (fd::IRQ, &shared.irq),
@@ -516,6 +541,9 @@ fn start_cpu(
         ("rom0", &rom),
     ] {
         fds.add(name, memory);
+    }
+    if let Some(rom) = &vga_rom {
+        fds.add("rom1", rom);
     }
     for (index, slot) in slots.iter().enumerate() {
         fds.add(format!("{}{index}", fd::DEVICE), &slot.file);

@@ -130,7 +130,7 @@ pub enum Wire {
     Reset,
     /// A rising edge switches the machine off.
     PowerOff,
-    /// A rising edge ends the VM with the line's value as exit status.
+    /// A rising edge ends the VM; the line's value becomes part of the exit status.
     Exit,
     /// A rising edge is a non-maskable interrupt.
     Nmi,
@@ -263,7 +263,7 @@ pub enum FromCpu {
     GuestReset,
     /// The guest switched the machine off; the CPUs stand.
     PowerOff,
-    /// The guest asked for the end of the VM with this exit status; the CPUs stand.
+    /// The guest asked for the end of the VM by writing this value to isa-debug-exit; the CPUs stand.
     Exit(u32),
     /// Something that the user must see on standard error; the VM goes on.
     Note(String),

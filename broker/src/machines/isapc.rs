@@ -37,5 +37,5 @@ pub const ISAPC: Machine = Machine {
     devices: &[SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA],
     bios: &["bios.bin", "bios-256k.bin"],
     vga_bios: "vgabios-isavga.bin",
-    vga_bios_file: "vgaroms/vgabios.bin",
+    vga_bios_file: Some("vgaroms/vgabios.bin"),
 };

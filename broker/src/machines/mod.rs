@@ -86,8 +86,8 @@ pub struct Machine {
     pub bios: &'static [&'static str],
     /// Video firmware.
     pub vga_bios: &'static str,
-    /// Name of the video firmware as a firmware file for the system firmware.
-    pub vga_bios_file: &'static str,
+    /// Name of the video firmware as a firmware file for the system firmware; `None` when it is the card's expansion ROM.
+    pub vga_bios_file: Option<&'static str>,
 }
 
 /// Devices that both machines have at the same place.

@@ -59,6 +59,5 @@ pub const PC: Machine = Machine {
     devices: &[SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA],
     bios: &["bios-256k.bin", "bios.bin"],
     vga_bios: "vgabios-stdvga.bin",
-    // Found by the system firmware for the PCI function with these ids.
-    vga_bios_file: "pci1234,1111.rom",
+    vga_bios_file: None,
 };
