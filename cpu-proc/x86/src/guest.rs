@@ -1,4 +1,17 @@
 //! The x86 front end as the engine calls it.
+//!
+//! # Deviations from hardware
+//! * Caches, memory types and machine checks are not modelled: MTRR, PAT and the MCA banks are storage; global pages are
+//!   dropped with all others when CR3 is written.
+//! * A data breakpoint counts by the first byte of an access, and also where an instruction only probes.
+//! * A branch to a non-canonical address faults at its target, not at the branch.
+//! * RF is kept only while instruction breakpoints are armed.
+//! * `MONITOR` arms nothing; `MWAIT` is `HLT`.
+//! * Performance counters read as zero.
+//!
+//! # Not emulated
+//! Virtual-8086 extensions (VME, PVI), `#AC` at level 3, I/O restart in SMM, PCID, SMEP, SMAP, protection keys, XSAVE,
+//! virtualisation. None is advertised by `CPUID`.
 
 use bulkhead_engine::{Access, CoreState, Fault, GuestOps, Next, Translation};
 

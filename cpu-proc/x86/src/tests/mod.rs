@@ -110,7 +110,10 @@ impl Machine for Board {
     fn a20_mask(&self) -> u64 {
         self.a20
     }
-    fn wait(&mut self) {}
+    fn wait(&mut self) {
+        // A halt ends a program.
+        self.requests.leave = true;
+    }
     fn set_smm(&mut self, active: bool) {
         self.smm.push(active);
     }

@@ -1,176 +1,217 @@
-//! Small programs in machine code, through decoder, lowering and interpreter.
+//! Small programs in machine code, through decoder and lowering, in the interpreter and in compiled code.
 
 use super::*;
 
+/// Where a program runs.
+#[derive(Clone, Copy, Debug)]
+enum Engines {
+    Interpreter,
+    Compiler,
+}
+
+impl Engines {
+    fn each(test: impl Fn(Engines)) {
+        test(Engines::Interpreter);
+        test(Engines::Compiler);
+    }
+
+    /// Until the CPU halts, within `limit` instructions where they can be counted.
+    fn run(self, rig: &mut Rig, limit: u32) {
+        match self {
+            Engines::Interpreter => assert_eq!(rig.step(limit), Next::Halt),
+            Engines::Compiler => {
+                drop(Engine::detach(&mut rig.cpu.core));
+                Engine::compiling(1 << 20).expect("memory for code").attach(&mut rig.cpu.core);
+                bulkhead_engine::run(&mut rig.cpu.core);
+                assert_eq!(rig.cpu.halted, 1);
+                let engine = Engine::detach(&mut rig.cpu.core).expect("attached above");
+                assert!(engine.stats.compiled > 0);
+            }
+        }
+    }
+}
+
 #[test]
 fn real_mode_program_enters_protected_mode() {
-    let mut rig = Rig::new();
-    rig.tables();
-    rig.put(0x500, 2, 0x9f);
-    rig.put(0x502, 4, at::GDT);
-    let program = [
-        0xea, 0x05, 0x06, 0x00, 0x00, // jmp 0:0605
-        0xfa, // cli
-        0x31, 0xc0, // xor ax, ax
-        0x8e, 0xd8, // mov ds, ax
-        0x0f, 0x01, 0x16, 0x00, 0x05, // lgdt [0500]
-        0x0f, 0x20, 0xc0, // mov eax, cr0
-        0x0c, 0x01, // or al, 1
-        0x0f, 0x22, 0xc0, // mov cr0, eax
-        0x66, 0xea, 0x00, 0xa0, 0x00, 0x00, 0x08, 0x00, // jmp 8:0000a000
-    ];
-    rig.code(0x600, &program);
-    let user = [
-        0x66, 0xb8, 0x10, 0x00, // mov ax, 10
-        0x8e, 0xd0, // mov ss, ax
-        0xbc, 0x00, 0x70, 0x00, 0x00, // mov esp, 7000
-        0x68, 0x78, 0x56, 0x34, 0x12, // push 12345678
-        0x58, // pop eax
-        0xf4, // hlt
-    ];
-    rig.code(at::USER, &user);
-    rig.call(Sys::FarJmp, 0, 0x600, 0, 1).unwrap();
-    assert_eq!(rig.step(40), Next::Halt);
-    assert_eq!((rig.cpu.core.slots[0], rig.rsp()), (0x1234_5678, 0x7000));
-    assert_eq!(rig.cpu.core.pc, at::USER + user.len() as u64);
+    Engines::each(|engine| {
+        let mut rig = Rig::new();
+        rig.tables();
+        rig.put(0x500, 2, 0x9f);
+        rig.put(0x502, 4, at::GDT);
+        let program = [
+            0xea, 0x05, 0x06, 0x00, 0x00, // jmp 0:0605
+            0xfa, // cli
+            0x31, 0xc0, // xor ax, ax
+            0x8e, 0xd8, // mov ds, ax
+            0x0f, 0x01, 0x16, 0x00, 0x05, // lgdt [0500]
+            0x0f, 0x20, 0xc0, // mov eax, cr0
+            0x0c, 0x01, // or al, 1
+            0x0f, 0x22, 0xc0, // mov cr0, eax
+            0x66, 0xea, 0x00, 0xa0, 0x00, 0x00, 0x08, 0x00, // jmp 8:0000a000
+        ];
+        rig.code(0x600, &program);
+        let user = [
+            0x66, 0xb8, 0x10, 0x00, // mov ax, 10
+            0x8e, 0xd0, // mov ss, ax
+            0xbc, 0x00, 0x70, 0x00, 0x00, // mov esp, 7000
+            0x68, 0x78, 0x56, 0x34, 0x12, // push 12345678
+            0x58, // pop eax
+            0xf4, // hlt
+        ];
+        rig.code(at::USER, &user);
+        rig.call(Sys::FarJmp, 0, 0x600, 0, 1).unwrap();
+        engine.run(&mut rig, 40);
+        assert_eq!((rig.cpu.core.slots[0], rig.rsp()), (0x1234_5678, 0x7000));
+        assert_eq!(rig.cpu.core.pc, at::USER + user.len() as u64);
+    });
 }
 
 #[test]
 fn user_program_faults_into_its_kernel_and_is_resumed() {
-    let mut rig = Rig::new().protected().user();
-    rig.idt(14, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
-    rig.idt(0x80, gate(sel::CODE0, 0x6100, 0xee, 0));
-    // Page 5 is missing until the handler maps it.
-    rig.put(0x10_0000, 4, 0x10_1007);
-    for i in 0..16u64 {
-        rig.put(0x10_1000 + 4 * i, 4, i << 12 | 7);
-    }
-    rig.put(0x10_1014, 4, 0);
-    rig.cpu.set_cpl(0);
-    rig.call(Sys::WriteCr, 0x10_0000, 0, 0, 3).unwrap();
-    rig.call(Sys::WriteCr, 0x8001_0011, 0, 0, 0).unwrap();
-    rig.cpu.set_cpl(3);
-    rig.cpu.update_key();
-    rig.put(0x10_0000, 4, 0x10_1007);
-    // The page table itself must be reachable for the handler: map page 6 of it.
-    rig.put(0x10_1000 + 4 * 0xe, 4, 0x10_1003);
-    rig.put(0x5010, 4, 41);
-    rig.code(
-        at::USER,
-        &[
-            0xff, 0x05, 0x10, 0x50, 0x00, 0x00, // inc dword [5010]
-            0xa1, 0x10, 0x50, 0x00, 0x00, // mov eax, [5010]
-            0xcd, 0x80, // int 80
-        ],
-    );
-    rig.code(
-        at::HANDLER,
-        &[
-            0xc7, 0x05, 0x14, 0xe0, 0x00, 0x00, 0x07, 0x50, 0x00, 0x00, // mov dword [e014], 5007
-            0x83, 0xc4, 0x04, // add esp, 4
-            0xcf, // iret
-        ],
-    );
-    rig.code(0x6100, &[0xf4]);
-    // The handler runs with the user's DS, which is flat.
-    assert_eq!(rig.step(20), Next::Halt);
-    assert_eq!(rig.cpu.core.slots[0], 42);
-    assert_eq!(rig.cpu.cr2, 0x5010);
-    assert_eq!(rig.cpu.cpl, 0);
+    Engines::each(|engine| {
+        let mut rig = Rig::new().protected().user();
+        rig.idt(14, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+        rig.idt(0x80, gate(sel::CODE0, 0x6100, 0xee, 0));
+        // Page 5 is missing until the handler maps it.
+        rig.put(0x10_0000, 4, 0x10_1007);
+        for i in 0..16u64 {
+            rig.put(0x10_1000 + 4 * i, 4, i << 12 | 7);
+        }
+        rig.put(0x10_1014, 4, 0);
+        rig.cpu.set_cpl(0);
+        rig.call(Sys::WriteCr, 0x10_0000, 0, 0, 3).unwrap();
+        rig.call(Sys::WriteCr, 0x8001_0011, 0, 0, 0).unwrap();
+        rig.cpu.set_cpl(3);
+        rig.cpu.update_key();
+        rig.put(0x10_0000, 4, 0x10_1007);
+        // The page table itself must be reachable for the handler: map page 6 of it.
+        rig.put(0x10_1000 + 4 * 0xe, 4, 0x10_1003);
+        rig.put(0x5010, 4, 41);
+        rig.code(
+            at::USER,
+            &[
+                0xff, 0x05, 0x10, 0x50, 0x00, 0x00, // inc dword [5010]
+                0xa1, 0x10, 0x50, 0x00, 0x00, // mov eax, [5010]
+                0xcd, 0x80, // int 80
+            ],
+        );
+        rig.code(
+            at::HANDLER,
+            &[
+                0xc7, 0x05, 0x14, 0xe0, 0x00, 0x00, 0x07, 0x50, 0x00, 0x00, // mov dword [e014], 5007
+                0x83, 0xc4, 0x04, // add esp, 4
+                0xcf, // iret
+            ],
+        );
+        rig.code(0x6100, &[0xf4]);
+        // The handler runs with the user's DS, which is flat.
+        engine.run(&mut rig, 20);
+        assert_eq!(rig.cpu.core.slots[0], 42);
+        assert_eq!(rig.cpu.cr2, 0x5010);
+        assert_eq!(rig.cpu.cpl, 0);
+    });
 }
 
 #[test]
 fn trap_flag_steps_one_instruction_at_a_time() {
-    let mut rig = Rig::new().protected();
-    rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
-    rig.code(
-        at::USER,
-        &[
-            0x68, 0x02, 0x01, 0x00, 0x00, // push 102
-            0x9d, // popf: the trap comes after the next instruction
-            0x40, // inc eax
-            0x40, // inc eax
-        ],
-    );
-    rig.code(at::HANDLER, &[0xf4]);
-    rig.cpu.core.pc = at::USER;
-    assert_eq!(rig.step(10), Next::Halt);
-    assert_eq!(rig.cpu.core.slots[0], 1);
-    assert_eq!(rig.stack32(0), at::USER as u32 + 7);
-    assert_eq!(rig.cpu.dr[6] & 1 << 14, 1 << 14);
+    Engines::each(|engine| {
+        let mut rig = Rig::new().protected();
+        rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+        rig.code(
+            at::USER,
+            &[
+                0x68, 0x02, 0x01, 0x00, 0x00, // push 102
+                0x9d, // popf: the trap comes after the next instruction
+                0x40, // inc eax
+                0x40, // inc eax
+            ],
+        );
+        rig.code(at::HANDLER, &[0xf4]);
+        rig.cpu.core.pc = at::USER;
+        engine.run(&mut rig, 10);
+        assert_eq!(rig.cpu.core.slots[0], 1);
+        assert_eq!(rig.stack32(0), at::USER as u32 + 7);
+        assert_eq!(rig.cpu.dr[6] & 1 << 14, 1 << 14);
+    });
 }
 
 #[test]
 fn long_mode_program_makes_a_system_call() {
-    let mut rig = Rig::new().long();
-    rig.wrmsr(0xc000_0081, 0x0010_0008_0000_0000).unwrap();
-    rig.wrmsr(0xc000_0082, at::HANDLER).unwrap();
-    rig.wrmsr(0xc000_0084, 0x200).unwrap();
-    far::user64(&mut rig);
-    rig.code(
-        at::USER,
-        &[
-            0x48, 0xc7, 0xc0, 0x05, 0x00, 0x00, 0x00, // mov rax, 5
-            0x0f, 0x05, // syscall
-            0x48, 0xff, 0xc0, // inc rax
-            0xf4, // hlt: #GP at level 3
-        ],
-    );
-    rig.code(at::HANDLER, &[0x48, 0x01, 0xc0, 0x48, 0x0f, 0x07]); // add rax, rax; sysretq
-    rig.idt64(13, gate(sel::CODE0, 0x6100, 0x8e, 0), 0);
-    rig.code(0x6100, &[0xf4]);
-    assert_eq!(rig.step(20), Next::Halt);
-    assert_eq!(rig.cpu.core.slots[0], 11);
-    assert_eq!(rig.stack64(0), 0, "error code of #GP");
-    assert_eq!(rig.stack64(1), at::USER + 12);
+    Engines::each(|engine| {
+        let mut rig = Rig::new().long();
+        rig.wrmsr(0xc000_0081, 0x0010_0008_0000_0000).unwrap();
+        rig.wrmsr(0xc000_0082, at::HANDLER).unwrap();
+        rig.wrmsr(0xc000_0084, 0x200).unwrap();
+        far::user64(&mut rig);
+        rig.code(
+            at::USER,
+            &[
+                0x48, 0xc7, 0xc0, 0x05, 0x00, 0x00, 0x00, // mov rax, 5
+                0x0f, 0x05, // syscall
+                0x48, 0xff, 0xc0, // inc rax
+                0xf4, // hlt: #GP at level 3
+            ],
+        );
+        rig.code(at::HANDLER, &[0x48, 0x01, 0xc0, 0x48, 0x0f, 0x07]); // add rax, rax; sysretq
+        rig.idt64(13, gate(sel::CODE0, 0x6100, 0x8e, 0), 0);
+        rig.code(0x6100, &[0xf4]);
+        engine.run(&mut rig, 20);
+        assert_eq!(rig.cpu.core.slots[0], 11);
+        assert_eq!(rig.stack64(0), 0, "error code of #GP");
+        assert_eq!(rig.stack64(1), at::USER + 12);
+    });
 }
 
 #[test]
 fn loading_the_stack_segment_holds_the_step_trap_off_for_one_instruction() {
-    let mut rig = Rig::new().protected();
-    rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
-    rig.code(
-        at::USER,
-        &[
-            0x68, 0x02, 0x01, 0x00, 0x00, // push 102
-            0x9d, // popf
-            0x8e, 0xd3, // mov ss, bx
-            0x40, // inc eax
-            0x40, // inc eax
-        ],
-    );
-    rig.code(at::HANDLER, &[0xf4]);
-    rig.cpu.core.pc = at::USER;
-    rig.cpu.core.slots[reg::RBX] = u64::from(sel::DATA0);
-    assert_eq!(rig.step(10), Next::Halt);
-    assert_eq!(rig.cpu.core.slots[0], 1);
-    assert_eq!(rig.stack32(0), at::USER as u32 + 9);
+    Engines::each(|engine| {
+        let mut rig = Rig::new().protected();
+        rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+        rig.code(
+            at::USER,
+            &[
+                0x68, 0x02, 0x01, 0x00, 0x00, // push 102
+                0x9d, // popf
+                0x8e, 0xd3, // mov ss, bx
+                0x40, // inc eax
+                0x40, // inc eax
+            ],
+        );
+        rig.code(at::HANDLER, &[0xf4]);
+        rig.cpu.core.pc = at::USER;
+        rig.cpu.core.slots[reg::RBX] = u64::from(sel::DATA0);
+        engine.run(&mut rig, 10);
+        assert_eq!(rig.cpu.core.slots[0], 1);
+        assert_eq!(rig.stack32(0), at::USER as u32 + 9);
+    });
 }
 
 #[test]
 fn a_data_breakpoint_traps_after_the_instruction_that_wrote() {
-    let mut rig = Rig::new().protected();
-    rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
-    rig.code(
-        at::USER,
-        &[
-            0xa1, 0x00, 0x50, 0x00, 0x00, // mov eax, [5000]: only writes are watched
-            0xa3, 0x04, 0x50, 0x00, 0x00, // mov [5004], eax
-            0xa3, 0x02, 0x50, 0x00, 0x00, // mov [5002], eax
-            0x43, // inc ebx
-        ],
-    );
-    rig.code(at::HANDLER, &[0xf4]);
-    rig.put(0x5000, 4, 0x1234);
-    rig.call(Sys::WriteDr, 0x5000, 0, 0, 2).unwrap();
-    rig.call(Sys::WriteDr, 0x0d00_0010, 0, 0, 7).unwrap();
-    rig.cpu.core.pc = at::USER;
-    assert_eq!(rig.step(10), Next::Halt);
-    assert_eq!(rig.stack32(0), at::USER as u32 + 15);
-    assert_eq!(rig.cpu.core.slots[reg::RBX], 0, "before the next instruction");
-    assert_eq!(rig.get(0x5002, 2), 0x1234, "after the store");
-    assert_eq!(rig.cpu.dr[6], 4);
-    assert_eq!(rig.cpu.watched, 0);
+    Engines::each(|engine| {
+        let mut rig = Rig::new().protected();
+        rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+        rig.code(
+            at::USER,
+            &[
+                0xa1, 0x00, 0x50, 0x00, 0x00, // mov eax, [5000]: only writes are watched
+                0xa3, 0x04, 0x50, 0x00, 0x00, // mov [5004], eax
+                0xa3, 0x02, 0x50, 0x00, 0x00, // mov [5002], eax
+                0x43, // inc ebx
+            ],
+        );
+        rig.code(at::HANDLER, &[0xf4]);
+        rig.put(0x5000, 4, 0x1234);
+        rig.call(Sys::WriteDr, 0x5000, 0, 0, 2).unwrap();
+        rig.call(Sys::WriteDr, 0x0d00_0010, 0, 0, 7).unwrap();
+        rig.cpu.core.pc = at::USER;
+        engine.run(&mut rig, 10);
+        assert_eq!(rig.stack32(0), at::USER as u32 + 15);
+        assert_eq!(rig.cpu.core.slots[reg::RBX], 0, "before the next instruction");
+        assert_eq!(rig.get(0x5002, 2), 0x1234, "after the store");
+        assert_eq!(rig.cpu.dr[6], 4);
+        assert_eq!(rig.cpu.watched, 0);
+    });
 }
 
 fn lowered(rig: &mut Rig, code: &[u8]) -> bulkhead_ir::Block {
@@ -208,4 +249,40 @@ fn a_block_ends_with_a_poll_after_the_instruction_that_follows_sti() {
     let block = lowered(&mut rig, &code);
     let last = block.ops.last().map(|op| (op.op, op.k));
     assert_eq!((block.insns, last), (32, Some((Opcode::Goto, 0))));
+}
+
+#[test]
+fn an_interrupt_is_taken_after_the_instruction_that_follows_sti() {
+    let mut rig = Rig::new().protected();
+    rig.idt(0x30, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+    rig.code(
+        at::USER,
+        &[
+            0x40, // inc eax
+            0xfb, // sti
+            0x40, // inc eax
+            0xfa, // cli
+            0x40, // inc eax
+            0xf4,
+        ],
+    );
+    rig.code(at::HANDLER, &[0xf4]);
+    rig.cpu.core.pc = at::USER;
+    rig.board().interrupts.push(0x30);
+    Engines::Compiler.run(&mut rig, 0);
+    assert_eq!(rig.stack32(0), at::USER as u32 + 3);
+    assert_eq!(rig.cpu.core.slots[0], 2);
+}
+
+#[test]
+fn sti_and_hlt_wake_for_an_interrupt_that_was_pending() {
+    let mut rig = Rig::new().protected();
+    rig.idt(0x30, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+    rig.code(at::USER, &[0xfb, 0xf4, 0x40, 0xfa, 0xf4]); // sti; hlt; inc eax; cli; hlt
+    rig.code(at::HANDLER, &[0x43, 0xcf]); // inc ebx; iret
+    rig.cpu.core.pc = at::USER;
+    rig.board().interrupts.push(0x30);
+    Engines::Compiler.run(&mut rig, 0);
+    assert_eq!((rig.cpu.core.slots[0], rig.cpu.core.slots[reg::RBX]), (1, 1));
+    assert_eq!(rig.cpu.core.pc, at::USER + 5);
 }
