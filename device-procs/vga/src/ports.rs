@@ -44,12 +44,12 @@ impl Vga {
             DAC_WRITE => regs.dac_write,
             DAC_DATA => {
                 let entry = regs.palette.get(usize::from(regs.dac_read)).copied().unwrap_or_default();
-                let value = entry.get(usize::from(regs.dac_read_step)).copied().unwrap_or(0);
-                if regs.dac_read_step >= 2 {
-                    regs.dac_read_step = 0;
+                let value = entry.get(usize::from(regs.dac_step)).copied().unwrap_or(0);
+                if regs.dac_step >= 2 {
+                    regs.dac_step = 0;
                     regs.dac_read = regs.dac_read.wrapping_add(1);
                 } else {
-                    regs.dac_read_step += 1;
+                    regs.dac_step += 1;
                 }
                 value
             }
@@ -85,26 +85,26 @@ impl Vga {
                 set(&mut regs.attribute, &ATTRIBUTE_MASK, index, value);
                 regs.attribute_data = 0;
             }
-            MISC_WRITE => regs.misc = value,
+            MISC_WRITE => regs.misc = value & MISC_MASK,
             ENABLE => regs.enable = value & 1,
             SEQUENCER => regs.sequencer_index = value & 7,
             0x3c5 => set(&mut regs.sequencer, &SEQUENCER_MASK, usize::from(regs.sequencer_index), value),
             DAC_MASK => regs.dac_mask = value,
             DAC_READ => {
                 regs.dac_read = value;
-                regs.dac_read_step = 0;
+                regs.dac_step = 0;
                 regs.dac_state = 3;
             }
             DAC_WRITE => {
                 regs.dac_write = value;
-                regs.dac_write_step = 0;
+                regs.dac_step = 0;
                 regs.dac_state = 0;
             }
             DAC_DATA => {
                 let colour = if eight { value } else { value & 0x3f };
-                if let Some(pending) = regs.dac_pending.get_mut(usize::from(regs.dac_write_step)) {
+                if let Some(pending) = regs.dac_pending.get_mut(usize::from(regs.dac_step)) {
                     *pending = colour;
-                    regs.dac_write_step += 1;
+                    regs.dac_step += 1;
                 } else {
                     // The entry changes with its third colour.
                     let [red, green] = regs.dac_pending;
@@ -113,7 +113,7 @@ impl Vga {
                         *entry = [red & mask, green & mask, colour];
                     }
                     regs.dac_write = regs.dac_write.wrapping_add(1);
-                    regs.dac_write_step = 0;
+                    regs.dac_step = 0;
                 }
             }
             GRAPHICS => regs.graphics_index = value & 15,

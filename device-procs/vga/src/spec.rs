@@ -50,6 +50,8 @@ pub const STATUS1_COLOUR: u64 = 0x3da;
 pub const MISC_COLOUR: u8 = 1 << 0;
 /// Miscellaneous Output: the processor may reach video memory.
 pub const MISC_RAM: u8 = 1 << 1;
+/// Miscellaneous Output: bits that exist.
+pub const MISC_MASK: u8 = 0xef;
 /// Input Status 0: a monitor with colour is sensed.
 pub const STATUS0_SENSE: u8 = 1 << 4;
 /// Input Status 1: no display data right now (horizontal or vertical).

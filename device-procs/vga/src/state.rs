@@ -52,16 +52,16 @@ pub struct State {
     pub dac_read: u8,
     /// Palette address of the next write.
     pub dac_write: u8,
-    /// Colour of the next read: 0 red, 1 green, 2 blue.
-    pub dac_read_step: u8,
-    /// Colour of the next write.
-    pub dac_write_step: u8,
+    /// Colour of the next read or write: 0 red, 1 green, 2 blue.
+    pub dac_step: u8,
     /// State as port 0x3c7 reads it: 3 after a read address, 0 after a write address.
     pub dac_state: u8,
     /// Red and green of an entry whose blue has not come yet.
     pub dac_pending: [u8; 2],
     /// Red, green, blue of 256 entries, 6 or 8 bits each as the VBE register ENABLE says.
     pub palette: [[u8; 3]; 256],
+    /// Zero.
+    pub padding: u8,
 }
 
 const _: () = assert!(size_of::<State>() <= bulkhead_bus::chip::STATE_MAX);
@@ -91,11 +91,11 @@ impl State {
             dac_mask: 0xff,
             dac_read: 0,
             dac_write: 0,
-            dac_read_step: 0,
-            dac_write_step: 0,
+            dac_step: 0,
             dac_state: 0,
             dac_pending: [0; 2],
             palette: [[0; 3]; 256],
+            padding: 0,
         }
     }
 
@@ -117,17 +117,17 @@ impl State {
             attribute,
             attribute_index,
             attribute_data,
-            misc: _,
+            misc,
             feature: _,
             enable,
             dac_mask: _,
             dac_read: _,
             dac_write: _,
-            dac_read_step,
-            dac_write_step,
+            dac_step,
             dac_state,
             dac_pending: _,
             palette,
+            padding,
         } = self;
         let within =
             |values: &[u8], masks: &[u8]| values.iter().zip(masks).all(|(value, mask)| value & !mask == 0);
@@ -149,12 +149,18 @@ impl State {
         if !within(attribute, &ATTRIBUTE_MASK) || *attribute_index > 0x3f || *attribute_data > 1 {
             return Err("attribute controller has unknown bits");
         }
-        if *enable > 1 || *dac_read_step > 2 || *dac_write_step > 2 || !matches!(*dac_state, 0 | 3) {
+        if *misc & !MISC_MASK != 0 {
+            return Err("miscellaneous output has unknown bits");
+        }
+        if *enable > 1 || *dac_step > 2 || !matches!(*dac_state, 0 | 3) {
             return Err("palette or enable is out of step");
         }
         let eight = vbe.get(vbe::ENABLE).is_some_and(|enable| enable & vbe_enable::DAC_8BIT != 0);
         if !eight && palette.iter().flatten().any(|colour| *colour > 0x3f) {
             return Err("palette has more than 6 bits");
+        }
+        if *padding != 0 {
+            return Err("padding is not zero");
         }
         Ok(())
     }
