@@ -303,6 +303,12 @@ impl BlockClient {
         }
     }
 
+    /// The request in a slot: its sequence number and, if it is done, its status. `None`: free.
+    pub fn request(&self, slot: usize) -> Option<(u64, Option<BlockStatus>)> {
+        let status = self.poll(slot)?;
+        Some((self.map.dword(slot_at(slot) + 0x18).load(Ordering::Relaxed), status))
+    }
+
     /// Frees a done slot.
     pub fn release(&self, slot: usize) {
         let word = self.map.word(slot_at(slot));
