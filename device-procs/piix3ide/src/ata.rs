@@ -1,10 +1,10 @@
 //! ATA commands: decoding, and the PIO and DMA data phases.
 
 use bulkhead_bus::chip::Env;
-use bulkhead_bus::links::{BLOCK_DATA, BlockOp, BlockStatus};
+use bulkhead_bus::links::BlockStatus;
 
-use crate::busmaster::Moved;
 use crate::identify;
+use crate::requests::{WINDOW, slot};
 use crate::spec::{command, device, error, status};
 use crate::state::{Channel, Drive, phase};
 use crate::{SECTOR, Unit};
@@ -23,8 +23,22 @@ mod smart {
     pub const KEY: (u8, u8) = (0x4f, 0xc2);
 }
 
+/// SET FEATURES subcommands (ATA/ATAPI-6, 8.46).
+mod feature {
+    pub const WRITE_CACHE_ON: u8 = 0x02;
+    pub const TRANSFER_MODE: u8 = 0x03;
+    pub const LOOK_AHEAD_OFF: u8 = 0x55;
+    pub const KEEP_ON_RESET: u8 = 0x66;
+    pub const WRITE_CACHE_OFF: u8 = 0x82;
+    pub const LOOK_AHEAD_ON: u8 = 0xaa;
+    pub const REVERT_ON_RESET: u8 = 0xcc;
+}
+
+/// Sectors that 28-bit addresses reach.
+const LBA28_MAX: u64 = 1 << 28;
+
 /// How a command moves sectors.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Transfer {
     /// 48-bit addressing.
     ext: bool,
@@ -32,6 +46,37 @@ struct Transfer {
     write: bool,
     /// By the bus master.
     dma: bool,
+    /// Several sectors a data-request block.
+    multiple: bool,
+    /// Forced unit access.
+    fua: bool,
+}
+
+impl Transfer {
+    /// What a command moves; `None` for one that moves no sectors.
+    fn of(code: u8) -> Option<Transfer> {
+        let pio = Transfer::default();
+        let dma = Transfer { dma: true, ..pio };
+        let multiple = Transfer { multiple: true, ..pio };
+        let of = |transfer, ext, write| Some(Transfer { ext, write, ..transfer });
+        match code {
+            command::READ_SECTORS | command::READ_SECTORS_NO_RETRY => of(pio, false, false),
+            command::READ_SECTORS_EXT => of(pio, true, false),
+            command::WRITE_SECTORS | command::WRITE_SECTORS_NO_RETRY => of(pio, false, true),
+            command::WRITE_SECTORS_EXT => of(pio, true, true),
+            command::READ_MULTIPLE => of(multiple, false, false),
+            command::READ_MULTIPLE_EXT => of(multiple, true, false),
+            command::WRITE_MULTIPLE => of(multiple, false, true),
+            command::WRITE_MULTIPLE_EXT => of(multiple, true, true),
+            command::WRITE_MULTIPLE_FUA_EXT => of(Transfer { fua: true, ..multiple }, true, true),
+            command::READ_DMA | command::READ_DMA_NO_RETRY => of(dma, false, false),
+            command::READ_DMA_EXT => of(dma, true, false),
+            command::WRITE_DMA | command::WRITE_DMA_NO_RETRY => of(dma, false, true),
+            command::WRITE_DMA_EXT => of(dma, true, true),
+            command::WRITE_DMA_FUA_EXT => of(Transfer { fua: true, ..dma }, true, true),
+            _ => None,
+        }
+    }
 }
 
 impl Drive {
@@ -73,6 +118,23 @@ impl Drive {
         }
     }
 
+    /// First sector and number of sectors of a command; `None` when they are not all on the drive.
+    fn range(&self, device: u8, ext: bool, unit: &Unit<'_>) -> Option<(u64, u64)> {
+        let (first, count) = (self.address(device, ext, unit)?, self.sector_count(ext));
+        (first.checked_add(count)? <= unit.sectors()).then_some((first, count))
+    }
+
+    /// SET FEATURES, transfer mode (8.46.10): PIO default and flow control modes, multiword DMA 0-2, Ultra DMA 0-5. False for
+    /// any other. A PIO mode leaves the DMA mode alone.
+    pub(crate) fn set_mode(&mut self) -> bool {
+        match self.count[0] {
+            0x00 | 0x01 | 0x08..=0x0c => {}
+            mode @ (0x20..=0x22 | 0x40..=0x45) => self.mode = mode,
+            _ => return false,
+        }
+        true
+    }
+
     /// Puts a sector number into the registers.
     fn set_address(&mut self, sector: u64, ext: bool, device: &mut u8) {
         let bytes = sector.to_le_bytes();
@@ -87,106 +149,99 @@ impl Drive {
 
 impl Channel {
     /// A write to the command register.
-    pub(crate) fn execute(&mut self, drive: usize, code: u8, unit: &Unit<'_>, env: &mut Env<'_>) {
+    pub(crate) fn execute(&mut self, drive: usize, code: u8, unit: &Unit<'_>) {
         let Some(state) = self.drives.get_mut(drive) else { return };
-        if state.status & (status::BSY | status::DRQ) != 0 && code != command::DEVICE_RESET {
+        state.intrq = 0;
+        // A busy drive takes no command; a packet device takes DEVICE RESET at any time (ATA/ATAPI-6, 8.7).
+        let busy = state.status & (status::BSY | status::DRQ) != 0;
+        if busy && (unit.is_disk() || code != command::DEVICE_RESET) {
             return;
         }
+        state.abandon();
+        state.phase = phase::IDLE;
         state.command = code;
         state.error = 0;
         state.status = status::DRDY | status::DSC;
         if !unit.is_disk() {
             return self.execute_packet_device(drive, code, unit);
         }
+        if let Some(transfer) = Transfer::of(code) {
+            return self.start_transfer(drive, unit, transfer);
+        }
         match code {
-            command::READ_SECTORS | command::READ_SECTORS_NO_RETRY | command::READ_MULTIPLE => {
-                self.start_transfer(drive, unit, Transfer { ext: false, write: false, dma: false }, env);
-            }
-            command::READ_SECTORS_EXT | command::READ_MULTIPLE_EXT => {
-                self.start_transfer(drive, unit, Transfer { ext: true, write: false, dma: false }, env);
-            }
-            command::WRITE_SECTORS | command::WRITE_SECTORS_NO_RETRY | command::WRITE_MULTIPLE => {
-                self.start_transfer(drive, unit, Transfer { ext: false, write: true, dma: false }, env);
-            }
-            command::WRITE_SECTORS_EXT | command::WRITE_MULTIPLE_EXT => {
-                self.start_transfer(drive, unit, Transfer { ext: true, write: true, dma: false }, env);
-            }
-            command::READ_DMA | command::READ_DMA_NO_RETRY => {
-                self.start_transfer(drive, unit, Transfer { ext: false, write: false, dma: true }, env)
-            }
-            command::READ_DMA_EXT => {
-                self.start_transfer(drive, unit, Transfer { ext: true, write: false, dma: true }, env)
-            }
-            command::WRITE_DMA | command::WRITE_DMA_NO_RETRY => {
-                self.start_transfer(drive, unit, Transfer { ext: false, write: true, dma: true }, env)
-            }
-            command::WRITE_DMA_EXT | command::WRITE_DMA_FUA_EXT => {
-                self.start_transfer(drive, unit, Transfer { ext: true, write: true, dma: true }, env)
-            }
             command::READ_VERIFY | command::READ_VERIFY_NO_RETRY => self.verify(drive, unit, false),
             command::READ_VERIFY_EXT => self.verify(drive, unit, true),
-            command::IDENTIFY => self.pio_reply(drive, unit, &identify::disk(unit, self.drives.get(drive))),
-            command::SET_FEATURES => self.set_features(drive, unit),
+            command::IDENTIFY => {
+                let reply = identify::disk(unit, self.drives.get(drive));
+                self.pio_reply(drive, unit, &reply);
+            }
+            command::SET_FEATURES => self.set_features(drive),
             command::SET_MULTIPLE => {
                 let count = state.count[0];
-                if count > 16 || !(count == 0 || count.is_power_of_two()) {
+                if count > identify::MULTIPLE_MAX || !(count == 0 || count.is_power_of_two()) {
                     return self.abort(drive, error::ABRT);
                 }
                 state.multiple = count;
-                self.complete(drive, unit);
+                self.complete(drive);
             }
             command::INITIALIZE_PARAMETERS => {
+                if state.count[0] == 0 {
+                    return self.abort(drive, error::ABRT);
+                }
                 (state.heads, state.sectors) = ((self.device & 0x0f) + 1, state.count[0]);
-                self.complete(drive, unit);
+                self.complete(drive);
             }
             command::READ_NATIVE_MAX => {
-                let last = unit.sectors().saturating_sub(1).min(0x0fff_ffff);
+                let last = unit.sectors().saturating_sub(1).min(LBA28_MAX - 1);
                 state.set_address(last, false, &mut self.device);
-                self.complete(drive, unit);
+                self.complete(drive);
             }
             command::READ_NATIVE_MAX_EXT => {
                 state.set_address(unit.sectors().saturating_sub(1), true, &mut self.device);
-                self.complete(drive, unit);
+                self.complete(drive);
             }
-            command::FLUSH_CACHE | command::FLUSH_CACHE_EXT => {
-                self.submit(drive, unit, BlockOp::Flush, 0, 0, phase::FLUSH);
-            }
-            command::CHECK_POWER_MODE => {
+            command::FLUSH_CACHE | command::FLUSH_CACHE_EXT => self.start_flush(drive),
+            // Active or idle. 0x98 and its neighbours are the older codes of the power management commands.
+            command::CHECK_POWER_MODE | 0x98 => {
                 state.count[0] = 0xff;
-                self.complete(drive, unit);
+                self.complete(drive);
             }
             command::SMART => self.smart(drive, unit),
             command::SEEK..=0x7f => match state.address(self.device, false, unit) {
-                Some(sector) if sector < unit.sectors() => self.complete(drive, unit),
+                Some(sector) if sector < unit.sectors() => self.complete(drive),
                 _ => self.abort(drive, error::IDNF),
             },
             command::RECALIBRATE..=0x1f
             | command::STANDBY_IMMEDIATE..=command::IDLE
             | command::SLEEP
-            | 0x94..=0x99 => self.complete(drive, unit),
+            | 0x94..=0x97
+            | 0x99 => self.complete(drive),
             _ => self.abort(drive, error::ABRT),
         }
     }
 
-    fn set_features(&mut self, drive: usize, unit: &Unit<'_>) {
+    fn set_features(&mut self, drive: usize) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         match state.features[0] {
-            0x02 => state.write_cache = 1,
-            0x82 => state.write_cache = 0,
-            // Transfer mode: PIO default and flow control, multiword DMA 0-2, Ultra DMA 0-5 (8.46.10).
-            0x03 if matches!(state.count[0], 0x00 | 0x01 | 0x08..=0x0c | 0x20..=0x22 | 0x40..=0x45) => {
-                state.mode = state.count[0];
+            feature::WRITE_CACHE_ON => state.write_cache = 1,
+            feature::WRITE_CACHE_OFF => state.write_cache = 0,
+            feature::TRANSFER_MODE => {
+                if !state.set_mode() {
+                    return self.abort(drive, error::ABRT);
+                }
             }
-            // Look-ahead, revert to defaults, acoustic management, power management: accepted, without effect.
-            0x55 | 0xaa | 0x66 | 0xcc | 0x42 | 0xc2 | 0x05 | 0x85 => {}
+            feature::LOOK_AHEAD_OFF
+            | feature::LOOK_AHEAD_ON
+            | feature::KEEP_ON_RESET
+            | feature::REVERT_ON_RESET => {}
             _ => return self.abort(drive, error::ABRT),
         }
-        self.complete(drive, unit);
+        self.complete(drive);
     }
 
     fn smart(&mut self, drive: usize, unit: &Unit<'_>) {
         let Some(state) = self.drives.get_mut(drive) else { return };
-        let [_, mid, high] = state.lba;
+        let [low, mid, high] = state.lba;
         let enabled = state.smart != 0 || state.features[0] == smart::ENABLE;
         if (mid[0], high[0]) != smart::KEY || !enabled {
             return self.abort(drive, error::ABRT);
@@ -199,174 +254,233 @@ impl Channel {
             smart::RETURN_STATUS => {}
             smart::READ_DATA => return self.pio_reply(drive, unit, &identify::smart_data(false)),
             smart::READ_THRESHOLDS => return self.pio_reply(drive, unit, &identify::smart_data(true)),
-            smart::READ_LOG => return self.pio_reply(drive, unit, &[0; 512]),
+            smart::READ_LOG => match identify::smart_log(low[0]) {
+                Some(log) if state.count[0] == 1 => return self.pio_reply(drive, unit, &log),
+                _ => return self.abort(drive, error::ABRT),
+            },
             _ => return self.abort(drive, error::ABRT),
         }
-        self.complete(drive, unit);
+        self.complete(drive);
     }
 
     fn verify(&mut self, drive: usize, unit: &Unit<'_>, ext: bool) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        let end =
-            state.address(self.device, ext, unit).and_then(|at| at.checked_add(state.sector_count(ext)));
-        match end {
-            Some(end) if end <= unit.sectors() => self.complete(drive, unit),
-            _ => self.abort(drive, error::IDNF | error::ABRT),
+        let Some(state) = self.drives.get(drive) else { return };
+        match state.range(self.device, ext, unit) {
+            Some(_) => self.complete(drive),
+            None => self.abort(drive, error::IDNF),
         }
     }
 
     /// Begins a read or write of sectors.
-    fn start_transfer(&mut self, drive: usize, unit: &Unit<'_>, transfer: Transfer, env: &mut Env<'_>) {
-        let Transfer { ext, write, dma } = transfer;
+    fn start_transfer(&mut self, drive: usize, unit: &Unit<'_>, transfer: Transfer) {
+        let Transfer { ext, write, dma, multiple, fua } = transfer;
         let Some(state) = self.drives.get_mut(drive) else { return };
-        let multiple = matches!(
-            state.command,
-            command::READ_MULTIPLE
-                | command::WRITE_MULTIPLE
-                | command::READ_MULTIPLE_EXT
-                | command::WRITE_MULTIPLE_EXT
-        );
-        if multiple && state.multiple == 0 {
+        if multiple && state.multiple == 0 || write && unit.block.medium().read_only {
             return self.abort(drive, error::ABRT);
         }
-        let count = state.sector_count(ext);
-        let first = state.address(self.device, ext, unit);
-        let end = first.and_then(|first| first.checked_add(count));
-        let Some(first) = first.filter(|_| end.is_some_and(|end| end <= unit.sectors())) else {
-            return self.abort(drive, error::IDNF | error::ABRT);
+        let Some((first, count)) = state.range(self.device, ext, unit) else {
+            return self.abort(drive, error::IDNF);
         };
-        if write && unit.block.medium().read_only {
-            return self.abort(drive, error::ABRT);
-        }
         state.offset = first * SECTOR;
         state.left = count * SECTOR;
         state.limit = if multiple { u16::from(state.multiple) * SECTOR as u16 } else { SECTOR as u16 };
-        (state.filled, state.moved, state.block_end, state.dma) = (0, 0, 0, u8::from(dma));
-        if dma {
-            state.phase = phase::DMA_WAIT;
-            state.status = status::BSY;
-            if self.bm_running() {
-                self.dma_step(drive, unit, write, env);
-            }
-        } else if write {
-            self.pio_write_block(drive, unit);
+        state.dma = u8::from(dma);
+        state.durable = u8::from(write && (fua || state.write_cache == 0));
+        if !write {
+            self.start_fetch(drive);
+        } else if dma {
+            state.phase = phase::PULL;
         } else {
-            self.pio_read_chunk(drive, unit);
+            // The first block of a PIO write is not announced.
+            state.announce = 0;
+            self.ask_for_data(drive, unit);
         }
     }
 
-    /// Whether the command at work writes the drive.
-    fn is_write(&self, drive: usize) -> bool {
-        matches!(
-            self.drives.get(drive).map_or(0, |state| state.command),
-            command::WRITE_SECTORS
-                | command::WRITE_SECTORS_NO_RETRY
-                | command::WRITE_SECTORS_EXT
-                | command::WRITE_MULTIPLE
-                | command::WRITE_MULTIPLE_EXT
-                | command::WRITE_DMA
-                | command::WRITE_DMA_NO_RETRY
-                | command::WRITE_DMA_EXT
-                | command::WRITE_DMA_FUA_EXT
-        )
+    fn start_flush(&mut self, drive: usize) {
+        let Some(state) = self.drives.get_mut(drive) else { return };
+        state.phase = phase::FLUSH;
+        state.status = status::BSY;
+        state.next = state.head.wrapping_add(1);
     }
 
-    // ---- PIO in ---------------------------------------------------------------------------------------------------
+    /// Goes on with whatever waits for the back end, the bus master or a buffer. Does nothing when nothing came.
+    pub(crate) fn advance(&mut self, drive: usize, unit: &Unit<'_>, env: &mut Env<'_>) {
+        let Some(state) = self.drives.get(drive) else { return };
+        match state.phase {
+            phase::FETCH => self.fetch(drive, unit, env),
+            phase::WAIT_BUFFER => self.ask_for_data(drive, unit),
+            phase::STORE => self.stored(drive, unit),
+            phase::PULL => self.pull(drive, unit, env),
+            phase::FLUSH => match state.outcome(unit) {
+                None => {}
+                Some(BlockStatus::Ok | BlockStatus::ReadOnly | BlockStatus::NoMedium) => self.complete(drive),
+                Some(_) => self.abort(drive, error::ABRT),
+            },
+            phase::REPLY_DMA => self.reply_dma(drive, unit, env),
+            _ => {}
+        }
+    }
 
-    /// Puts a reply of up to one buffer before the host.
+    // ---- Data in --------------------------------------------------------------------------------------------------
+
+    /// Begins to read `left` bytes at `offset`.
+    pub(crate) fn start_fetch(&mut self, drive: usize) {
+        let Some(state) = self.drives.get_mut(drive) else { return };
+        state.extend();
+        state.phase = phase::FETCH;
+        state.status = status::BSY;
+    }
+
+    /// Takes finished chunks: by DMA, or one to be read by the host.
+    fn fetch(&mut self, drive: usize, unit: &Unit<'_>, env: &mut Env<'_>) {
+        loop {
+            let Some(state) = self.drives.get_mut(drive).filter(|state| state.phase == phase::FETCH) else {
+                return;
+            };
+            match state.outcome(unit) {
+                None => return,
+                Some(BlockStatus::Ok) => {}
+                Some(_) if unit.is_disk() => return self.abort(drive, error::UNC),
+                Some(outcome) => return self.packet_failed(drive, outcome),
+            }
+            let length = state.chunk(0) as usize;
+            if state.dma == 0 {
+                (state.filled, state.moved) = (length as u32, 0);
+                return self.offer_block(drive, unit);
+            }
+            if !self.dma_buffer(drive, unit, length, true, env) {
+                return;
+            }
+            let Some(state) = self.drives.get_mut(drive) else { return };
+            state.consume();
+            if state.left == 0 {
+                return self.dma_ended(drive, unit);
+            }
+            state.extend();
+            state.status = status::BSY;
+        }
+    }
+
+    /// Moves the rest of a buffer of `length` bytes by bus master. False when the bus master has to be started, again or with more
+    /// descriptors; the drive asks for data meanwhile.
+    pub(crate) fn dma_buffer(
+        &mut self,
+        drive: usize,
+        unit: &Unit<'_>,
+        length: usize,
+        to_memory: bool,
+        env: &mut Env<'_>,
+    ) -> bool {
+        let Some(state) = self.drives.get_mut(drive) else { return false };
+        state.status = status::DRDY | status::DSC | status::DRQ;
+        let buffer = if to_memory { state.buffer() } else { slot(state.next) };
+        let from = (state.moved as usize).min(length);
+        if from < length && !self.bm_ready(to_memory) {
+            return false;
+        }
+        let moved = self.bm_move(unit.block, buffer, from, length, env);
+        let Some(state) = self.drives.get_mut(drive) else { return false };
+        state.moved = (from + moved) as u32;
+        from + moved >= length
+    }
+
+    /// The last byte of a DMA command has moved.
+    pub(crate) fn dma_ended(&mut self, drive: usize, unit: &Unit<'_>) {
+        self.bm_finish();
+        if unit.is_disk() { self.complete(drive) } else { self.good(drive) }
+    }
+
+    /// Puts a reply of the chip's own before the host.
     pub(crate) fn pio_reply(&mut self, drive: usize, unit: &Unit<'_>, reply: &[u8]) {
         let Some(state) = self.drives.get_mut(drive) else { return };
-        unit.block.release(state.slot());
-        if !unit.block.write_data(state.slot(), 0, reply) {
+        state.reply = 1;
+        if !unit.block.write_data(state.buffer(), 0, reply) {
             return self.abort(drive, error::ABRT);
         }
-        state.left = 0;
-        state.filled = reply.len() as u32;
-        (state.moved, state.block_end) = (0, state.filled);
-        state.phase = phase::PIO_IN;
+        (state.moved, state.filled, state.block_end) = (0, reply.len() as u32, reply.len() as u32);
+        state.phase = phase::DATA_IN;
         state.status = status::DRDY | status::DSC | status::DRQ;
         self.interrupt(drive);
     }
 
-    fn pio_read_chunk(&mut self, drive: usize, unit: &Unit<'_>) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        unit.block.release(state.slot());
-        let length = state.left.min(BLOCK_DATA as u64) as usize;
-        let offset = state.offset;
-        if !self.submit(drive, unit, BlockOp::Read, offset, length, phase::PIO_READ) {
-            self.abort(drive, error::ABRT);
+    /// Offers the next data-request block of the buffer.
+    pub(crate) fn offer_block(&mut self, drive: usize, unit: &Unit<'_>) {
+        if !unit.is_disk() {
+            return self.packet_block(drive);
         }
-    }
-
-    pub(crate) fn pio_read_done(&mut self, drive: usize, unit: &Unit<'_>, outcome: BlockStatus) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        if outcome != BlockStatus::Ok {
-            unit.block.release(state.slot());
-            return self.abort(drive, error::UNC);
-        }
-        let length = state.left.min(BLOCK_DATA as u64);
-        state.left -= length;
-        state.offset += length;
-        state.filled = length as u32;
-        state.moved = 0;
-        self.pio_in_block(drive);
-    }
-
-    /// Offers the next data block of the buffer.
-    fn pio_in_block(&mut self, drive: usize) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         state.block_end = state.moved.saturating_add(u32::from(state.limit)).min(state.filled);
-        state.phase = phase::PIO_IN;
+        state.phase = phase::DATA_IN;
         state.status = status::DRDY | status::DSC | status::DRQ;
         self.interrupt(drive);
     }
 
     /// The host reads the data port; how many bytes it got.
-    pub(crate) fn data_in(&mut self, drive: usize, unit: &Unit<'_>, to: &mut [u8]) -> usize {
+    pub(crate) fn data_in(
+        &mut self,
+        drive: usize,
+        unit: &Unit<'_>,
+        to: &mut [u8],
+        env: &mut Env<'_>,
+    ) -> usize {
         let mut got = 0;
         while let Some(rest) = to.get_mut(got..).filter(|rest| !rest.is_empty()) {
             let Some(state) = self.drives.get_mut(drive) else { break };
-            if !matches!(state.phase, phase::PIO_IN | phase::PACKET_IN) {
+            if state.phase != phase::DATA_IN {
                 break;
             }
             let length = rest.len().min(state.block_end.saturating_sub(state.moved) as usize);
-            let Some(part) = rest.get_mut(..length).filter(|part| !part.is_empty()) else { break };
-            if !unit.block.read_data(state.slot(), state.moved as usize, part) {
+            let Some(part) = rest.get_mut(..length) else { break };
+            if !unit.block.read_data(state.buffer(), state.moved as usize, part) {
                 break;
             }
-            state.moved += length as u32;
+            state.moved = state.moved.saturating_add(length as u32);
             got += length;
             if state.moved < state.block_end {
                 continue;
             }
-            if state.phase == phase::PACKET_IN {
-                self.packet_block_taken(drive, unit);
-            } else if state.moved < state.filled {
-                self.pio_in_block(drive);
-            } else if state.left > 0 {
-                self.pio_read_chunk(drive, unit);
-            } else {
+            if state.moved < state.filled {
+                self.offer_block(drive, unit);
+                continue;
+            }
+            if state.reply == 0 {
+                state.consume();
+            }
+            if state.left > 0 {
+                self.start_fetch(drive);
+                self.fetch(drive, unit, env);
+            } else if unit.is_disk() || state.command != command::PACKET {
                 // The end of a data-in command is not announced by another interrupt.
-                unit.block.release(state.slot());
+                state.abandon();
                 state.phase = phase::IDLE;
                 state.status = status::DRDY | status::DSC;
+            } else {
+                self.good(drive);
             }
         }
         got
     }
 
-    // ---- PIO out --------------------------------------------------------------------------------------------------
+    // ---- Data out -------------------------------------------------------------------------------------------------
 
-    /// Asks the host for the next data block of a write.
-    fn pio_write_block(&mut self, drive: usize, unit: &Unit<'_>) {
+    /// Asks the host for the next data-request block of a PIO write.
+    fn ask_for_data(&mut self, drive: usize, unit: &Unit<'_>) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         if state.moved == 0 {
-            unit.block.release(state.slot());
-            state.filled = state.left.min(BLOCK_DATA as u64) as u32;
+            if !state.is_clear(unit, state.head) {
+                state.phase = phase::WAIT_BUFFER;
+                state.status = status::BSY;
+                return;
+            }
+            state.filled = state.chunk(0) as u32;
         }
         state.block_end = state.moved.saturating_add(u32::from(state.limit)).min(state.filled);
-        state.phase = phase::PIO_OUT;
+        state.phase = phase::DATA_OUT;
         state.status = status::DRDY | status::DSC | status::DRQ;
+        if state.announce != 0 {
+            self.interrupt(drive);
+        }
     }
 
     /// The host writes the data port.
@@ -378,153 +492,85 @@ impl Channel {
                 taken += self.packet_bytes(drive, unit, rest, env);
                 continue;
             }
-            if state.phase != phase::PIO_OUT {
+            if state.phase != phase::DATA_OUT {
                 break;
             }
             let length = rest.len().min(state.block_end.saturating_sub(state.moved) as usize);
-            let Some(part) = rest.get(..length).filter(|part| !part.is_empty()) else { break };
-            if !unit.block.write_data(state.slot(), state.moved as usize, part) {
+            let Some(part) = rest.get(..length) else { break };
+            if !unit.block.write_data(state.buffer(), state.moved as usize, part) {
                 break;
             }
-            state.moved += length as u32;
+            state.moved = state.moved.saturating_add(length as u32);
             taken += length;
             if state.moved < state.block_end {
                 continue;
             }
+            state.announce = 1;
             if state.moved < state.filled {
-                self.pio_write_block(drive, unit);
-                self.interrupt(drive);
+                self.ask_for_data(drive, unit);
             } else {
-                let (offset, length) = (state.offset, state.filled as usize);
-                if !self.submit(drive, unit, BlockOp::Write, offset, length, phase::PIO_WRITE) {
-                    self.abort(drive, error::ABRT);
+                state.next = state.head.wrapping_add(1);
+                state.phase = phase::STORE;
+                state.status = status::BSY;
+            }
+        }
+    }
+
+    /// A chunk of a PIO write may be done.
+    fn stored(&mut self, drive: usize, unit: &Unit<'_>) {
+        let Some(state) = self.drives.get_mut(drive) else { return };
+        match state.outcome(unit) {
+            None => {}
+            Some(BlockStatus::Ok) => {
+                state.consume();
+                if state.left > 0 { self.ask_for_data(drive, unit) } else { self.write_ended(drive) }
+            }
+            Some(_) => self.abort(drive, error::ABRT),
+        }
+    }
+
+    /// Takes up what the back end has written, then moves chunks from memory to it while there is room.
+    fn pull(&mut self, drive: usize, unit: &Unit<'_>, env: &mut Env<'_>) {
+        let Some(state) = self.drives.get_mut(drive) else { return };
+        for _ in 0..WINDOW {
+            match state.outcome(unit) {
+                None => break,
+                Some(BlockStatus::Ok) => {
+                    // The partly filled chunk is another one than the one done.
+                    let moved = state.moved;
+                    state.consume();
+                    state.moved = moved;
                 }
+                Some(_) => return self.abort(drive, error::ABRT),
             }
         }
-    }
-
-    pub(crate) fn pio_write_done(&mut self, drive: usize, unit: &Unit<'_>, outcome: BlockStatus) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        unit.block.release(state.slot());
-        if outcome != BlockStatus::Ok {
-            return self.abort(drive, error::ABRT);
-        }
-        let length = u64::from(state.filled);
-        state.left = state.left.saturating_sub(length);
-        state.offset += length;
-        (state.moved, state.filled, state.block_end) = (0, 0, 0);
-        if state.left > 0 {
-            self.pio_write_block(drive, unit);
-            self.interrupt(drive);
-        } else {
-            self.complete(drive, unit);
-        }
-    }
-
-    // ---- DMA ------------------------------------------------------------------------------------------------------
-
-    /// Software started the bus master.
-    pub(crate) fn start_dma(&mut self, drive: usize, unit: &Unit<'_>, env: &mut Env<'_>) {
-        let Some(state) = self.drives.get(drive) else { return };
-        if state.phase == phase::DMA_WAIT {
-            if unit.is_disk() {
-                let write = self.is_write(drive);
-                self.dma_step(drive, unit, write, env);
-            } else {
-                self.packet_dma_start(drive, unit, env);
+        loop {
+            let Some(state) = self.drives.get_mut(drive) else { return };
+            if state.left == 0 {
+                self.bm_finish();
+                return self.write_ended(drive);
             }
-        } else if state.phase == phase::DMA_READ
-            && let Some(Some(outcome)) = unit.block.poll(state.slot())
-        {
-            self.dma_read_done(drive, unit, outcome, env);
-        }
-    }
-
-    /// Moves on with a DMA command: the next chunk from the back end, or from memory.
-    fn dma_step(&mut self, drive: usize, unit: &Unit<'_>, write: bool, env: &mut Env<'_>) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        unit.block.release(state.slot());
-        if !write {
-            let (offset, length) = (state.offset, state.left.min(BLOCK_DATA as u64) as usize);
-            if !self.submit(drive, unit, BlockOp::Read, offset, length, phase::DMA_READ) {
-                self.abort(drive, error::ABRT);
+            let length = state.chunk(state.flying()) as usize;
+            if length == 0 || state.flying() >= WINDOW || !state.is_clear(unit, state.next) {
+                state.status = status::BSY;
+                return;
             }
-            return;
-        }
-        let (slot, offset) = (state.slot(), state.offset);
-        let length = state.left.min(BLOCK_DATA as u64) as usize;
-        state.status = status::BSY;
-        state.filled = length as u32;
-        match self.bm_move(unit.block, slot, length, env) {
-            Moved::All => {
-                if !self.submit(drive, unit, BlockOp::Write, offset, length, phase::DMA_WRITE) {
-                    self.abort(drive, error::ABRT);
-                }
+            if !self.dma_buffer(drive, unit, length, false, env) {
+                return;
             }
-            Moved::TableEnded | Moved::Fault => self.abort(drive, error::ABRT),
+            let Some(state) = self.drives.get_mut(drive) else { return };
+            state.moved = 0;
+            state.next = state.next.wrapping_add(1);
+            // At once, so that the back end writes while the next chunk is being moved.
+            self.pump(drive, unit);
         }
     }
 
-    pub(crate) fn dma_read_done(
-        &mut self,
-        drive: usize,
-        unit: &Unit<'_>,
-        outcome: BlockStatus,
-        env: &mut Env<'_>,
-    ) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        let (slot, length) = (state.slot(), state.left.min(BLOCK_DATA as u64));
-        if outcome != BlockStatus::Ok {
-            unit.block.release(slot);
-            return self.abort(drive, error::UNC);
-        }
-        if !self.bm_running() {
-            // Stopped under way: the data waits until the bus master is started again or the drive is reset.
-            return;
-        }
-        let moved = self.bm_move(unit.block, slot, length as usize, env);
-        unit.block.release(slot);
-        if moved != Moved::All {
-            return self.abort(drive, error::ABRT);
-        }
-        self.dma_chunk_done(drive, unit, length, false, env);
-    }
-
-    pub(crate) fn dma_write_done(
-        &mut self,
-        drive: usize,
-        unit: &Unit<'_>,
-        outcome: BlockStatus,
-        env: &mut Env<'_>,
-    ) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        let length = u64::from(state.filled);
-        unit.block.release(state.slot());
-        if outcome != BlockStatus::Ok {
-            return self.abort(drive, error::ABRT);
-        }
-        self.dma_chunk_done(drive, unit, length, true, env);
-    }
-
-    fn dma_chunk_done(&mut self, drive: usize, unit: &Unit<'_>, length: u64, write: bool, env: &mut Env<'_>) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        state.left = state.left.saturating_sub(length);
-        state.offset = state.offset.wrapping_add(length);
-        if state.left > 0 {
-            self.dma_step(drive, unit, write, env);
-        } else {
-            self.bm_finish();
-            self.complete(drive, unit);
-        }
-    }
-
-    /// The last byte of a DMA command has moved.
-    pub(crate) fn bm_finish(&mut self) {
-        use crate::spec::bm;
-        self.bm_status |= bm::INTERRUPT;
-        // With descriptors left over the engine stays active until software stops it (82371SB 2.7.3).
-        if self.room == 0 && self.last != 0 {
-            self.bm_status &= !bm::ACTIVE;
+    /// Every sector of a write is with the back end.
+    fn write_ended(&mut self, drive: usize) {
+        match self.drives.get(drive) {
+            Some(state) if state.durable != 0 => self.start_flush(drive),
+            _ => self.complete(drive),
         }
     }
 }

@@ -1,18 +1,17 @@
 //! The CD-ROM: packet commands and their data phases.
 
 use bulkhead_bus::chip::Env;
-use bulkhead_bus::links::{BLOCK_DATA, BlockOp, BlockStatus};
+use bulkhead_bus::links::{BlockStatus, Medium};
 
-use crate::busmaster::Moved;
+use crate::Unit;
 use crate::identify;
 use crate::spec::{command, error, packet, reason, sense, status};
-use crate::state::{Channel, phase};
-use crate::{Piix3Ide, Unit};
+use crate::state::{Channel, Drive, phase};
 
 /// Bytes of a CD-ROM sector's user data.
 const CD_SECTOR: u64 = 2048;
-/// Most bytes of one data-in chunk: whole sectors.
-const CHUNK: u64 = BLOCK_DATA as u64 / CD_SECTOR * CD_SECTOR;
+/// Largest disc that is a CD: 80 minutes of 75 sectors a second. Larger ones are DVDs.
+const CD_LARGEST: u64 = 80 * 60 * 75 * CD_SECTOR;
 
 fn be16(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).map_or(0, |pair| u16::from_be_bytes([pair[0], pair[1]]))
@@ -33,6 +32,12 @@ impl Unit<'_> {
     fn cd_sectors(&self) -> u64 {
         self.block.medium().bytes / CD_SECTOR
     }
+
+    /// What is in the drive: with the tray open, nothing.
+    fn loaded(&self, state: &Drive) -> Medium {
+        let medium = self.block.medium();
+        Medium { present: medium.present && state.open == 0, ..medium }
+    }
 }
 
 impl Channel {
@@ -43,7 +48,7 @@ impl Channel {
         if state.generation != generation {
             state.generation = generation;
             if !unit.is_disk() {
-                state.changed = 1;
+                (state.changed, state.event, state.open) = (1, 1, 0);
             }
         }
     }
@@ -56,7 +61,6 @@ impl Channel {
                 state.dma = state.features[0] & 1;
                 state.limit = u16::from_le_bytes([state.lba[1][0], state.lba[2][0]]);
                 state.packet = [0; 12];
-                (state.moved, state.filled, state.block_end) = (0, 0, 0);
                 state.phase = phase::PACKET;
                 state.count[0] = reason::CD;
                 state.status = status::DRDY | status::DSC | status::DRQ;
@@ -65,32 +69,31 @@ impl Channel {
                 let reply = identify::cdrom(unit, self.drives.get(drive));
                 self.pio_reply(drive, unit, &reply);
             }
-            // A packet device refuses these with its signature in the registers (ATA/ATAPI-6, 8.16.5).
+            // A packet device refuses these with its signature in the registers (ATA/ATAPI-6, 8.15.5 and 8.34.5).
             command::IDENTIFY | command::READ_SECTORS => {
-                Piix3Ide::signature(state, false);
+                state.reset(false);
                 self.abort(drive, error::ABRT);
             }
-            command::DEVICE_RESET => {
-                if unit.block.poll(state.slot()) == Some(None) {
-                    state.slot = ((state.slot() + 1) % bulkhead_bus::links::BLOCK_SLOTS) as u8;
-                }
-                Piix3Ide::signature(state, false);
-            }
+            command::DEVICE_RESET => state.reset(false),
             command::SET_FEATURES => {
-                if state.features[0] == 0x03 {
-                    state.mode = state.count[0];
+                if state.features[0] == 0x03 && state.set_mode() {
+                    self.complete(drive);
+                } else {
+                    self.abort(drive, error::ABRT);
                 }
-                self.complete(drive, unit);
             }
-            command::FLUSH_CACHE
-            | command::CHECK_POWER_MODE
-            | command::STANDBY_IMMEDIATE..=command::IDLE
-            | command::SLEEP => self.complete(drive, unit),
+            command::CHECK_POWER_MODE => {
+                state.count[0] = 0xff;
+                self.complete(drive);
+            }
+            command::FLUSH_CACHE | command::STANDBY_IMMEDIATE..=command::IDLE | command::SLEEP => {
+                self.complete(drive);
+            }
             _ => self.abort(drive, error::ABRT),
         }
     }
 
-    /// The host sends bytes of a command packet; how many were taken.
+    /// The host sends bytes of a command packet; how many were taken. `moved` counts them.
     pub(crate) fn packet_bytes(
         &mut self,
         drive: usize,
@@ -99,18 +102,15 @@ impl Channel {
         env: &mut Env<'_>,
     ) -> usize {
         let Some(state) = self.drives.get_mut(drive) else { return from.len() };
-        let at = (state.moved as usize).min(12);
-        let taken = from.len().min(12 - at);
-        if let (Some(to), Some(from)) = (state.packet.get_mut(at..at + taken), from.get(..taken)) {
-            to.copy_from_slice(from);
+        let at = (state.moved as usize).min(state.packet.len());
+        let to = state.packet.get_mut(at..).unwrap_or_default();
+        let taken = to.len().min(from.len());
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        state.moved = (at + taken) as u32;
+        if at + taken == state.packet.len() {
+            state.moved = 0;
+            self.packet_command(drive, unit, env);
         }
-        if at + taken < 12 {
-            // The count is kept in `moved`, which a restart checks against `block_end`.
-            (state.moved, state.filled, state.block_end) = ((at + taken) as u32, 12, 12);
-            return taken;
-        }
-        (state.moved, state.filled, state.block_end) = (0, 0, 0);
-        self.packet_command(drive, unit, env);
         taken.max(1)
     }
 
@@ -123,18 +123,25 @@ impl Channel {
     }
 
     /// Ends a packet command well.
-    fn good(&mut self, drive: usize, unit: &Unit<'_>) {
+    pub(crate) fn good(&mut self, drive: usize) {
         if let Some(state) = self.drives.get_mut(drive) {
             state.sense = [0; 3];
+            state.count[0] = reason::IO | reason::CD;
         }
-        self.complete(drive, unit);
+        self.complete(drive);
+    }
+
+    /// The back end could not read.
+    pub(crate) fn packet_failed(&mut self, drive: usize, outcome: BlockStatus) {
+        let none = outcome == BlockStatus::NoMedium;
+        self.check(drive, if none { sense::NO_MEDIUM } else { sense::READ_ERROR });
     }
 
     fn packet_command(&mut self, drive: usize, unit: &Unit<'_>, env: &mut Env<'_>) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         let packet = state.packet;
         let code = packet[0];
-        let present = unit.block.medium().present;
+        let present = unit.loaded(state).present;
         // A change is reported once, but never to the commands that ask about it (SPC-2, 5.6.2).
         let quiet = matches!(
             code,
@@ -158,21 +165,21 @@ impl Channel {
                 | packet::READ_DISC_INFORMATION
         );
         if needs_medium && !present {
-            return self.check(drive, sense::NO_MEDIUM);
+            let open = state.open != 0;
+            return self.check(drive, if open { sense::TRAY_OPEN } else { sense::NO_MEDIUM });
         }
         match code {
-            packet::TEST_UNIT_READY | packet::SET_CD_SPEED => self.good(drive, unit),
+            packet::TEST_UNIT_READY | packet::SET_CD_SPEED => self.good(drive),
             packet::PREVENT_ALLOW => {
                 state.locked = packet[4] & 1;
-                self.good(drive, unit);
+                self.good(drive);
             }
-            // Loading and ejecting are the monitor's; start and stop need no motor.
-            packet::START_STOP_UNIT => self.good(drive, unit),
+            packet::START_STOP_UNIT => self.start_stop(drive),
             packet::SEEK_10 => {
                 if u64::from(be32(&packet, 2)) >= unit.cd_sectors() {
                     return self.check(drive, sense::OUT_OF_RANGE);
                 }
-                self.good(drive, unit);
+                self.good(drive);
             }
             packet::REQUEST_SENSE => {
                 let mut reply = [0u8; 18];
@@ -181,6 +188,8 @@ impl Channel {
                 state.sense = [0; 3];
                 self.reply(drive, unit, &reply, usize::from(packet[4]), env);
             }
+            // Vital product data are not offered.
+            packet::INQUIRY if packet[1] & 1 != 0 => self.check(drive, sense::INVALID_FIELD),
             packet::INQUIRY => self.reply(drive, unit, &inquiry(unit), usize::from(packet[4]), env),
             packet::MODE_SENSE_6 => self.mode_sense(drive, unit, false, env),
             packet::MODE_SENSE_10 => self.mode_sense(drive, unit, true, env),
@@ -198,7 +207,7 @@ impl Channel {
             packet::READ_CD => {
                 let count = be32(&packet, 5) & 0x00ff_ffff;
                 match packet[9] & 0xf8 {
-                    0 => self.good(drive, unit),
+                    0 => self.good(drive),
                     0x10 => self.read(drive, unit, be32(&packet, 2), count),
                     _ => self.check(drive, sense::INVALID_FIELD),
                 }
@@ -208,7 +217,7 @@ impl Channel {
                 None => self.check(drive, sense::INVALID_FIELD),
             },
             packet::GET_CONFIGURATION => {
-                let reply = configuration(unit);
+                let reply = configuration(unit.loaded(state), packet[1] & 3, be16(&packet, 2));
                 self.reply(drive, unit, &reply, usize::from(be16(&packet, 7)), env);
             }
             packet::GET_EVENT_STATUS => {
@@ -216,14 +225,19 @@ impl Channel {
                     return self.check(drive, sense::INVALID_FIELD);
                 }
                 // Media class: new media, present.
-                let event = u8::from(state.changed != 0 && present) << 1;
-                state.changed = 0;
-                let reply = [0, 6, 0x04, 0x10, event, u8::from(present) << 1, 0, 0];
-                let reply = if packet[4] & 0x10 != 0 { &reply[..] } else { &[0, 2, 0x80, 0x10] };
+                let asked = packet[4] & 0x10 != 0;
+                let event = u8::from(state.event != 0 && present) << 1;
+                if asked {
+                    state.event = 0;
+                }
+                let shown = u8::from(state.open != 0) | u8::from(present) << 1;
+                let reply = [0, 6, 0x04, 0x10, event, shown, 0, 0];
+                let reply = if asked { &reply[..] } else { &[0, 2, 0x80, 0x10] };
                 self.reply(drive, unit, reply, usize::from(be16(&packet, 7)), env);
             }
             packet::MECHANISM_STATUS => {
-                self.reply(drive, unit, &[0, 0, 0, 0, 0, 1, 0, 0], usize::from(be16(&packet, 8)), env);
+                let door = u8::from(state.open != 0) << 4;
+                self.reply(drive, unit, &[0, door, 0, 0, 0, 1, 0, 0], usize::from(be16(&packet, 8)), env);
             }
             packet::READ_DISC_INFORMATION => {
                 let mut reply = [0u8; 34];
@@ -254,7 +268,11 @@ impl Channel {
         if pages.is_empty() {
             return self.check(drive, sense::INVALID_FIELD);
         }
-        let medium = if unit.block.medium().present { 0x01 } else { 0x70 };
+        let medium = match unit.loaded(state) {
+            _ if state.open != 0 => 0x71,
+            Medium { present: true, .. } => 0x01,
+            _ => 0x70,
+        };
         let (mut reply, limit) = if long {
             let length = (pages.len() as u16 + 6).to_be_bytes();
             (vec![length[0], length[1], medium, 0, 0, 0, 0, 0], usize::from(be16(&packet, 7)))
@@ -270,117 +288,59 @@ impl Channel {
         let Some(state) = self.drives.get_mut(drive) else { return };
         let data = reply.get(..limit.min(reply.len())).unwrap_or_default();
         if data.is_empty() {
-            return self.good(drive, unit);
+            return self.good(drive);
         }
-        unit.block.release(state.slot());
-        if !unit.block.write_data(state.slot(), 0, data) {
+        state.reply = 1;
+        if !unit.block.write_data(state.buffer(), 0, data) {
             return self.check(drive, sense::INVALID_FIELD);
         }
-        (state.left, state.filled, state.moved, state.block_end) = (0, data.len() as u32, 0, 0);
-        self.data_ready(drive, unit, env);
+        (state.filled, state.moved, state.block_end) = (data.len() as u32, 0, 0);
+        if state.dma == 0 {
+            return self.packet_block(drive);
+        }
+        state.phase = phase::REPLY_DMA;
+        self.reply_dma(drive, unit, env);
+    }
+
+    /// Moves a reply by bus master.
+    pub(crate) fn reply_dma(&mut self, drive: usize, unit: &Unit<'_>, env: &mut Env<'_>) {
+        let Some(state) = self.drives.get(drive) else { return };
+        if self.dma_buffer(drive, unit, state.filled as usize, true, env) {
+            self.dma_ended(drive, unit);
+        }
+    }
+
+    /// START STOP UNIT (MMC-3, 5.42): the tray. Starting and stopping need no motor. An ejected disc comes back when it is
+    /// loaded, when the back end gets another one, or with the power.
+    fn start_stop(&mut self, drive: usize) {
+        let Some(state) = self.drives.get_mut(drive) else { return };
+        match state.packet[4] & 3 {
+            2 if state.locked != 0 => return self.check(drive, sense::MEDIUM_LOCKED),
+            2 => state.open = 1,
+            3 if state.open != 0 => (state.open, state.changed, state.event) = (0, 1, 1),
+            _ => {}
+        }
+        self.good(drive);
     }
 
     /// Reads sectors.
     fn read(&mut self, drive: usize, unit: &Unit<'_>, sector: u32, count: u32) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         if count == 0 {
-            return self.good(drive, unit);
+            return self.good(drive);
         }
         if u64::from(sector) + u64::from(count) > unit.cd_sectors() {
             return self.check(drive, sense::OUT_OF_RANGE);
         }
         state.offset = u64::from(sector) * CD_SECTOR;
         state.left = u64::from(count) * CD_SECTOR;
-        (state.filled, state.moved, state.block_end) = (0, 0, 0);
-        if state.dma != 0 && !self.bm_running() {
-            if let Some(state) = self.drives.get_mut(drive) {
-                state.phase = phase::DMA_WAIT;
-                state.status = status::BSY;
-            }
-            return;
-        }
-
-        self.next_chunk(drive, unit);
-    }
-
-    fn next_chunk(&mut self, drive: usize, unit: &Unit<'_>) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        unit.block.release(state.slot());
-        let (offset, length) = (state.offset, state.left.min(CHUNK) as usize);
-        if !self.submit(drive, unit, BlockOp::Read, offset, length, phase::PACKET_READ) {
-            self.check(drive, sense::READ_ERROR);
-        }
-    }
-
-    /// A chunk of sectors has come.
-    pub(crate) fn packet_read_done(
-        &mut self,
-        drive: usize,
-        unit: &Unit<'_>,
-        outcome: BlockStatus,
-        env: &mut Env<'_>,
-    ) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        if outcome != BlockStatus::Ok {
-            unit.block.release(state.slot());
-            let code = if outcome == BlockStatus::NoMedium { sense::NO_MEDIUM } else { sense::READ_ERROR };
-            return self.check(drive, code);
-        }
-        let length = state.left.min(CHUNK);
-        state.left -= length;
-        state.offset += length;
-        (state.filled, state.moved, state.block_end) = (length as u32, 0, 0);
-        self.data_ready(drive, unit, env);
-    }
-
-    /// The buffer holds data for the host: by DMA or the next PIO block.
-    fn data_ready(&mut self, drive: usize, unit: &Unit<'_>, env: &mut Env<'_>) {
-        let running = self.bm_running();
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        if state.dma == 0 {
-            return self.packet_block(drive);
-        }
-        if !running {
-            state.phase = phase::DMA_WAIT;
-            state.status = status::BSY;
-            return;
-        }
-        let (slot, length) = (state.slot(), state.filled as usize);
-        match self.bm_move(unit.block, slot, length, env) {
-            Moved::All => self.packet_dma_moved(drive, unit),
-            Moved::TableEnded | Moved::Fault => {
-                unit.block.release(slot);
-                self.check(drive, sense::READ_ERROR);
-            }
-        }
-    }
-
-    fn packet_dma_moved(&mut self, drive: usize, unit: &Unit<'_>) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        unit.block.release(state.slot());
-        (state.filled, state.moved, state.block_end) = (0, 0, 0);
-        if state.left > 0 {
-            self.next_chunk(drive, unit);
-        } else {
-            self.bm_finish();
-            self.good(drive, unit);
-        }
-    }
-
-    /// Software started the bus master of a waiting packet command.
-    pub(crate) fn packet_dma_start(&mut self, drive: usize, unit: &Unit<'_>, env: &mut Env<'_>) {
-        let Some(state) = self.drives.get(drive) else { return };
-        if state.filled > 0 {
-            self.data_ready(drive, unit, env);
-        } else {
-            self.next_chunk(drive, unit);
-        }
+        self.start_fetch(drive);
     }
 
     /// Offers the next PIO block of the buffer, at most the byte-count limit.
-    fn packet_block(&mut self, drive: usize) {
+    pub(crate) fn packet_block(&mut self, drive: usize) {
         let Some(state) = self.drives.get_mut(drive) else { return };
-        let rest = state.filled - state.moved.min(state.filled);
+        let rest = state.filled.saturating_sub(state.moved);
         // A limit of 0 means the most; an odd limit shorter than the data is rounded down (ATA/ATAPI-6, 8.25.3).
         let limit = match state.limit {
             0 | 0xffff => 0xfffe,
@@ -391,44 +351,33 @@ impl Channel {
         let [low, high] = (length as u16).to_le_bytes();
         (state.lba[1][0], state.lba[2][0]) = (low, high);
         state.count[0] = reason::IO;
-        state.phase = phase::PACKET_IN;
+        state.phase = phase::DATA_IN;
         state.status = status::DRDY | status::DSC | status::DRQ;
         self.interrupt(drive);
     }
-
-    /// The host took a whole block.
-    pub(crate) fn packet_block_taken(&mut self, drive: usize, unit: &Unit<'_>) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        if state.moved < state.filled {
-            self.packet_block(drive);
-        } else if state.left > 0 {
-            self.next_chunk(drive, unit);
-        } else {
-            unit.block.release(state.slot());
-            self.good(drive, unit);
-        }
-    }
 }
 
-/// Standard INQUIRY data of a CD-ROM (SPC-2, 7.3.2).
+/// Standard INQUIRY data of a CD-ROM (SPC-2, 7.3.2). The vendor is the first word of the model.
 fn inquiry(unit: &Unit<'_>) -> [u8; 36] {
     let mut reply = [b' '; 36];
-    reply[..8].copy_from_slice(&[0x05, 0x80, 0x00, 0x21, 31, 0, 0, 0]);
-    let put = |to: &mut [u8], text: &str| {
-        to.iter_mut().zip(text.bytes()).for_each(|(to, byte)| *to = byte);
+    let mut put = |at: usize, text: &[u8]| {
+        reply.iter_mut().skip(at).zip(text).for_each(|(to, byte)| *to = *byte);
     };
-    put(&mut reply[8..16], "BULKHEAD");
-    put(&mut reply[16..32], unit.config.model.get(..16).unwrap_or(&unit.config.model));
-    put(&mut reply[32..36], &unit.config.firmware);
+    let ascii = |text: &str, most: usize| text.bytes().filter(u8::is_ascii).take(most).collect::<Vec<u8>>();
+    put(0, &[0x05, 0x80, 0x00, 0x21, 31, 0, 0, 0]);
+    put(8, &ascii(unit.config.model.split(' ').next().unwrap_or_default(), 8));
+    put(16, &ascii(&unit.config.model, 16));
+    put(32, &ascii(&unit.config.firmware, 4));
     reply
 }
 
-/// READ TOC/PMA/ATIP formats 0 and 1 of a disc with one data track (MMC-3, 5.23).
+/// READ TOC/PMA/ATIP (MMC-3, 5.23) of a disc with one data track: formats 0 (TOC), 1 (sessions), 2 (raw TOC).
 fn toc(unit: &Unit<'_>, packet: &[u8; 12]) -> Option<Vec<u8>> {
     let format = if packet[2] & 0x0f != 0 { packet[2] & 0x0f } else { packet[9] >> 6 };
     let in_time = packet[1] & 2 != 0;
     let start = packet[6];
     let address = |sector: u32| if in_time { msf(sector) } else { sector.to_be_bytes() };
+    let end = unit.cd_sectors().min(u64::from(u32::MAX)) as u32;
     let mut reply = vec![0, 0, 1, 1];
     match format {
         0 => {
@@ -440,36 +389,65 @@ fn toc(unit: &Unit<'_>, packet: &[u8; 12]) -> Option<Vec<u8>> {
                 reply.extend(address(0));
             }
             reply.extend([0, 0x16, 0xaa, 0]);
-            reply.extend(address(unit.cd_sectors().min(u64::from(u32::MAX)) as u32));
+            reply.extend(address(end));
         }
         1 => {
             reply.extend([0, 0x14, 1, 0]);
             reply.extend(address(0));
         }
+        2 => {
+            // First track, last track, lead-out, then the track: session, ADR and control, TNO, point, time, PMIN..PFRAME.
+            let [_, minute, second, frame] = msf(end);
+            let points =
+                [(0xa0, [1, 0, 0]), (0xa1, [1, 0, 0]), (0xa2, [minute, second, frame]), (1, [0, 2, 0])];
+            for (point, time) in points {
+                reply.extend([1, 0x14, 0, point, 0, 0, 0, 0]);
+                reply.extend(time);
+            }
+        }
         _ => return None,
     }
     let length = (reply.len() as u16 - 2).to_be_bytes();
-    reply[..2].copy_from_slice(&length);
+    reply.splice(..2, length);
     Some(reply)
 }
 
-/// GET CONFIGURATION: profiles CD-ROM and DVD-ROM, core and removable-medium features (MMC-3, 5.6).
-fn configuration(unit: &Unit<'_>) -> Vec<u8> {
-    // Discs past the size of a CD are DVDs.
-    let profile: u16 = match unit.block.medium() {
-        medium if !medium.present => 0,
-        medium if medium.bytes > 80 * 60 * 75 * CD_SECTOR => 0x10,
+/// GET CONFIGURATION (MMC-3, 5.6): profiles CD-ROM and DVD-ROM, core and removable-medium features. `select` is the RT field: all
+/// features from `first` on, only the current ones, or `first` alone.
+fn configuration(medium: Medium, select: u8, first: u16) -> Vec<u8> {
+    let profile: u16 = match medium {
+        Medium { present: false, .. } => 0,
+        Medium { bytes, .. } if bytes > CD_LARGEST => 0x10,
         _ => 0x08,
     };
+    let (dvd, cd) = (u8::from(profile == 0x10), u8::from(profile == 0x08));
+    // Feature number, version with the persistent and current bits, data.
+    let features: [(u16, u8, &[u8]); 5] = [
+        (0x0000, 0x03, &[0x00, 0x10, dvd, 0, 0x00, 0x08, cd, 0]),
+        // Core: ATAPI interface.
+        (0x0001, 0x03, &[0, 0, 0, 2, 1, 0, 0, 0]),
+        // Removable medium: tray, eject, lock.
+        (0x0003, 0x03, &[0x29, 0, 0, 0]),
+        // Random readable: blocks of 2048 bytes, one by one.
+        (0x0010, u8::from(medium.present), &[0, 0, 8, 0, 0, 1, 0, 0]),
+        // CD read.
+        (0x001e, cd, &[0, 0, 0, 0]),
+    ];
     let mut reply = vec![0, 0, 0, 0, 0, 0];
     reply.extend(profile.to_be_bytes());
-    reply.extend([0x00, 0x00, 0x03, 8]);
-    reply.extend([0x00, 0x10, u8::from(profile == 0x10), 0]);
-    reply.extend([0x00, 0x08, u8::from(profile == 0x08), 0]);
-    // Core: ATAPI interface. Removable medium: tray, eject, lock.
-    reply.extend([0x00, 0x01, 0x03, 8, 0, 0, 0, 2, 1, 0, 0, 0]);
-    reply.extend([0x00, 0x03, 0x03, 4, 0x29, 0, 0, 0]);
+    for (number, flags, data) in features {
+        let wanted = match select {
+            2 => number == first,
+            1 => number >= first && flags & 1 != 0,
+            _ => number >= first,
+        };
+        if wanted {
+            reply.extend(number.to_be_bytes());
+            reply.extend([flags, data.len() as u8]);
+            reply.extend(data);
+        }
+    }
     let length = (reply.len() as u32 - 4).to_be_bytes();
-    reply[..4].copy_from_slice(&length);
+    reply.splice(..4, length);
     reply
 }

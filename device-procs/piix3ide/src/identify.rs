@@ -5,6 +5,9 @@ use bulkhead_bus::config::IdeGeometry;
 use crate::Unit;
 use crate::state::Drive;
 
+/// Most sectors a data-request block of READ and WRITE MULTIPLE.
+pub(crate) const MULTIPLE_MAX: u8 = 16;
+
 /// Sector of 256 words under construction.
 struct Words([u16; 256]);
 
@@ -50,8 +53,9 @@ pub(crate) fn geometry(unit: &Unit<'_>) -> IdeGeometry {
     })
 }
 
-/// Words that both kinds of drive report: transfer modes and versions.
+/// Words that both kinds of drive report: transfer modes and versions. At power-on Ultra DMA 5 is selected, as firmware would.
 fn modes(words: &mut Words, mode: u8) {
+    let mode = if mode == 0 { 0x45 } else { mode };
     words.set(53, 0x0007);
     let multiword = if mode & 0xf8 == 0x20 { 0x0100 << (mode & 7) } else { 0 };
     words.set(63, 0x0007 | multiword);
@@ -59,10 +63,11 @@ fn modes(words: &mut Words, mode: u8) {
     for at in 65..=68 {
         words.set(at, 120);
     }
-    // Versions up to ATA/ATAPI-6.
-    words.set(80, 0x007e);
-    // 80-conductor cable, device 0 rules: the hardware reset result.
-    words.set(93, 0x600b);
+    // Versions ATA-4 to ATA-7; minor version ATA/ATAPI-5 T13 1321D revision 1.
+    words.set(80, 0x00f0);
+    words.set(81, 0x0016);
+    // Result of the hardware reset: CBLID- above the threshold, that is, an 80-conductor cable.
+    words.set(93, 0x6001);
     let ultra = if mode & 0xf8 == 0x40 { 0x0100 << (mode & 7) } else { 0 };
     words.set(88, 0x003f | ultra);
 }
@@ -85,7 +90,7 @@ pub(crate) fn disk(unit: &Unit<'_>, state: Option<&Drive>) -> [u8; 512] {
     words.set(22, 4);
     words.text(23, 4, &unit.config.firmware);
     words.text(27, 20, &unit.config.model);
-    words.set(47, 0x8010);
+    words.set(47, 0x8000 | u16::from(MULTIPLE_MAX));
     words.set(48, 1);
     // LBA, DMA, IORDY.
     words.set(49, 0x0b00);
@@ -169,4 +174,21 @@ pub(crate) fn smart_data(thresholds: bool) -> [u8; 512] {
     let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     bytes[511] = 0u8.wrapping_sub(sum);
     bytes
+}
+
+/// A SMART log sector (8.53.8): the directory, the summary error log, the self-test log, all without entries.
+pub(crate) fn smart_log(number: u8) -> Option<[u8; 512]> {
+    let mut bytes = [0u8; 512];
+    let start: &[u8] = match number {
+        // Version 1; one sector each of logs 1 and 6.
+        0 => &[1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        1 | 6 => &[1, 0],
+        _ => return None,
+    };
+    bytes.iter_mut().zip(start).for_each(|(to, from)| *to = *from);
+    if number != 0 {
+        let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        bytes[511] = 0u8.wrapping_sub(sum);
+    }
+    Some(bytes)
 }

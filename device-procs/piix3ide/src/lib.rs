@@ -4,20 +4,25 @@
 //! * Regions: 0 primary command block (0x1f0, 8 ports), 1 primary control (0x3f6), 2 and 3 the secondary's (0x170, 0x376), 4 bus
 //!   master (BAR4, 16 ports). Lines: 0 primary (IRQ 14), 1 secondary (IRQ 15).
 //! * PCI 8086:7010, its configuration space is the CPU process's.
-//! * Restart class: checkpointed; back-end requests in flight are journaled in the block link.
+//! * Restart class: checkpointed; back-end requests in flight are journaled in the block link (module `requests`).
 //!
-//! Data buffers are the block link's own: the slot in use of each drive holds the chunk being moved, so a sector is copied once.
+//! Data buffers are the block link's own: the slot of the oldest request holds the chunk being moved, so a sector is copied
+//! once between image and guest memory. Long commands keep several chunks in flight.
 //!
 //! *Deviations from hardware*: no mechanical delays; a command that needs no data from the back end is done when its register
-//! write returns. Timing registers change nothing.
+//! write returns. Timing registers change nothing. Beside a drive, an absent one reads as zeros in every register but the
+//! device register (ATA/ATAPI-6, 9.16.1, asks for zeros in the status register and the other drive's values elsewhere): probes end
+//! sooner. A channel without drives floats, with the pull-down on bit 7. SLEEP is left by any command.
 //!
-//! *Not emulated*: security, host protected area (beyond READ NATIVE MAX), READ/WRITE LONG, CFA, streaming, audio playing.
+//! *Not emulated*: security, host protected area (beyond READ NATIVE MAX), READ/WRITE LONG, queued commands, CFA, streaming, audio
+//! playing, raw CD sectors.
 #![forbid(unsafe_code)]
 
 mod ata;
 mod atapi;
 mod busmaster;
 mod identify;
+mod requests;
 pub mod spec;
 pub mod state;
 #[cfg(test)]
@@ -27,22 +32,36 @@ use bulkhead_bus::chip::{
     Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
 };
 use bulkhead_bus::config::{IdeConfig, IdeDriveConfig, IdeMedia};
-use bulkhead_bus::links::{BLOCK_DATA, BLOCK_SLOTS, BlockClient, BlockOp, BlockStatus};
+use bulkhead_bus::links::BlockClient;
 
-use spec::{control, device, reg, status};
+use spec::{bm, control, device, reg, status};
 use state::{Channel, Drive, Saved, phase};
 
 /// Bytes of a disk sector.
 const SECTOR: u64 = 512;
+/// What the 8-bit registers of a channel without drives read as: data bit 7 is pulled down (ATA/ATAPI-6, 4.3).
+const FLOATING: u8 = 0x7f;
 
+/// Features, count and LBA only wait for a command, so nobody waits for them. The device register can change the interrupt line
+/// (another drive's), status and command lower it.
+const COMMAND_RULES: &[Rule] = &[Rule { start: 1, end: 6, read: Class::Sync, write: Class::Posted }];
 /// Alternate status reads have no effect, so the CPU may take them from the mirror.
 const CONTROL_RULES: &[Rule] = &[Rule { start: 0, end: 1, read: Class::Mirror, write: Class::Sync }];
+/// Command: a doorbell. Status: read in every interrupt. Table: only waits for a start. None of them touches the lines.
+const MASTER_RULES: &[Rule] = &[
+    Rule { start: 0, end: 1, read: Class::Mirror, write: Class::Kick },
+    Rule { start: 2, end: 3, read: Class::Mirror, write: Class::Posted },
+    Rule { start: 4, end: 8, read: Class::Sync, write: Class::Posted },
+    Rule { start: 8, end: 9, read: Class::Mirror, write: Class::Kick },
+    Rule { start: 10, end: 11, read: Class::Mirror, write: Class::Posted },
+    Rule { start: 12, end: 16, read: Class::Sync, write: Class::Posted },
+];
 const REGIONS: &[Region] = &[
-    Region { size: 8, rules: &[] },
+    Region { size: 8, rules: COMMAND_RULES },
     Region { size: 1, rules: CONTROL_RULES },
-    Region { size: 8, rules: &[] },
+    Region { size: 8, rules: COMMAND_RULES },
     Region { size: 1, rules: CONTROL_RULES },
-    Region { size: 16, rules: &[] },
+    Region { size: 16, rules: MASTER_RULES },
 ];
 
 /// Both channels of the function.
@@ -83,52 +102,54 @@ impl Piix3Ide {
         Some(Unit { config, block: env.blocks.get(usize::from(config.block))? })
     }
 
-    /// Runs `act` on the selected drive of a channel, if there is one.
+    /// Runs `act` on a drive, if it is there, between taking back finished requests and submitting new ones.
+    fn with_drive<R>(
+        &mut self,
+        channel: usize,
+        drive: usize,
+        env: &mut Env<'_>,
+        act: impl FnOnce(&mut Channel, usize, &Unit<'_>, &mut Env<'_>) -> R,
+    ) -> Option<R> {
+        let bus = self.saved.channels.get_mut(channel)?;
+        let unit = Self::unit(&self.drives, env, channel * 2 + drive)?;
+        bus.reap(drive, &unit);
+        let result = act(bus, drive, &unit, env);
+        bus.advance(drive, &unit, env);
+        bus.pump(drive, &unit);
+        Some(result)
+    }
+
+    /// The same for the selected drive of a channel.
     fn selected<R>(
         &mut self,
         channel: usize,
         env: &mut Env<'_>,
         act: impl FnOnce(&mut Channel, usize, &Unit<'_>, &mut Env<'_>) -> R,
     ) -> Option<R> {
-        let bus = self.saved.channels.get_mut(channel)?;
-        let drive = usize::from(bus.device & device::DEV != 0);
-        let unit = Self::unit(&self.drives, env, channel * 2 + drive)?;
-        Some(act(bus, drive, &unit, env))
+        let drive = self.saved.channels.get(channel)?.selected();
+        self.with_drive(channel, drive, env, act)
     }
 
     fn is_present(&self, channel: usize) -> bool {
-        let base = channel * 2;
-        self.drives.iter().skip(base).take(2).any(Option::is_some)
+        self.drives.iter().skip(channel * 2).take(2).any(Option::is_some)
     }
 
-    /// Puts the reset signature into a drive's registers (ATA/ATAPI-6, 9.12).
-    fn signature(drive: &mut Drive, disk: bool) {
-        let Drive { count, lba, error, status, phase, dma, .. } = drive;
-        *count = [1, 0];
-        *lba = if disk { [[1, 0], [0, 0], [0, 0]] } else { [[1, 0], [0x14, 0], [0xeb, 0]] };
-        *error = 1;
-        *status = if disk { status::DRDY | status::DSC } else { 0 };
-        *phase = phase::IDLE;
-        *dma = 0;
+    fn exists(&self, channel: usize, drive: usize) -> bool {
+        self.drives.get(channel * 2 + drive).is_some_and(Option::is_some)
     }
 
-    /// Waits out and forgets a back-end request of an aborted command.
+    /// Resets both drives of a channel; requests in flight no longer count.
     fn reset_channel(&mut self, channel: usize, power_on: bool, env: &mut Env<'_>) {
         for drive in 0..2 {
-            let number = channel * 2 + drive;
             let Some(bus) = self.saved.channels.get_mut(channel) else { return };
+            bus.device = 0;
             let Some(state) = bus.drives.get_mut(drive) else { return };
-            match Self::unit(&self.drives, env, number) {
+            match Self::unit(&self.drives, env, channel * 2 + drive) {
                 Some(unit) => {
-                    if unit.block.poll(state.slot()) == Some(None) {
-                        // The back end still works on it: leave it the slot and go on in the next.
-                        state.slot = ((state.slot() + 1) % BLOCK_SLOTS) as u8;
-                    }
-                    unit.block.release(state.slot());
                     if power_on {
                         *state = Drive {
-                            sequence: state.sequence,
-                            slot: state.slot,
+                            head: state.next,
+                            next: state.next,
                             generation: unit.block.medium().generation,
                             write_cache: 1,
                             smart: 1,
@@ -136,52 +157,49 @@ impl Piix3Ide {
                             ..Drive::default()
                         };
                     }
-                    Self::signature(state, unit.is_disk());
+                    state.reset(unit.is_disk());
                 }
                 None => *state = Drive::default(),
             }
-            bus.device = 0;
-            bus.intrq = 0;
         }
     }
 
     fn read_command_block(&mut self, channel: usize, reg: Reg, env: &mut Env<'_>) -> Access {
         if reg.offset == reg::DATA {
             let mut data = [0u8; 8];
-            let size = usize::from(reg.size.min(4));
-            let Some(data_in) = data.get_mut(..size) else { return Err(BusError::Rejected) };
-            let moved = self.selected(channel, env, |bus, drive, unit, _| bus.data_in(drive, unit, data_in));
-            return match moved {
-                Some(count) if count == size => Ok(u64::from_le_bytes(data)),
-                _ => Ok(0),
+            let part = data.get_mut(..usize::from(reg.size)).filter(|_| matches!(reg.size, 1 | 2 | 4));
+            let Some(part) = part.filter(|_| self.is_present(channel)) else {
+                return Err(BusError::Unclaimed);
             };
+            // Past the end of the data block the port gives zeros.
+            self.selected(channel, env, |bus, drive, unit, env| bus.data_in(drive, unit, part, env));
+            return Ok(u64::from_le_bytes(data));
         }
-        if reg.size != 1 {
+        if reg.size != 1 || reg.offset > reg::STATUS {
             return Err(BusError::Unclaimed);
         }
         if !self.is_present(channel) {
-            return Err(BusError::Unclaimed);
+            return Ok(u64::from(FLOATING));
         }
         let Some(bus) = self.saved.channels.get_mut(channel) else { return Err(BusError::Unclaimed) };
-        let number = usize::from(bus.device & device::DEV != 0);
+        let number = bus.selected();
         let exists = self.drives.get(channel * 2 + number).is_some_and(Option::is_some);
         let old = usize::from(bus.control & control::HOB != 0);
-        let Some(drive) = bus.drives.get(number) else { return Err(BusError::Unclaimed) };
+        let register = bus.device | device::OBSOLETE;
+        let Some(drive) = bus.drives.get_mut(number) else { return Err(BusError::Unclaimed) };
         let byte = |pair: &[u8; 2]| pair.get(old).copied().unwrap_or(0);
         let value = match reg.offset {
-            // With one drive, an absent one reads as zeros (ATA/ATAPI-6, 9.16.1), but for the device register.
-            reg::DEVICE => bus.device | device::OBSOLETE,
+            reg::DEVICE => register,
             _ if !exists => 0,
             reg::ERROR => drive.error,
             reg::COUNT => byte(&drive.count),
             reg::LBA_LOW => byte(&drive.lba[0]),
             reg::LBA_MID => byte(&drive.lba[1]),
             reg::LBA_HIGH => byte(&drive.lba[2]),
-            reg::STATUS => {
-                bus.intrq = 0;
+            _ => {
+                drive.intrq = 0;
                 drive.status
             }
-            _ => return Err(BusError::Unclaimed),
         };
         Ok(u64::from(value))
     }
@@ -195,11 +213,12 @@ impl Piix3Ide {
     ) -> Result<(), BusError> {
         if reg.offset == reg::DATA {
             let bytes = value.to_le_bytes();
-            let data = bytes.get(..usize::from(reg.size.min(4))).unwrap_or_default();
+            let data = bytes.get(..usize::from(reg.size)).filter(|_| matches!(reg.size, 1 | 2 | 4));
+            let data = data.ok_or(BusError::Unclaimed)?;
             self.selected(channel, env, |bus, drive, unit, env| bus.data_out(drive, unit, data, env));
             return Ok(());
         }
-        if reg.size != 1 {
+        if reg.size != 1 || reg.offset > reg::STATUS {
             return Err(BusError::Unclaimed);
         }
         let byte = value as u8;
@@ -213,57 +232,58 @@ impl Piix3Ide {
             reg::LBA_LOW => bus.drives.iter_mut().for_each(|drive| push(&mut drive.lba[0])),
             reg::LBA_MID => bus.drives.iter_mut().for_each(|drive| push(&mut drive.lba[1])),
             reg::LBA_HIGH => bus.drives.iter_mut().for_each(|drive| push(&mut drive.lba[2])),
-            reg::DEVICE => bus.device = byte & !device::OBSOLETE,
-            reg::STATUS if byte == spec::command::DIAGNOSTIC => self.diagnostic(channel, env),
-            reg::STATUS => {
-                bus.intrq = 0;
-                self.selected(channel, env, |bus, drive, unit, env| bus.execute(drive, byte, unit, env));
+            reg::DEVICE => bus.set_outputs(|bus| bus.device = byte & !device::OBSOLETE),
+            // In reset nothing is executed.
+            _ if bus.control & control::SRST != 0 => {}
+            _ if byte == spec::command::DIAGNOSTIC => self.diagnostic(channel, env),
+            _ => {
+                self.selected(channel, env, |bus, drive, unit, _| bus.execute(drive, byte, unit));
             }
-            _ => return Err(BusError::Unclaimed),
         }
         Ok(())
     }
 
-    /// EXECUTE DEVICE DIAGNOSTIC runs on both drives whichever is selected.
+    /// EXECUTE DEVICE DIAGNOSTIC runs on both drives whichever is selected, and device 0 reports (ATA/ATAPI-6, 8.11).
     fn diagnostic(&mut self, channel: usize, env: &mut Env<'_>) {
         self.reset_channel(channel, false, env);
+        let first = usize::from(!self.exists(channel, 0));
         if self.is_present(channel)
             && let Some(bus) = self.saved.channels.get_mut(channel)
         {
-            bus.intrq = 1;
+            bus.interrupt(first);
         }
     }
 
     fn write_control(&mut self, channel: usize, byte: u8, env: &mut Env<'_>) {
         let Some(bus) = self.saved.channels.get_mut(channel) else { return };
-        let before = bus.control;
-        bus.control = byte & (control::NIEN | control::SRST | control::HOB);
-        if byte & control::SRST != 0 && before & control::SRST == 0 {
-            self.reset_channel(channel, false, env);
-            if let Some(bus) = self.saved.channels.get_mut(channel) {
-                bus.drives.iter_mut().for_each(|drive| drive.status = status::BSY);
+        let before = bus.control & control::SRST;
+        bus.set_outputs(|bus| bus.control = byte & (control::NIEN | control::SRST | control::HOB));
+        if byte & control::SRST == before {
+            return;
+        }
+        self.reset_channel(channel, false, env);
+        if byte & control::SRST != 0 {
+            for drive in 0..2 {
+                if self.exists(channel, drive)
+                    && let Some(state) =
+                        self.saved.channels.get_mut(channel).and_then(|bus| bus.drives.get_mut(drive))
+                {
+                    state.status = status::BSY;
+                }
             }
-        } else if byte & control::SRST == 0 && before & control::SRST != 0 {
-            self.reset_channel(channel, false, env);
         }
     }
 
     fn alternate_status(&self, channel: usize) -> u8 {
-        let Some(bus) = self.saved.channels.get(channel) else { return 0xff };
-        let number = usize::from(bus.device & device::DEV != 0);
+        let Some(bus) = self.saved.channels.get(channel) else { return FLOATING };
         if !self.is_present(channel) {
-            return 0xff;
+            return FLOATING;
         }
-        match (self.drives.get(channel * 2 + number), bus.drives.get(number)) {
-            (Some(Some(_)), Some(drive)) => drive.status,
+        let number = bus.selected();
+        match bus.drives.get(number) {
+            Some(drive) if self.exists(channel, number) => drive.status,
             _ => 0,
         }
-    }
-
-    /// Splits a bus master offset into channel and register.
-    fn bus_master(&mut self, offset: u64) -> Option<(&mut Channel, u64)> {
-        let channel = usize::from(offset >= 8);
-        Some((self.saved.channels.get_mut(channel)?, offset & 7))
     }
 }
 
@@ -290,9 +310,8 @@ impl Chip for Piix3Ide {
             0 | 2 => self.read_command_block(usize::from(reg.region / 2), reg, env),
             1 | 3 if reg.size == 1 => Ok(u64::from(self.alternate_status(usize::from(reg.region / 2)))),
             4 => {
-                let size = reg.size;
-                let (bus, at) = self.bus_master(reg.offset).ok_or(BusError::Unclaimed)?;
-                bus.bm_read(at, size)
+                let bus = self.saved.channels.get(usize::from(reg.offset >= 8)).ok_or(BusError::Unclaimed)?;
+                bus.bm_read(reg.offset & 7, reg.size)
             }
             _ => Err(BusError::Unclaimed),
         }
@@ -307,10 +326,10 @@ impl Chip for Piix3Ide {
             }
             4 => {
                 let channel = usize::from(reg.offset >= 8);
-                let (bus, at) = self.bus_master(reg.offset).ok_or(BusError::Unclaimed)?;
-                let started = bus.bm_write(at, reg.size, value)?;
-                if started {
-                    self.selected(channel, env, |bus, drive, unit, env| bus.start_dma(drive, unit, env));
+                let bus = self.saved.channels.get_mut(channel).ok_or(BusError::Unclaimed)?;
+                if bus.bm_write(reg.offset & 7, reg.size, value)? {
+                    // Whichever drive asks for data goes on.
+                    self.selected(channel, env, |_, _, _, _| ());
                 }
                 Ok(())
             }
@@ -319,43 +338,50 @@ impl Chip for Piix3Ide {
     }
 
     fn read_block(&mut self, reg: Reg, data: &mut [u8], env: &mut Env<'_>) -> Result<usize, BusError> {
-        if !matches!(reg.region, 0 | 2) || reg.offset != reg::DATA || !matches!(reg.size, 2 | 4) {
+        let channel = usize::from(reg.region / 2);
+        if !matches!(reg.region, 0 | 2) || reg.offset != reg::DATA || !matches!(reg.size, 1 | 2 | 4) {
+            // No other register is worth a fast path.
+            let mut done = 0;
+            for unit in data.chunks_exact_mut(usize::from(reg.size.clamp(1, 8))) {
+                let value = self.read(reg, env)?.to_le_bytes();
+                unit.iter_mut().zip(value).for_each(|(to, from)| *to = from);
+                done += unit.len();
+            }
+            return Ok(done);
+        }
+        if !self.is_present(channel) {
             return Err(BusError::Unclaimed);
         }
-        let channel = usize::from(reg.region / 2);
-        let moved =
-            self.selected(channel, env, |bus, drive, unit, _| bus.data_in(drive, unit, data)).unwrap_or(0);
-        // Past the end of the data block the port gives zeros.
-        data.iter_mut().skip(moved).for_each(|byte| *byte = 0);
+        let moved = self.selected(channel, env, |bus, drive, unit, env| bus.data_in(drive, unit, data, env));
+        data.iter_mut().skip(moved.unwrap_or(0)).for_each(|byte| *byte = 0);
         Ok(data.len())
     }
 
     fn write_block(&mut self, reg: Reg, data: &[u8], env: &mut Env<'_>) -> Result<(), BusError> {
-        if !matches!(reg.region, 0 | 2) || reg.offset != reg::DATA || !matches!(reg.size, 2 | 4) {
-            return Err(BusError::Unclaimed);
-        }
         let channel = usize::from(reg.region / 2);
+        if !matches!(reg.region, 0 | 2) || reg.offset != reg::DATA || !matches!(reg.size, 1 | 2 | 4) {
+            for unit in data.chunks_exact(usize::from(reg.size.clamp(1, 8))) {
+                let mut wide = [0u8; 8];
+                wide.iter_mut().zip(unit).for_each(|(to, from)| *to = *from);
+                self.write(reg, u64::from_le_bytes(wide), env)?;
+            }
+            return Ok(());
+        }
         self.selected(channel, env, |bus, drive, unit, env| bus.data_out(drive, unit, data, env));
         Ok(())
     }
 
-    fn peek(&self, region: u8, _offset: u32) -> u8 {
-        self.alternate_status(usize::from(region / 2))
+    fn peek(&self, region: u8, offset: u32) -> u8 {
+        if region != 4 {
+            return self.alternate_status(usize::from(region / 2));
+        }
+        let bus = self.saved.channels.get(usize::from(offset >= 8));
+        bus.and_then(|bus| bus.bm_read(u64::from(offset & 7), 1).ok()).map_or(0xff, |value| value as u8)
     }
 
     fn event(&mut self, env: &mut Env<'_>) {
         for number in 0..4 {
-            let (channel, drive) = (number / 2, number % 2);
-            let Some(unit) = Self::unit(&self.drives, env, number) else { continue };
-            let Some(bus) = self.saved.channels.get_mut(channel) else { continue };
-            bus.medium_event(drive, &unit);
-            let slot = bus.drives.get(drive).map_or(0, Drive::slot);
-            for stale in (0..BLOCK_SLOTS).filter(|other| *other != slot) {
-                unit.block.release(stale);
-            }
-            if let Some(Some(outcome)) = unit.block.poll(slot) {
-                bus.back_end_done(drive, &unit, outcome, env);
-            }
+            self.with_drive(number / 2, number % 2, env, |bus, drive, unit, _| bus.medium_event(drive, unit));
         }
     }
 
@@ -376,10 +402,8 @@ impl Chip for Piix3Ide {
     }
 
     fn sync_outputs(&self, out: &mut Outputs) {
-        for (line, bus) in self.saved.channels.iter().enumerate() {
-            if let Some(level) = out.level.get_mut(line) {
-                *level = bus.intrq != 0 && bus.control & control::NIEN == 0;
-            }
+        for (level, bus) in out.level.iter_mut().zip(&self.saved.channels) {
+            *level = bus.line();
         }
     }
 
@@ -388,95 +412,72 @@ impl Chip for Piix3Ide {
     }
 
     fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        let bad = |reason| RestoreError { part: "PIIX3 IDE", reason };
         for drive in saved.channels.iter().flat_map(|channel| &channel.drives) {
-            if drive.phase > phase::LAST {
-                return Err(bad("unknown phase"));
-            }
-            let end = BLOCK_DATA as u32;
-            if drive.slot() >= BLOCK_SLOTS
-                || drive.filled > end
-                || drive.block_end > drive.filled
-                || drive.moved > drive.block_end
-            {
-                return Err(bad("buffer indices out of range"));
-            }
+            drive.validate().map_err(|reason| RestoreError { part: "PIIX3 IDE", reason })?;
         }
         self.saved = *saved;
         Ok(())
     }
 }
 
+impl Drive {
+    /// Software or hardware reset: the signature (ATA/ATAPI-6, 9.12), nothing at work. Features that SET FEATURES chose stay.
+    pub(crate) fn reset(&mut self, disk: bool) {
+        self.abandon();
+        self.phase = phase::IDLE;
+        (self.intrq, self.dma, self.announce, self.durable) = (0, 0, 0, 0);
+        self.count = [1, 0];
+        self.lba = if disk { [[1, 0], [0, 0], [0, 0]] } else { [[1, 0], [0x14, 0], [0xeb, 0]] };
+        self.error = 1;
+        self.status = if disk { status::DRDY | status::DSC } else { 0 };
+    }
+}
+
 impl Channel {
-    /// Submits the next back-end request of a drive.
-    fn submit(
-        &mut self,
-        drive: usize,
-        unit: &Unit<'_>,
-        op: BlockOp,
-        offset: u64,
-        length: usize,
-        next: u8,
-    ) -> bool {
-        let Some(state) = self.drives.get_mut(drive) else { return false };
-        state.sequence = state.sequence.wrapping_add(1);
-        state.phase = next;
-        state.status = status::BSY | (state.status & status::DSC);
-        unit.block.submit(state.slot(), op, offset, length, state.sequence)
+    /// Number of the selected drive.
+    fn selected(&self) -> usize {
+        usize::from(self.device & device::DEV != 0)
     }
 
-    fn interrupt(&mut self, drive: usize) {
-        // Only the selected drive's interrupt reaches the line.
-        if usize::from(self.device & device::DEV != 0) == drive {
-            self.intrq = 1;
+    /// Level of the interrupt line: only the selected drive drives it.
+    fn line(&self) -> bool {
+        self.control & control::NIEN == 0
+            && self.drives.get(self.selected()).is_some_and(|drive| drive.intrq != 0)
+    }
+
+    /// Changes what the line follows from; the bus master latches a rising edge (82371SB, 2.7.2).
+    fn set_outputs(&mut self, change: impl FnOnce(&mut Channel)) {
+        let before = self.line();
+        change(self);
+        if !before && self.line() {
+            self.bm_status |= bm::INTERRUPT;
         }
     }
 
+    /// A drive asks for attention.
+    fn interrupt(&mut self, drive: usize) {
+        self.set_outputs(|bus| bus.drives.get_mut(drive).into_iter().for_each(|state| state.intrq = 1));
+    }
+
     /// Ends a command well.
-    fn complete(&mut self, drive: usize, unit: &Unit<'_>) {
+    fn complete(&mut self, drive: usize) {
         if let Some(state) = self.drives.get_mut(drive) {
+            state.abandon();
             state.phase = phase::IDLE;
             state.status = status::DRDY | status::DSC;
             state.error = 0;
-            if !unit.is_disk() {
-                state.count[0] = spec::reason::IO | spec::reason::CD;
-            }
         }
         self.interrupt(drive);
     }
 
-    /// Ends a command with an error.
+    /// Ends a command with an error. A bus master at work stays active: it does not know.
     fn abort(&mut self, drive: usize, error: u8) {
         if let Some(state) = self.drives.get_mut(drive) {
+            state.abandon();
             state.phase = phase::IDLE;
             state.status = status::DRDY | status::DSC | status::ERR;
             state.error = error;
         }
-        self.bm_stop(true);
         self.interrupt(drive);
-    }
-
-    /// The back end finished this drive's request.
-    fn back_end_done(&mut self, drive: usize, unit: &Unit<'_>, outcome: BlockStatus, env: &mut Env<'_>) {
-        let Some(state) = self.drives.get_mut(drive) else { return };
-        match state.phase {
-            phase::PIO_READ => self.pio_read_done(drive, unit, outcome),
-            phase::PIO_WRITE => self.pio_write_done(drive, unit, outcome),
-            phase::DMA_READ => self.dma_read_done(drive, unit, outcome, env),
-            phase::DMA_WRITE => self.dma_write_done(drive, unit, outcome, env),
-            phase::PACKET_READ => self.packet_read_done(drive, unit, outcome, env),
-            phase::FLUSH => {
-                unit.block.release(state.slot());
-                match outcome {
-                    BlockStatus::Ok | BlockStatus::ReadOnly | BlockStatus::NoMedium => {
-                        self.complete(drive, unit)
-                    }
-                    _ => self.abort(drive, spec::error::ABRT),
-                }
-            }
-            // The data of a finished read is being moved by the host.
-            phase::PIO_IN | phase::PACKET_IN => {}
-            _ => unit.block.release(state.slot()),
-        }
     }
 }

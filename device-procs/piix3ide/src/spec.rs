@@ -90,6 +90,7 @@ pub mod command {
     pub const WRITE_SECTORS_EXT: u8 = 0x34;
     pub const WRITE_DMA_EXT: u8 = 0x35;
     pub const WRITE_MULTIPLE_EXT: u8 = 0x39;
+    pub const WRITE_MULTIPLE_FUA_EXT: u8 = 0xce;
     pub const WRITE_DMA_FUA_EXT: u8 = 0x3d;
     pub const READ_VERIFY: u8 = 0x40;
     pub const READ_VERIFY_NO_RETRY: u8 = 0x41;
@@ -148,10 +149,12 @@ pub mod packet {
 pub mod sense {
     pub const NONE: (u8, u8, u8) = (0, 0, 0);
     pub const NO_MEDIUM: (u8, u8, u8) = (2, 0x3a, 0);
+    pub const TRAY_OPEN: (u8, u8, u8) = (2, 0x3a, 2);
     pub const READ_ERROR: (u8, u8, u8) = (3, 0x11, 0);
     pub const INVALID_OPCODE: (u8, u8, u8) = (5, 0x20, 0);
     pub const OUT_OF_RANGE: (u8, u8, u8) = (5, 0x21, 0);
     pub const INVALID_FIELD: (u8, u8, u8) = (5, 0x24, 0);
+    pub const MEDIUM_LOCKED: (u8, u8, u8) = (5, 0x53, 2);
     pub const SAVING_NOT_SUPPORTED: (u8, u8, u8) = (5, 0x39, 0);
     pub const MEDIUM_CHANGED: (u8, u8, u8) = (6, 0x28, 0);
 }
