@@ -142,14 +142,14 @@ fn no_state_and_operand_makes_a_helper_panic_or_lets_the_key_go_stale() {
             scramble(&mut rig, &mut random);
         }
         for slot in 0..16 {
-            if random.next() % 4 == 0 {
+            if random.next().is_multiple_of(4) {
                 rig.cpu.core.slots[slot] = random.operand();
             }
         }
-        if random.next() % 2 == 0 {
+        if random.next().is_multiple_of(2) {
             rig.set_rsp(0x6f80 + (random.next() & 0x40));
         }
-        if random.next() % 4 == 0 {
+        if random.next().is_multiple_of(4) {
             rig.cpu.core.slots[reg::RCX] = u64::from(MSRS[random.next() as usize % MSRS.len()]);
         }
         let id = HELPERS[random.next() as usize % HELPERS.len()];
@@ -166,7 +166,7 @@ fn no_state_and_operand_makes_a_helper_panic_or_lets_the_key_go_stale() {
             rig.deliver();
         }
         rig.cpu.core.exit = 0;
-        if random.next() % 8 == 0 {
+        if random.next().is_multiple_of(8) {
             let raw = random.next();
             rig.board().requests = Requests {
                 nmi: raw & 1 != 0,
