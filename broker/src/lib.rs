@@ -51,6 +51,7 @@ fn start(config: &MachineConfig) -> Result<i32, Fail> {
         None
     };
     let io = |e: std::io::Error| Fail(reason(&e));
+    sys::die_tidily();
     raise_descriptor_limit();
     sys::reserve_descriptors().map_err(io)?;
     let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;

@@ -160,9 +160,25 @@ pub fn raw_terminal(fd: RawFd, signals: bool) {
         mode.c_cc[libc::VMIN] = 1;
         mode.c_cc[libc::VTIME] = 0;
         libc::tcsetattr(fd, libc::TCSANOW, &raw const mode);
-        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
-            libc::signal(signal, restore_and_die as *const () as libc::sighandler_t);
-        }
+    }
+}
+
+/// Makes every signal that ends this process put the terminal back first. The standard library's own handler of memory
+/// faults would also swallow one that somebody sent.
+pub fn die_tidily() {
+    for signal in [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGABRT,
+        libc::SIGQUIT,
+        libc::SIGALRM,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+    ] {
+        // SAFETY: the handler only makes async-signal-safe calls.
+        unsafe { libc::signal(signal, restore_and_die as *const () as libc::sighandler_t) };
     }
 }
 

@@ -214,7 +214,8 @@ pub fn tree(root: u32) -> Vec<(u32, String)> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter_map(|pid: u32| stat(pid).map(|(name, parent)| (pid, name, parent)))
         .collect();
-    let mut found: Vec<(u32, String)> = all.iter().filter(|(pid, ..)| *pid == root).map(|p| (p.0, p.1.clone())).collect();
+    let mut found: Vec<(u32, String)> =
+        all.iter().filter(|(pid, ..)| *pid == root).map(|p| (p.0, p.1.clone())).collect();
     let mut at = 0;
     while let Some((pid, _)) = found.get(at).cloned() {
         found.extend(all.iter().filter(|(_, _, parent)| *parent == pid).map(|p| (p.0, p.1.clone())));
@@ -230,10 +231,8 @@ pub fn tree(root: u32) -> Vec<(u32, String)> {
 pub fn gone(processes: &[(u32, String)]) {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
-        let left: Vec<_> = processes
-            .iter()
-            .filter(|(pid, name)| stat(*pid).is_some_and(|(now, _)| now == *name))
-            .collect();
+        let left: Vec<_> =
+            processes.iter().filter(|(pid, name)| stat(*pid).is_some_and(|(now, _)| now == *name)).collect();
         if left.is_empty() {
             return;
         }

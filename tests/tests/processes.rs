@@ -11,7 +11,12 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(programs().join(PROGRAM));
-    command.args(["-nographic"]).args(args).stdin(std::process::Stdio::null()).output().expect("program starts")
+    command
+        .args(["-nographic"])
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("program starts")
 }
 
 /// Asserts that the program refuses to start with exactly this line.
@@ -87,8 +92,19 @@ fn every_process_has_its_name_and_its_jail() {
     let processes = vm.processes();
     let has = |name: &str| processes.iter().any(|(_, have)| have == name);
     for name in [
-        "bh-cpu", "bh-serial0", "bh-rtc", "bh-i8042", "bh-port92", "bh-dma", "bh-fwcfg", "bh-debugports", "bh-ide0",
-        "bh-vga", "bh-block-hdc", "bh-char-serial0", "bh-char-monitor",
+        "bh-cpu",
+        "bh-serial0",
+        "bh-rtc",
+        "bh-i8042",
+        "bh-port92",
+        "bh-dma",
+        "bh-fwcfg",
+        "bh-debugports",
+        "bh-ide0",
+        "bh-vga",
+        "bh-block-hdc",
+        "bh-char-serial0",
+        "bh-char-monitor",
     ] {
         assert!(has(name), "{name} in {processes:?}");
     }
@@ -113,7 +129,8 @@ fn a_device_process_holds_no_descriptor_but_its_standard_error() {
         if ["bh-rtc", "bh-ide0", "bh-vga", "bh-serial0"].contains(&name.as_str()) {
             // Only readable for the superuser: the process is not dumpable.
             if let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) {
-                let fds: Vec<String> = fds.flatten().map(|fd| fd.file_name().to_string_lossy().into_owned()).collect();
+                let fds: Vec<String> =
+                    fds.flatten().map(|fd| fd.file_name().to_string_lossy().into_owned()).collect();
                 assert_eq!(fds, ["2"], "{name}");
             }
         }
@@ -147,7 +164,11 @@ fn the_death_of_a_process_ends_the_vm_with_its_name() {
         unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
         assert_eq!(vm.wait(20).code(), Some(1), "{victim}");
         gone(&processes);
-        assert!(vm.errors().contains(&format!("{victim} (process {pid}) was killed by SIGKILL")), "{}", vm.errors());
+        assert!(
+            vm.errors().contains(&format!("{victim} (process {pid}) was killed by SIGKILL")),
+            "{}",
+            vm.errors()
+        );
     }
 }
 
@@ -202,7 +223,10 @@ fn an_image_that_another_vm_writes_is_refused_with_its_pid() {
     std::fs::write(&image, vec![0u8; 1 << 20]).expect("image");
     let (vm, _monitor) = stopped(&scratch, &["-hda", &image]);
     refused(&["-hda", &image], &format!("-hda {image}: image is in use by process {}", vm.pid()));
-    refused(&["-snapshot", "-hda", &image], &format!("-hda {image}: image is in use by process {}", vm.pid()));
+    refused(
+        &["-snapshot", "-hda", &image],
+        &format!("-hda {image}: image is in use by process {}", vm.pid()),
+    );
     drop(vm);
     let (_vm, _monitor) = stopped(&Scratch::new("lock2"), &["-snapshot", "-hda", &image]);
     let (_vm, _monitor) = stopped(&Scratch::new("lock3"), &["-snapshot", "-hda", &image]);
@@ -235,7 +259,10 @@ fn a_daemon_releases_its_parent_when_it_serves() {
     assert_eq!(monitor.ask("info status"), "VM status: paused\n");
     monitor.0.write_all(b"quit\r").expect("the monitor listens");
     gone(&processes);
-    refused(&["-daemonize", "-serial", "null", "-hda", "/nowhere"], "-hda /nowhere: no such file or directory");
+    refused(
+        &["-daemonize", "-serial", "null", "-hda", "/nowhere"],
+        "-hda /nowhere: no such file or directory",
+    );
 }
 
 #[test]
@@ -251,7 +278,9 @@ fn the_monitor_shows_and_changes_the_state_of_the_vm() {
     assert_eq!(monitor.ask("info status"), "VM status: running\n");
     assert_eq!(monitor.ask("stop"), "");
     assert_eq!(monitor.ask("info status"), "VM status: paused\n");
-    assert!(monitor.ask("info block").starts_with("ide1-cd0: type=cdrom removable=1 locked=0 [not inserted]\n"));
+    assert!(
+        monitor.ask("info block").starts_with("ide1-cd0: type=cdrom removable=1 locked=0 [not inserted]\n")
+    );
     assert!(monitor.ask("info registers").contains("CR0="));
     assert!(monitor.ask("info pci").contains("8086:1237"));
     assert!(monitor.ask("info processes").contains("bh-vga"));

@@ -8,20 +8,19 @@ use bulkhead_config::Media;
 use super::commands::{Outcome, word};
 use crate::vm::Vm;
 
+/// What a subcommand does: with the history, into the output.
+type Show = fn(&mut Vm<'_>, &[String], &mut String) -> Outcome;
+
 /// One subcommand.
 pub struct Topic {
     /// Name.
     pub name: &'static str,
     /// Line of the help.
     pub help: &'static str,
-    run: Option<fn(&mut Vm<'_>, &[String], &mut String) -> Outcome>,
+    run: Option<Show>,
 }
 
-const fn topic(
-    name: &'static str,
-    help: &'static str,
-    run: fn(&mut Vm<'_>, &[String], &mut String) -> Outcome,
-) -> Topic {
+const fn topic(name: &'static str, help: &'static str, run: Show) -> Topic {
     Topic { name, help, run: Some(run) }
 }
 
