@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 mod generate;
 mod support;
 
-use bulkhead_x86::state::seg;
+use bulkhead_engine::Engine;
+use bulkhead_x86::state::{NO_EXCEPTION, seg};
 use generate::{Case, Rng};
 use support::Bench;
 
@@ -28,6 +29,8 @@ const LEN: usize = 0x5000;
 /// CF PF AF ZF SF OF.
 const ARITHMETIC: u64 = 0x8d5;
 const DF: u64 = 0x400;
+/// Vector of the invalid-opcode exception.
+const UD: u32 = 6;
 
 /// Linux's user code segment for 32-bit programs, its 64-bit one, and its data segment.
 const CS32: u16 = 0x23;
@@ -159,7 +162,7 @@ struct Outcome {
 }
 
 fn cases() -> u64 {
-    std::env::var("BULKHEAD_DIFF_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000)
+    std::env::var("BULKHEAD_DIFF_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000)
 }
 
 fn first_seed() -> u64 {
@@ -176,86 +179,126 @@ fn random_32_bit_sequences_do_what_the_host_does() {
     compare(false);
 }
 
-fn compare(long: bool) {
-    let _region = REGION.lock().unwrap_or_else(PoisonError::into_inner);
-    let host = Host::new(long);
+/// A bench on the host's region in user-like segments.
+fn bench(host: &Host, long: bool) -> Bench {
     let mut bench = Bench::new(BASE, host.memory, LEN as u64);
     bench.flat(if long { 64 } else { 32 });
     for segment in &mut bench.cpu.segs {
         segment.selector = DS;
     }
     bench.cpu.segs[seg::CS].selector = CS32;
+    bench
+}
+
+fn load(bench: &mut Bench, case: &Case) {
+    let core = &mut bench.cpu.core;
+    core.slots[..16].copy_from_slice(&case.regs);
+    core.set_cc_eflags(case.flags as u32);
+    core.pc = CODE;
+    bench.cpu.eflags = 0x202 | (case.flags & DF) as u32;
+}
+
+fn outcome(bench: &Bench, host: &Host) -> Outcome {
+    let cpu = &bench.cpu;
+    Outcome {
+        regs: std::array::from_fn(|i| cpu.core.slots[i]),
+        flags: u64::from(cpu.core.cc_eflags()) | u64::from(cpu.eflags) & DF,
+        data: host.read(DATA, DATA_LEN),
+    }
+}
+
+/// Steps `case` in the interpreter; the code is in place.
+fn interpret(bench: &mut Bench, host: &Host, case: &Case) -> Result<Outcome, u32> {
+    load(bench, case);
+    let end = CODE + case.code.len() as u64;
+    for _ in 0..200 {
+        if bench.cpu.core.pc == end {
+            return Ok(outcome(bench, host));
+        }
+        bench.step()?;
+    }
+    Err(99)
+}
+
+/// Runs `case` compiled, with a `UD2` at its end to leave the run loop. The code goes through the engine, which drops what it compiled of the last case.
+fn compiled(bench: &mut Bench, host: &Host, case: &Case) -> Result<Outcome, u32> {
+    let mut image = case.code.clone();
+    image.extend_from_slice(&[0x0f, 0x0b]);
+    for (i, byte) in image.iter().enumerate() {
+        bulkhead_engine::mem::phys_store(&mut bench.cpu.core, CODE + i as u64, 1, u64::from(*byte));
+    }
+    load(bench, case);
+    bulkhead_engine::run(&mut bench.cpu.core);
+    let vector = std::mem::replace(&mut bench.cpu.pending.vector, NO_EXCEPTION);
+    if vector == UD && bench.cpu.core.pc == CODE + case.code.len() as u64 {
+        return Ok(outcome(bench, host));
+    }
+    Err(vector)
+}
+
+/// Prints how `ours` differs from the host's outcome; true when it does not.
+fn agrees(engine: &str, seed: u64, case: &Case, ours: &Outcome, host: &Outcome) -> bool {
+    let mask = !case.undefined;
+    if ours.regs == host.regs && (ours.flags ^ host.flags) & mask == 0 && ours.data == host.data {
+        return true;
+    }
+    println!("seed {seed}, {engine}:\n{}", case.describe(CODE));
+    println!("  flags in {:#x} host {:#x} ours {:#x} compared {mask:#x}", case.flags, host.flags, ours.flags);
+    for i in 0..16 {
+        if ours.regs[i] != host.regs[i] {
+            println!("  r{i}: in {:#x} host {:#x} ours {:#x}", case.regs[i], host.regs[i], ours.regs[i]);
+        }
+    }
+    for i in 0..DATA_LEN {
+        if ours.data[i] != host.data[i] {
+            println!("  [{i:#x}]: host {:#x} ours {:#x}", host.data[i], ours.data[i]);
+        }
+    }
+    false
+}
+
+fn compare(long: bool) {
+    let _region = REGION.lock().unwrap_or_else(PoisonError::into_inner);
+    let host = Host::new(long);
+    let mut stepper = bench(&host, long);
+    let mut compiler = bench(&host, long);
+    Engine::compiling(1 << 20).expect("a code buffer").attach(&mut compiler.cpu.core);
     let mut failures = 0;
     let (mut ran, mut skipped) = (0u64, 0u64);
     for seed in first_seed()..first_seed() + cases() {
+        assert!(failures < 10, "too many differences");
         let mut rng = Rng::new(seed);
         let case = Case::random(&mut rng, CODE, long);
-        let mut image = case.code.clone();
-        let end = CODE + image.len() as u64;
-        jump(&mut image, end, host.tail);
-        assert!(image.len() < 0x600);
         let before: Vec<u8> = (0..DATA_LEN / 8).flat_map(|_| rng.word().to_le_bytes()).collect();
-
+        host.write(DATA, &before);
+        let second = compiled(&mut compiler, &host, &case);
+        let mut image = case.code.clone();
+        jump(&mut image, CODE + case.code.len() as u64, host.tail);
+        assert!(image.len() < 0x600);
         host.write(CODE, &image);
         host.write(DATA, &before);
-        let core = &mut bench.cpu.core;
-        core.slots[..16].copy_from_slice(&case.regs);
-        core.set_cc_eflags(case.flags as u32);
-        core.pc = CODE;
-        bench.cpu.eflags = 0x202 | (case.flags & DF) as u32;
-        let mut fault = None;
-        let mut steps = 0;
-        while bench.cpu.core.pc != end && fault.is_none() {
-            fault = bench.step().err();
-            steps += 1;
-            if steps > 200 {
-                fault = Some(99);
-            }
-        }
-        if let Some(vector) = fault {
+        let first = interpret(&mut stepper, &host, &case);
+        let (first, second) = match (first, second) {
+            (Ok(first), Ok(second)) => (first, second),
             // Divide errors happen by chance; anything else is a mistake of the lowering.
-            if vector != 0 {
-                failures += 1;
-                println!("seed {seed}: vector {vector} at {:#x}\n{}", bench.cpu.core.pc, case.describe(CODE));
+            (Err(0), Err(0)) => {
+                skipped += 1;
+                continue;
             }
-            skipped += 1;
-            continue;
-        }
-        let cpu = &bench.cpu;
-        let ours = Outcome {
-            regs: std::array::from_fn(|i| cpu.core.slots[i]),
-            flags: u64::from(cpu.core.cc_eflags()) | u64::from(cpu.eflags) & DF,
-            data: host.read(DATA, DATA_LEN),
+            (first, second) => {
+                failures += 1;
+                let vectors = (first.err(), second.err());
+                println!("seed {seed}: faults {vectors:?} (interpreter, compiler)\n{}", case.describe(CODE));
+                continue;
+            }
         };
         host.write(DATA, &before);
         let (regs, flags) = host.run(&case.regs, case.flags | 0x202);
         let theirs = Outcome { regs, flags: flags & (ARITHMETIC | DF), data: host.read(DATA, DATA_LEN) };
         ran += 1;
-        let mask = !case.undefined;
-        let same =
-            ours.regs == theirs.regs && (ours.flags ^ theirs.flags) & mask == 0 && ours.data == theirs.data;
-        if !same {
-            failures += 1;
-            println!("seed {seed}:\n{}", case.describe(CODE));
-            println!(
-                "  flags in {:#x} host {:#x} ours {:#x} compared {mask:#x}",
-                case.flags, theirs.flags, ours.flags
-            );
-            for i in 0..16 {
-                if ours.regs[i] != theirs.regs[i] {
-                    println!(
-                        "  r{i}: in {:#x} host {:#x} ours {:#x}",
-                        case.regs[i], theirs.regs[i], ours.regs[i]
-                    );
-                }
-            }
-            for i in 0..DATA_LEN {
-                if ours.data[i] != theirs.data[i] {
-                    println!("  [{i:#x}]: host {:#x} ours {:#x}", theirs.data[i], ours.data[i]);
-                }
-            }
-        }
-        assert!(failures < 10, "too many differences");
+        let good = agrees("interpreter", seed, &case, &first, &theirs)
+            & agrees("compiler", seed, &case, &second, &theirs);
+        failures += u32::from(!good);
     }
     println!("{ran} cases compared, {skipped} ended in a divide error");
     assert_eq!(failures, 0);
