@@ -64,6 +64,15 @@ impl CodeBuf {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.add(at), code.len()) };
         true
     }
+
+    /// A copy-free look at code in place, empty when out of range.
+    pub fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
+        if range.start > range.end || range.end > self.len {
+            return &[];
+        }
+        // SAFETY: within the view, checked above; it only changes through `put`, which needs `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.run.add(range.start), range.len()) }
+    }
 }
 
 impl Drop for CodeBuf {

@@ -15,7 +15,7 @@ use crate::fetch::Fetcher;
 use crate::guest::{Fault, Next};
 use crate::jit;
 use crate::mmu::{self, PAGE_SIZE, Place};
-use crate::state::{Access, CoreState, MMU_USER, NO_BLOCK, exit};
+use crate::state::{Access, CoreState, MMU_USER, NO_BLOCK, exit, log};
 
 /// Guest instructions in a compiled block at most.
 const MAX_INSNS: u32 = 64;
@@ -56,8 +56,11 @@ pub fn step(core: &mut CoreState) -> Next {
 /// Runs some guest code: compiled blocks until something is to be done, or one instruction.
 fn advance(core: &mut CoreState) {
     core.exit = exit::NONE;
+    let stepping = core.log & (log::EXEC | log::CPU) != 0;
     let engine = Engine::of(core);
-    let Some(jit) = engine.jit.as_ref().filter(|_| !engine.single_step) else { return interpret(core) };
+    let Some(jit) = engine.jit.as_ref().filter(|_| !engine.single_step && !stepping) else {
+        return interpret(core);
+    };
     let enter = jit.enter();
     let mut link = 0;
     loop {
@@ -179,6 +182,10 @@ fn install(
         let first_link = engine.table.links.len() as LinkId;
         let Some(jit) = &mut engine.jit else { return Ok(None) };
         let made = jit.compile(&mut engine.side, helpers, block, (id, first_link), mode, base);
+        if let Some(made) = made.as_ref().filter(|_| core.log & log::OUT_ASM != 0) {
+            log_host_code(core, made.entry);
+        }
+        let engine = Engine::of(core);
         let Some(made) = made else {
             // Full: start over. Nothing of it is running.
             clear(core);
@@ -202,6 +209,19 @@ fn install(
         return Ok(Some(id));
     }
     Ok(None)
+}
+
+/// Writes the host code from `entry` to the end of what is compiled to the log.
+fn log_host_code(core: &mut CoreState, entry: u64) {
+    let Some(jit) = &Engine::of(core).jit else { return };
+    let bytes: Vec<String> = jit.code_from(entry).iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!("OUT: [size={}] at {entry:#x}\n{}", bytes.len(), bytes.join(" "));
+    core.machine().log(log::OUT_ASM, &text);
+}
+
+/// Drops all compiled code, between runs: what is logged of it changed.
+pub fn flush_code(core: &mut CoreState) {
+    clear(core);
 }
 
 /// Drops all compiled code.
@@ -293,6 +313,9 @@ pub(crate) fn lower(core: &mut CoreState, max_insns: u32, block: &mut Block) -> 
         core.exit = exit::FAULT;
         return Err(Fault);
     }
+    if core.log & (log::OP | log::OP_OPT) != 0 {
+        core.machine().log(log::OP | log::OP_OPT, &block.to_string());
+    }
     Ok(code)
 }
 
@@ -300,6 +323,14 @@ pub(crate) fn lower(core: &mut CoreState, max_insns: u32, block: &mut Block) -> 
 fn interpret(core: &mut CoreState) {
     core.running = NO_BLOCK;
     core.exit = exit::NONE;
+    if core.log & log::CPU != 0 {
+        let text = (core.ops.describe)(core);
+        core.machine().log(log::CPU, &text);
+    }
+    if core.log & log::EXEC != 0 {
+        let text = format!("Trace {:016x}", (core.ops.linear_pc)(core, core.pc));
+        core.machine().log(log::EXEC, &text);
+    }
     Engine::of(core).stats.stepped += 1;
     let mut block = std::mem::take(&mut Engine::of(core).scratch);
     if lower(core, 1, &mut block).is_ok() {

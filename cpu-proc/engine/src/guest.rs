@@ -88,6 +88,8 @@ pub struct GuestOps {
     pub attend: fn(&mut CoreState, halted: bool) -> Next,
     /// Raises the guest's alignment fault for a 16-byte access at `linear` (records it, sets `exit`).
     pub misaligned: fn(&mut CoreState, linear: u64),
+    /// The CPU's registers as text, for the debug log.
+    pub describe: fn(&CoreState) -> String,
     /// Helpers by number.
     pub helpers: &'static [Helper],
 }

@@ -23,11 +23,11 @@ mod testing;
 mod vecinsn;
 
 pub use alloc::{CpuBox, FrontCpu};
-pub use dispatch::{run, step};
+pub use dispatch::{flush_code, run, step};
 pub use engine::Engine;
 pub use guest::{
     ApicAccess, CodeSource, Fault, Gpa, GuestOps, Helper, HelperFn, Machine, Next, Page, Requests,
     Translation,
 };
 pub use mem::Privilege;
-pub use state::{Access, CoreState, MMU_KERNEL, MMU_USER, exit};
+pub use state::{Access, CoreState, MMU_KERNEL, MMU_USER, exit, log};

@@ -140,6 +140,32 @@ pub struct CoreState {
     pub large: [LargeExtent; 2],
     /// Where recently used physical pages are, for page walks and [`crate::mem::phys_load`].
     pub phys_cache: [PhysEntry; PHYS_CACHE],
+    /// Items of [`log`] that are on.
+    pub log: u32,
+}
+
+/// Things that can be written to the debug log (`-d`), a bit each.
+pub mod log {
+    /// Host code of each compiled block.
+    pub const OUT_ASM: u32 = 1 << 0;
+    /// Guest code of each lowered block.
+    pub const IN_ASM: u32 = 1 << 1;
+    /// IR of each block.
+    pub const OP: u32 = 1 << 2;
+    /// IR as compiled; there is no separate optimiser yet, so the same as [`OP`].
+    pub const OP_OPT: u32 = 1 << 3;
+    /// Interrupts and exceptions.
+    pub const INT: u32 = 1 << 4;
+    /// Each instruction entered.
+    pub const EXEC: u32 = 1 << 5;
+    /// CPU state before each instruction.
+    pub const CPU: u32 = 1 << 6;
+    /// Far transfers in protected mode.
+    pub const PCALL: u32 = 1 << 7;
+    /// CPU state before a reset.
+    pub const CPU_RESET: u32 = 1 << 8;
+    /// Accesses to I/O ports.
+    pub const IOPORT: u32 = 1 << 9;
 }
 
 /// [`CoreState::running`] when no compiled block is.

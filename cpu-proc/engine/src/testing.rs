@@ -251,6 +251,7 @@ pub static OPS: GuestOps = GuestOps {
     deliver,
     attend,
     misaligned,
+    describe: |_| String::new(),
     helpers: &[
         Helper { info: HelperInfo { name: "stop", may_exit: true, ..INFO }, func: stop },
         Helper { info: HelperInfo { name: "mix", ..INFO }, func: mix },

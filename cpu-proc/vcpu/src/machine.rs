@@ -11,9 +11,10 @@ use bulkhead_bus::ram::CodeMap;
 use bulkhead_chips::board::{Board, Event};
 use bulkhead_chips::i440fx::GRANULE;
 use bulkhead_chips::pci::ROM_BAR;
-use bulkhead_engine::{ApicAccess, Machine, Page, Requests};
+use bulkhead_engine::{ApicAccess, Machine, Page, Requests, log};
 
 use crate::alarm::Alarm;
+use crate::log::Log;
 use crate::physmap::{MEGABYTE, PhysMap, SHADOW, Shadow, VIDEO, Window};
 use crate::ports::{Decoder, Devices, Range, log2};
 
@@ -59,6 +60,8 @@ pub struct Pc {
     requests: Requests,
     /// Gates that can each let address bit 20 through: keyboard controller and port 92h.
     a20: Vec<(u32, bool)>,
+    /// `-d`.
+    pub log: Log,
     /// First reason to leave, taken by the main loop.
     pub departure: Option<Departure>,
     map_generation: u64,
@@ -86,6 +89,7 @@ impl Pc {
         roms: Vec<(u8, usize)>,
         alarm: Alarm,
         message_waits: Arc<AtomicBool>,
+        log: Log,
     ) -> Pc {
         let a20 = wires.iter().filter(|wire| wire.to == Wire::A20).map(|wire| (wire.device, true)).collect();
         let mut pc = Pc {
@@ -103,6 +107,7 @@ impl Pc {
             alarm,
             requests: Requests::default(),
             a20,
+            log,
             departure: None,
             map_generation: u64::MAX,
             roms,
@@ -288,6 +293,17 @@ fn range_of(region: &RegionMap, base: u64, size: u64) -> Range {
     Range { base, size, device: region.device as usize, region: region.region, offset: region.offset }
 }
 
+impl Pc {
+    fn port_in(&mut self, port: u16, size: u8) -> u32 {
+        let now = self.clock.now();
+        if let Some(value) = self.board.port_read(port, size, now) {
+            self.settle_and_notify();
+            return value;
+        }
+        self.devices.read(&self.ports, u64::from(port), log2(size)) as u32
+    }
+}
+
 impl Machine for Pc {
     fn page(&mut self, gpa: u64) -> Page {
         self.phys.page(gpa)
@@ -315,15 +331,17 @@ impl Machine for Pc {
     }
 
     fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        let now = self.clock.now();
-        if let Some(value) = self.board.port_read(port, size, now) {
-            self.settle_and_notify();
-            return value;
+        let value = self.port_in(port, size);
+        if self.log.mask & log::IOPORT != 0 {
+            self.log.line(log::IOPORT, &format!("in{size} {port:04x} = {value:x}"));
         }
-        self.devices.read(&self.ports, u64::from(port), log2(size)) as u32
+        value
     }
 
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        if self.log.mask & log::IOPORT != 0 {
+            self.log.line(log::IOPORT, &format!("out{size} {port:04x} = {value:x}"));
+        }
         let now = self.clock.now();
         if self.board.port_write(port, size, value, now) {
             self.settle_and_notify();
@@ -443,6 +461,10 @@ impl Machine for Pc {
         let shadow = self.board.shadow();
         self.phys.smram = shadow.smram_open || shadow.smram_enabled && active;
         self.requests.flush = true;
+    }
+
+    fn log(&mut self, item: u32, text: &str) {
+        self.log.line(item, text);
     }
 
     fn shutdown(&mut self) {

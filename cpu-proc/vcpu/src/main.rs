@@ -3,6 +3,7 @@
 
 mod alarm;
 mod control;
+mod log;
 mod machine;
 mod physmap;
 mod ports;
@@ -80,13 +81,21 @@ impl Vm {
                 let result = query::memory(self, linear, addr, len);
                 self.control.send(&FromCpu::Reply { id, result });
             }
-            // Nothing is logged yet: the broker refuses items that need it.
-            ToCpu::Log(_) => {}
+            ToCpu::Log(items) => {
+                self.pc.log.mask = log::mask(&items);
+                self.cpu.core.log = self.pc.log.mask;
+                bulkhead_engine::flush_code(&mut self.cpu.core);
+            }
             ToCpu::Quit => std::process::exit(0),
         }
     }
 
     fn reset(&mut self) {
+        if self.cpu.core.log & bulkhead_engine::log::CPU_RESET != 0 {
+            self.pc
+                .log
+                .line(bulkhead_engine::log::CPU_RESET, &format!("CPU Reset (CPU 0)\n{}", self.cpu.dump()));
+        }
         self.pc.reset();
         self.cpu.reset();
     }

@@ -2,7 +2,7 @@
 
 use bulkhead_bus::messages::{Query, READ_MAX};
 use bulkhead_bus::wire;
-use bulkhead_engine::{Access, Machine, Page};
+use bulkhead_engine::{Machine, Page};
 use bulkhead_x86::state::{key, seg};
 
 use crate::Vm;
@@ -81,7 +81,12 @@ pub fn memory(vm: &mut Vm, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>,
     let mut bytes = Vec::with_capacity(len as usize);
     while bytes.len() < len as usize {
         let at = addr.wrapping_add(bytes.len() as u64);
-        let gpa = if linear { walk(vm, at)? } else { at };
+        let gpa = if linear {
+            let found = bulkhead_x86::paging::peek(&mut vm.cpu, at);
+            found.ok_or_else(|| format!("address {at:#x} is not mapped"))?
+        } else {
+            at
+        };
         let offset = (gpa & 0xfff) as usize;
         let count = (4096 - offset).min(len as usize - bytes.len());
         match vm.pc.page(gpa & !0xfff) {
@@ -97,12 +102,4 @@ pub fn memory(vm: &mut Vm, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>,
         }
     }
     Ok(bytes)
-}
-
-/// Physical address of a linear one, leaving no trace of the walk but accessed bits.
-fn walk(vm: &mut Vm, linear: u64) -> Result<u64, String> {
-    let saved = (vm.cpu.pending, vm.cpu.cr2, vm.cpu.core.exit);
-    let found = bulkhead_x86::paging::translate(&mut vm.cpu, linear, Access::Read, false);
-    (vm.cpu.pending, vm.cpu.cr2, vm.cpu.core.exit) = saved;
-    found.map(|translation| translation.gpa).map_err(|_| format!("address {linear:#x} is not mapped"))
 }

@@ -20,6 +20,7 @@ use bulkhead_x86::{Config, Cpu, cpuid};
 use crate::Vm;
 use crate::alarm::Alarm;
 use crate::control::Control;
+use crate::log::Log;
 use crate::machine::Pc;
 use crate::physmap::PhysMap;
 use crate::ports::Devices;
@@ -76,6 +77,10 @@ pub fn start() -> Result<Vm, StartError> {
         phys.keep_firmware_in_ram(resident);
     }
     let devices = Devices::new(ports);
+    let pipe = manifest.descriptor("log").is_some().then(|| manifest.take("log")).transpose()?;
+    let mut keep: Vec<i32> = pipe.iter().map(AsRawFd::as_raw_fd).collect();
+    let log = Log::new(pipe, &config.log_items);
+    let mask = log.mask;
     let waiting = Arc::new(AtomicBool::new(false));
     let mut pc = Box::new(Pc::new(
         phys,
@@ -90,6 +95,7 @@ pub fn start() -> Result<Vm, StartError> {
         roms,
         alarm,
         waiting.clone(),
+        log,
     ));
     let model = match (config.model.as_str(), config.long_mode) {
         ("", true) => "qemu64",
@@ -102,8 +108,9 @@ pub fn start() -> Result<Vm, StartError> {
     let mut cpu = unsafe { Cpu::boxed(Config::from(&choice), machine, irq.attention()) };
     // All memory that will ever be executable is made here, before the jail.
     bulkhead_engine::Engine::compiling(CODE_BYTES).map_err(refused)?.attach(&mut cpu.core);
+    cpu.core.log = mask;
     let socket = manifest.take(fd::CONTROL)?;
-    let keep = [socket.as_raw_fd()];
+    keep.push(socket.as_raw_fd());
     let control = Control::new(socket, irq, waiting);
     bulkhead_security::enter(&manifest.role, &keep, manifest.run_as).map_err(StartError::Refused)?;
     Ok(Vm { cpu, pc, control, running: false, no_reboot: config.no_reboot })

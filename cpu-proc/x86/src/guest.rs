@@ -30,6 +30,10 @@ pub static OPS: GuestOps = GuestOps {
     deliver,
     attend,
     misaligned,
+    describe: |core| {
+        // SAFETY: as in `cpu`; only read.
+        unsafe { (*std::ptr::from_ref(core).cast::<Cpu>()).dump() }
+    },
     helpers: &TABLE,
 };
 

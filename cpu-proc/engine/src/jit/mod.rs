@@ -135,6 +135,11 @@ impl Jit {
         address.wrapping_sub(self.buf.address(0)) as u32
     }
 
+    /// The code from `entry` to the end of what is compiled.
+    pub fn code_from(&self, entry: u64) -> &[u8] {
+        self.buf.bytes(self.position(entry) as usize..self.pos)
+    }
+
     /// Address of the entry function.
     pub fn enter(&self) -> u64 {
         self.buf.address(self.stubs.enter)

@@ -1,7 +1,7 @@
 //! Far jumps, calls and returns, call gates included. Source: Intel SDM volume 3A sections 5.8 and 8.2, volume 2 `JMP`,
 //! `CALL`, `RET`; AMD64 APM volume 2 section 4.9.
 
-use bulkhead_engine::Fault;
+use bulkhead_engine::{Fault, log};
 
 use super::descriptor::{
     Descriptor, check_stack, code_of, drop_inner_segments, fetch, fetch_upper, is_null, kind, mark_accessed,
@@ -59,8 +59,17 @@ fn legacy_mode(cpu: &Cpu) -> bool {
     cpu.cr0 & cr0::PE == 0 || cpu.v86()
 }
 
+/// Logs a far transfer in protected mode (`-d pcall`).
+fn log_transfer(cpu: &mut Cpu, what: &str, selector: u64, offset: u64) {
+    if cpu.core.log & log::PCALL != 0 && !legacy_mode(cpu) {
+        let text = format!("{what} {:04x}:{offset:x} cpl={} pc={:x}", selector as u16, cpu.cpl, cpu.core.pc);
+        cpu.machine().log(log::PCALL, &text);
+    }
+}
+
 /// `Sys::FarJmp`.
 fn far_jmp(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    log_transfer(cpu, "ljmp", a, b);
     let selector = a as u16;
     let offset = b & operand_mask(imm);
     if legacy_mode(cpu) {
@@ -192,6 +201,7 @@ fn system_target(cpu: &mut Cpu, d: &Descriptor, how: Switch, return_pc: u64) -> 
 
 /// `Sys::FarCall`.
 fn far_call(cpu: &mut Cpu, a: u64, b: u64, c: u64, imm: u64) -> Result<u64, Fault> {
+    log_transfer(cpu, "lcall", a, b);
     let selector = a as u16;
     let size = 1u8 << (imm & 3);
     let offset = b & operand_mask(imm);
@@ -311,6 +321,7 @@ pub fn long_null_stack(cpl: u32) -> Segment {
 
 /// `Sys::FarRet`.
 fn far_ret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    log_transfer(cpu, "lret", 0, 0);
     let size = 1u8 << (imm & 3);
     let release = imm >> 8 & 0xffff;
     let mut stack = Stack::current(cpu);

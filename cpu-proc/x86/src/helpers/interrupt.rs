@@ -1,7 +1,7 @@
 //! Delivery of interrupts and exceptions. Source: Intel SDM volume 3A chapter 6, section 20.1.4 and chapter 20.3;
 //! AMD64 APM volume 2 chapter 8.
 
-use bulkhead_engine::{Fault, Next};
+use bulkhead_engine::{Fault, Next, log};
 
 use super::descriptor::{
     Descriptor, code_of, fetch, is_null, kind, mark_accessed, null, set_cs, set_cs_protected,
@@ -91,6 +91,15 @@ pub fn deliver(cpu: &mut Cpu, mut event: Event) -> Next {
     cpu.halted = 0;
     loop {
         cpu.delivering = u32::from(event.vector);
+        if cpu.core.log & log::INT != 0 {
+            let place = (cpu.segs[seg::CS].selector, cpu.core.pc, cpu.cpl);
+            let error = event.error.map_or_else(String::new, |code| format!(" e={code:04x}"));
+            let text = format!(
+                "v={:02x}{error} {:?} cpl={} at {:04x}:{:016x} CR2={:016x} RAX={:016x}",
+                event.vector, event.origin, place.2, place.0, place.1, cpu.cr2, cpu.core.slots[0]
+            );
+            cpu.machine().log(log::INT, &text);
+        }
         match enter(cpu, event) {
             Ok(()) => break,
             Err(Fault) => {

@@ -22,7 +22,7 @@ pub mod string;
 pub mod system;
 pub mod x87;
 
-use bulkhead_engine::{CodeSource, CoreState, Fault};
+use bulkhead_engine::{CodeSource, CoreState, Fault, log};
 use bulkhead_ir::{Block, NONE};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
@@ -190,6 +190,7 @@ pub fn lower(
     let ahead = if cap == 1 { MAX_LEN } else { WINDOW };
     let mut insn = Instruction::default();
 
+    let mut listing = (core.log & log::IN_ASM != 0).then(|| String::from("IN:\n"));
     out.restart(pc);
     let mut ctx = Ctx::new(out, mode, features, cs_limit);
     fetch.fill(fetch.in_page.min(ahead))?;
@@ -211,6 +212,9 @@ pub fn lower(
                 }
             };
             ctx.start_insn(at, at.wrapping_add(len as u64) & mask, len);
+            if let Some(listing) = &mut listing {
+                list(listing, at, undefined.is_none().then_some(&insn));
+            }
             match undefined {
                 None => instruction(&mut ctx, &insn),
                 Some(vector::UD) => ctx.ud(),
@@ -227,7 +231,20 @@ pub fn lower(
             return Err(fault);
         }
     }
+    if let Some(listing) = listing {
+        core.machine().log(log::IN_ASM, &listing);
+    }
     Ok(())
+}
+
+/// Adds an instruction to the listing of a block (`-d in_asm`).
+fn list(listing: &mut String, pc: u64, insn: Option<&Instruction>) {
+    *listing += &format!("{pc:#018x}:  ");
+    match insn {
+        Some(insn) => iced_x86::FastFormatter::new().format(insn, listing),
+        None => *listing += "(undefined)",
+    }
+    listing.push('\n');
 }
 
 /// Goes on after `used` bytes of the window, whose rest is no whole instruction. Ends the block where the next page is needed and

@@ -112,6 +112,7 @@ static OPS: GuestOps = GuestOps {
     misaligned: |core, _| {
         helpers::gp(cpu_of(core), 0);
     },
+    describe: |_| String::new(),
     helpers: &TABLE,
 };
 
