@@ -145,7 +145,8 @@ pub(crate) struct Table {
     pub links: Vec<Link>,
     index: FastMap<Ident, BlockId>,
     pages: FastMap<u64, PageCode>,
-    by_gpa: FastMap<Gpa, u64>,
+    /// Host pages that were watched as a physical page; more than one after the physical map changed.
+    by_gpa: FastMap<Gpa, Vec<u64>>,
     watched: HashSet<u64, BuildHasherDefault<FastHasher>>,
     contexts: FastMap<(u64, u64), u32>,
     last_context: Option<((u64, u64), u32)>,
@@ -169,10 +170,10 @@ impl Table {
     /// Number of the context; `None` when there are too many and the table must be cleared.
     pub fn context(&mut self, key: u64, base: u64) -> Option<u32> {
         let context = (key, base);
-        if let Some((last, id)) = self.last_context {
-            if last == context {
-                return Some(id);
-            }
+        if let Some((last, id)) = self.last_context
+            && last == context
+        {
+            return Some(id);
         }
         let next = self.contexts.len() as u32;
         let id = match self.contexts.get(&context) {
@@ -201,7 +202,10 @@ impl Table {
 
     /// The machine now reports DMA to host page `page`, as physical page `gpa`.
     pub fn watch(&mut self, gpa: Gpa, page: u64) {
-        self.by_gpa.insert(gpa, page);
+        let pages = self.by_gpa.entry(gpa).or_default();
+        if !pages.contains(&page) {
+            pages.push(page);
+        }
         self.watched.insert(page);
     }
 
@@ -380,9 +384,21 @@ pub(crate) fn kill(core: &mut CoreState, id: BlockId) {
 pub(crate) fn page_dirtied(core: &mut CoreState, gpa: Gpa) {
     let gpa = gpa & !(PAGE_SIZE - 1);
     let now = mmu::phys_page(core, gpa).map(|(host, _)| host as u64);
+    drop_pages(core, gpa, now, None);
+}
+
+/// The machine took a write to the read-only memory at `host`, physical page `gpa`. It may have gone to other memory that
+/// is hidden now (shadow RAM): code taken from there is dropped.
+pub(crate) fn hidden_write(core: &mut CoreState, gpa: Gpa, host: *mut u8) {
+    drop_pages(core, gpa & !(PAGE_SIZE - 1), None, Some(host as u64));
+}
+
+/// Drops the code on host page `also` and on all that were ever watched as `gpa`, but not on `except`.
+fn drop_pages(core: &mut CoreState, gpa: Gpa, also: Option<u64>, except: Option<u64>) {
     let Some(e) = engine(core) else { return };
-    let then = e.table.by_gpa.get(&gpa).copied();
-    for page in [now, then.filter(|_| then != now)].into_iter().flatten() {
+    let mut pages = e.table.by_gpa.get(&gpa).cloned().unwrap_or_default();
+    pages.extend(also);
+    for page in pages.into_iter().filter(|&p| Some(p) != except) {
         let ids =
             engine(core).and_then(|e| e.table.pages.get(&page)).map(|p| p.blocks.clone()).unwrap_or_default();
         for id in ids {

@@ -75,10 +75,10 @@ fn advance(core: &mut CoreState) {
         core.running = NO_BLOCK;
         let engine = Engine::of(core);
         engine.stats.returns += 1;
-        if link != 0 {
-            if let Some(l) = engine.table.links.get(link as usize - 1) {
-                core.pc = l.target_pc;
-            }
+        if link != 0
+            && let Some(l) = engine.table.links.get(link as usize - 1)
+        {
+            core.pc = l.target_pc;
         }
         if core.exit != exit::NONE || core.attention().load(Ordering::Relaxed) != 0 {
             return;

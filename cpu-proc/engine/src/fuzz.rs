@@ -250,11 +250,9 @@ impl Gen<'_> {
                     self.ops.push(Op::select(code, wide, d, a, b));
                 }
             }
-            22 => {
-                if self.open == 0 {
-                    let d = self.whole(slots);
-                    self.ops.push(Op { d, ..Op::new(Opcode::GetFlags) });
-                }
+            22 if self.open == 0 => {
+                let d = self.whole(slots);
+                self.ops.push(Op { d, ..Op::new(Opcode::GetFlags) });
             }
             _ if flags => {
                 if self.rng.chance(40) {

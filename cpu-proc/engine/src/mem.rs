@@ -258,7 +258,15 @@ pub fn phys_store(core: &mut CoreState, gpa: Gpa, size: u32, value: u64) {
             // SAFETY: as above.
             unsafe { poke(byte, size, value) };
         }
-        _ => core.machine().write(gpa, size as u8, value & mask(size)),
+        _ => device_write(core, gpa, size, value),
+    }
+}
+
+/// A write that the machine takes.
+fn device_write(core: &mut CoreState, gpa: Gpa, size: u32, value: u64) {
+    core.machine().write(gpa, size as u8, value & mask(size));
+    if let Some((host, _)) = mmu::phys_page(core, gpa) {
+        blocks::hidden_write(core, gpa, host);
     }
 }
 
@@ -298,7 +306,7 @@ fn write_place(core: &mut CoreState, place: Place, size: u32, value: u64) {
             // SAFETY: as above.
             unsafe { poke(host, size, value) }
         }
-        Place::Device(gpa) => core.machine().write(gpa, size as u8, value & mask(size)),
+        Place::Device(gpa) => device_write(core, gpa, size, value),
     }
 }
 

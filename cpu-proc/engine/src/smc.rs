@@ -2,7 +2,7 @@
 
 use bulkhead_ir::{Alu, Block, Mem, NONE, Op, W8, W32, W64};
 
-use crate::testing::{Rig, stop_ops};
+use crate::testing::{ROM_PAGE, Rig, stop_ops};
 use crate::{Engine, mmu};
 
 /// Instruction words: `0` stops, `1` stores the low 32 bits of slot 1 at slot 8, `2` goes to 0x1000, `3` stores one byte
@@ -176,4 +176,27 @@ fn a_full_code_buffer_is_emptied_and_running_goes_on() {
         assert_eq!(r.cpu.core.slots[0], 60);
     }
     assert!(Engine::of(r.core()).stats.flushes > 0);
+}
+
+#[test]
+fn code_in_shadow_ram_that_was_rewritten_while_hidden_behind_rom_is_recompiled() {
+    let mut r = rig(&[]);
+    let rom = ROM_PAGE as u64 * 4096;
+    let shadow = (ROM_PAGE + 1) * 4096;
+    r.machine().put32(shadow, 0x101);
+    r.machine().put32(ROM_PAGE * 4096, 0x110);
+    r.machine().shadow = true;
+    r.run(rom);
+    assert_eq!(r.cpu.core.slots[0], 1);
+    r.machine().shadow = false;
+    mmu::flush_map(r.core());
+    r.run(rom);
+    assert_eq!(r.cpu.core.slots[0], 0x11);
+    crate::mem::store(r.core(), rom, 4, 0x140, crate::Privilege::Current).unwrap();
+    r.run(rom);
+    assert_eq!(r.cpu.core.slots[0], 0x21);
+    r.machine().shadow = true;
+    mmu::flush_map(r.core());
+    r.run(rom);
+    assert_eq!(r.cpu.core.slots[0], 0x61);
 }

@@ -29,6 +29,8 @@ pub struct TestMachine {
     pub device_log: Vec<(Gpa, u8, Option<u64>)>,
     pub watched: Vec<Gpa>,
     pub dirty: Vec<Gpa>,
+    /// The read-only page shows the memory of the next one instead, writable, as shadow RAM does; writes always go there.
+    pub shadow: bool,
 }
 
 #[derive(Clone)]
@@ -42,6 +44,7 @@ impl TestMachine {
             device_log: Vec::new(),
             watched: Vec::new(),
             dirty: Vec::new(),
+            shadow: false,
         }
     }
     pub fn bytes(&mut self) -> &mut [u8] {
@@ -57,6 +60,9 @@ impl TestMachine {
 impl Machine for TestMachine {
     fn page(&mut self, gpa: Gpa) -> Page {
         let index = (gpa >> 12) as usize;
+        if index == ROM_PAGE && self.shadow {
+            return Page::Memory { host: self.memory[ROM_PAGE + 1].0.as_mut_ptr(), writable: true };
+        }
         match self.memory.get_mut(index) {
             Some(frame) => Page::Memory { host: frame.0.as_mut_ptr(), writable: index != ROM_PAGE },
             None => Page::Device,
@@ -67,6 +73,10 @@ impl Machine for TestMachine {
         gpa.wrapping_mul(0x0101_0101_0101_0101) ^ 0x5a
     }
     fn write(&mut self, gpa: Gpa, size: u8, value: u64) {
+        if gpa >> 12 == ROM_PAGE as u64 {
+            let at = (ROM_PAGE + 1) * 4096 + (gpa & 0xfff) as usize;
+            self.bytes()[at..at + usize::from(size)].copy_from_slice(&value.to_le_bytes()[..usize::from(size)]);
+        }
         self.device_log.push((gpa, size, Some(value)));
     }
     fn port_read(&mut self, _: u16, _: u8) -> u32 {
@@ -183,7 +193,7 @@ fn lower(core: &mut CoreState, code: &mut dyn CodeSource, max: u32, out: &mut Bl
         cpu(core).lowering = lowering;
         ended = out.ops.last().is_some_and(|o| o.op >= Opcode::Goto);
     }
-    if !out.ops.last().is_some_and(|o| o.op >= Opcode::Goto) {
+    if out.ops.last().is_none_or(|o| o.op < Opcode::Goto) {
         out.push(Op::goto(pc, true));
     }
     Ok(())

@@ -100,7 +100,7 @@ impl Emitter<'_> {
                 self.regs.end_op(life.names);
             }
         }
-        if !block.ops.last().is_some_and(|o| o.op >= Opcode::Goto) {
+        if block.ops.last().is_none_or(|o| o.op < Opcode::Goto) {
             self.terminator(&Op::goto(block.next_pc, true));
         }
         self.finish();
@@ -350,11 +350,11 @@ impl Emitter<'_> {
     }
 
     fn mov(&mut self, op: &Op, life: Life) {
-        if op.w == W64 {
-            if let Some(value) = self.regs.constant(op.a).filter(|_| op.d >= TEMP0) {
-                self.regs.set_constant(op.d, value);
-                return;
-            }
+        if op.w == W64
+            && let Some(value) = self.regs.constant(op.a).filter(|_| op.d >= TEMP0)
+        {
+            self.regs.set_constant(op.d, value);
+            return;
         }
         let r = self.copy(op.d, op.a, life, op.w);
         if op.w == W32 && (op.a == op.d || life.names & bit(op.a) == 0) {
@@ -467,10 +467,12 @@ impl Emitter<'_> {
         }
         let imm = self.immediate(op);
         // Without flags, additions need not touch the host's.
-        if !sets && (add || (sub && imm.is_some_and(|i| i != i32::MIN))) && op.w >= W32 {
-            if self.add_by_lea(op, life, imm, sub) {
-                return;
-            }
+        if !sets
+            && (add || (sub && imm.is_some_and(|i| i != i32::MIN)))
+            && op.w >= W32
+            && self.add_by_lea(op, life, imm, sub)
+        {
+            return;
         }
         if !sets || carry {
             // A plain op must not lose live flags; an op with carry reads them first.

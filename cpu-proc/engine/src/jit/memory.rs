@@ -97,10 +97,10 @@ impl Emitter<'_> {
         let jump = self.translate(op, access, record);
         self.cold_access(jump, record, false);
         self.unlock_operands(op);
-        if let Some((next, after)) = next {
-            if self.fold(op, next, *after) {
-                return true;
-            }
+        if let Some((next, after)) = next
+            && self.fold(op, next, *after)
+        {
+            return true;
         }
         if op.d == NONE || (life.names & bit(op.d) == 0 && op.d >= bulkhead_ir::TEMP0) {
             return false;
@@ -158,10 +158,10 @@ impl Emitter<'_> {
 
     fn unlock_operands(&mut self, op: &Op) {
         for name in [op.a, op.b] {
-            if name != NONE {
-                if let Some(r) = self.regs.find(name) {
-                    self.regs.unlock(r);
-                }
+            if name != NONE
+                && let Some(r) = self.regs.find(name)
+            {
+                self.regs.unlock(r);
             }
         }
     }

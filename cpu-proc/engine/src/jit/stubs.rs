@@ -222,10 +222,10 @@ fn find_load(core: &mut CoreState, row: &Record, linear: u64) -> Result<u64, cra
     if row.flags & LD_FOR_WRITE != 0 {
         mem::probe_in(core, linear, size, Access::Write, mode)?;
     }
-    if linear % PAGE_SIZE + u64::from(size) <= PAGE_SIZE {
-        if let Place::Host(host) = mmu::place(core, linear, Access::Read, mode)? {
-            return Ok(host as u64);
-        }
+    if linear % PAGE_SIZE + u64::from(size) <= PAGE_SIZE
+        && let Place::Host(host) = mmu::place(core, linear, Access::Read, mode)?
+    {
+        return Ok(host as u64);
     }
     if size == 16 {
         let bytes = mem::load16_in(core, linear, mode)?;
