@@ -1,0 +1,182 @@
+//! Measures every figure that this project set itself, side by side with another emulator, and prints one table.
+//!
+//! usage: see [`USAGE`]. The repository's `./bench` builds what it needs first.
+
+mod figures;
+mod machine;
+mod rom;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use figures::{Bench, Emulator};
+
+const USAGE: &str = "\
+usage: bench [options]
+  --quick            one run of each figure
+  --runs N           runs of each figure (default 5; starts: ten times that)
+  --only LIST        some of boot,start,registers,disk,idle (idle measures memory too)
+  --markdown         the table as Markdown
+  --programs DIR     our programs (default: target/release when it has them, else target/fast)
+  --disk-mib N       size of the disk that is read (default 512)
+  --idle-seconds N   length of the idle measurement (default 10)
+The peer is the command line in the variable PEER, else qemu-system-x86_64 from PATH; PEER=none runs without.";
+
+const FIGURES: [&str; 5] = ["boot", "start", "registers", "disk", "idle"];
+
+struct Options {
+    runs: usize,
+    only: Vec<String>,
+    markdown: bool,
+    programs: Option<PathBuf>,
+    disk_mib: u64,
+    idle: u64,
+}
+
+fn options(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
+    let only = FIGURES.map(String::from).into();
+    let mut options = Options { runs: 5, only, markdown: false, programs: None, disk_mib: 512, idle: 10 };
+    fn value(option: &str, args: &mut impl Iterator<Item = String>) -> Result<String, String> {
+        args.next().ok_or_else(|| format!("{option} needs a value"))
+    }
+    fn number<T: std::str::FromStr>(
+        option: &str,
+        args: &mut impl Iterator<Item = String>,
+    ) -> Result<T, String> {
+        value(option, args)?.parse().map_err(|_| format!("{option} needs a number"))
+    }
+    while let Some(option) = args.next() {
+        match option.as_str() {
+            "--quick" => options.runs = 1,
+            "--runs" => options.runs = number(&option, &mut args)?,
+            "--only" => options.only = value(&option, &mut args)?.split(',').map(String::from).collect(),
+            "--markdown" => options.markdown = true,
+            "--programs" => options.programs = Some(value(&option, &mut args)?.into()),
+            "--disk-mib" => options.disk_mib = number(&option, &mut args)?,
+            "--idle-seconds" => options.idle = number(&option, &mut args)?,
+            _ => return Err(format!("{option}: no such option\n{USAGE}")),
+        }
+    }
+    if let Some(unknown) = options.only.iter().find(|name| !FIGURES.contains(&name.as_str())) {
+        return Err(format!("{unknown}: no such figure; there are {}", FIGURES.join(", ")));
+    }
+    if options.runs == 0 || options.disk_mib == 0 || options.idle == 0 {
+        return Err("numbers must be at least 1".to_owned());
+    }
+    Ok(options)
+}
+
+/// Our programs: those asked for, else release ones, else those that the tests use.
+fn programs(target: &Path, asked: Option<PathBuf>) -> Result<PathBuf, String> {
+    let places = asked.map_or_else(|| vec![target.join("release"), target.join("fast")], |place| vec![place]);
+    let found = places.iter().find(|place| place.join("qemu-system-x86_64").exists());
+    let found = found.ok_or_else(|| format!("no programs in {}: run ./bench", places[0].display()))?;
+    found.canonicalize().map_err(|error| format!("{}: {error}", found.display()))
+}
+
+fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// The emulator to compare with, if there is one.
+fn peer() -> Option<Emulator> {
+    let x86_64: Vec<String> = match std::env::var("PEER") {
+        Ok(none) if none == "none" => return None,
+        Ok(command) if !command.trim().is_empty() => command.split_whitespace().map(String::from).collect(),
+        _ => {
+            let Some(program) = which("qemu-system-x86_64") else {
+                eprintln!(
+                    "bench: no peer, so no ratios; to get one: apt-get install --no-install-recommends qemu-system-x86"
+                );
+                return None;
+            };
+            vec![program.display().to_string(), "-accel".into(), "tcg".into()]
+        }
+    };
+    // 32-bit guests run under the 32-bit program where there is one beside it.
+    let mut i386 = x86_64.clone();
+    if let Some(base) = i386[0].strip_suffix("qemu-system-x86_64") {
+        let sibling = format!("{base}qemu-system-i386");
+        if Path::new(&sibling).is_file() {
+            i386[0] = sibling;
+        }
+    }
+    Some(Emulator { x86_64, i386 })
+}
+
+fn version(emulator: &Emulator) -> String {
+    let output = std::process::Command::new(&emulator.x86_64[0]).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("unknown").to_owned()
+}
+
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().unwrap_or("?").to_owned()
+}
+
+fn run() -> Result<(), String> {
+    let mut args = std::env::args().skip(1).peekable();
+    if args.peek().is_some_and(|first| first == "--help" || first == "-h") {
+        println!("{USAGE}");
+        return Ok(());
+    }
+    let options = options(args)?;
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let programs = programs(&target, options.programs)?;
+    let scratch = target.join("bench");
+    std::fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
+    let program = |name: &str| vec![programs.join(name).display().to_string()];
+    let bench = Bench {
+        ours: Emulator { x86_64: program("qemu-system-x86_64"), i386: program("qemu-system-i386") },
+        peer: peer(),
+        runs: options.runs,
+        guests: target.join("guests"),
+        scratch: scratch.canonicalize().map_err(|error| format!("{}: {error}", scratch.display()))?,
+        disk_mib: options.disk_mib,
+        idle: Duration::from_secs(options.idle),
+    };
+    let load_before = load();
+    let mut sections = Vec::new();
+    for figure in FIGURES.iter().filter(|figure| options.only.iter().any(|name| name == *figure)) {
+        match *figure {
+            "boot" => sections.push(bench.boot()),
+            "start" => sections.push(bench.start()),
+            "registers" => sections.push(bench.registers()),
+            "disk" => sections.push(bench.disk_read()),
+            _ => sections.extend(bench.idle()),
+        }
+    }
+    let profile = programs.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let line = |text: String| if options.markdown { format!("* {text}") } else { text };
+    println!("{}", line(format!("ours: {} profile, {}", profile, version(&bench.ours))));
+    let peer = bench
+        .peer
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), |peer| format!("{}, {}", peer.x86_64.join(" "), version(peer)));
+    println!("{}", line(format!("peer: {peer}")));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!(
+        "{}",
+        line(format!(
+            "host: {cores} cores, load {load_before} before and {} after; {} runs",
+            load(),
+            bench.runs
+        ))
+    );
+    print!("{}", table::render(&sections, options.markdown));
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
