@@ -418,11 +418,17 @@ impl BlockServer {
 
     /// The oldest submitted request. A request with an unknown operation or length is completed with an error here.
     pub fn next(&self) -> Option<BlockRequest> {
-        loop {
-            let slot = (0..BLOCK_SLOTS)
-                .filter(|slot| self.map.word(slot_at(*slot)).load(Ordering::SeqCst) == 1)
-                .min_by_key(|slot| self.map.dword(slot_at(*slot) + 0x18).load(Ordering::Relaxed))?;
+        self.pending().into_iter().next()
+    }
+
+    /// Every submitted request, the oldest first. Malformed ones are completed with an error here.
+    pub fn pending(&self) -> Vec<BlockRequest> {
+        let mut found = Vec::new();
+        for slot in 0..BLOCK_SLOTS {
             let at = slot_at(slot);
+            if self.map.word(at).load(Ordering::SeqCst) != 1 {
+                continue;
+            }
             let length = self.map.word(at + 0x10).load(Ordering::Relaxed) as usize;
             let op = match self.map.word(at + 0x04).load(Ordering::Relaxed) {
                 1 => Some(BlockOp::Read),
@@ -434,11 +440,24 @@ impl BlockServer {
             match op {
                 Some(op) if length <= BLOCK_DATA => {
                     let offset = self.map.dword(at + 0x08).load(Ordering::Relaxed);
-                    return Some(BlockRequest { slot, op, offset, length });
+                    let number = self.map.dword(at + 0x18).load(Ordering::Relaxed);
+                    found.push((number, BlockRequest { slot, op, offset, length }));
                 }
                 _ => self.complete(slot, BlockStatus::Error),
             }
         }
+        found.sort_by_key(|(number, _)| *number);
+        found.into_iter().map(|(_, request)| request).collect()
+    }
+
+    /// Whether anything is submitted.
+    pub fn has_work(&self) -> bool {
+        (0..BLOCK_SLOTS).any(|slot| self.map.word(slot_at(slot)).load(Ordering::SeqCst) == 1)
+    }
+
+    /// The device's bell: says where the device runs.
+    pub fn peer(&self) -> &Bell {
+        &self.peer
     }
 
     /// Runs `transfer` over the first `length` bytes of a slot's data in place.
