@@ -43,6 +43,9 @@ fn open(manifest: &Manifest, config: &BlockConfig) -> Result<Box<dyn Image>, Sta
     if config.format != "raw" {
         return Err(refused(format!("image format {}: not supported yet", config.format)));
     }
+    if i64::try_from(config.bytes).is_err() {
+        return Err(refused("image is too large"));
+    }
     let file = manifest.take(&format!("{}0", fd::IMAGE))?;
     let write_through = config.cache == BlockCache::Writethrough;
     let raw = Raw::new(file, config.bytes, config.read_only || config.snapshot, write_through);
@@ -71,5 +74,9 @@ impl Image for Empty {
 
     fn flush(&mut self) -> Result<(), ImageError> {
         Ok(())
+    }
+
+    fn is_write_through(&self) -> bool {
+        false
     }
 }

@@ -1,18 +1,39 @@
 //! The request loop.
+//!
+//! Requests run one after the other in the order of their numbers. With `cache=writethrough` the writes that wait together are made
+//! durable together and reported then: one `fdatasync` for a long command of several requests.
 
 use bulkhead_bus::bell::Bell;
 use bulkhead_bus::links::{BlockOp, BlockRequest, BlockServer, BlockStatus};
+use bulkhead_bus::sys;
 
 use crate::formats::{Image, ImageError};
 
-/// Runs one request on the image.
-pub fn run(server: &BlockServer, image: &mut dyn Image, request: BlockRequest) -> BlockStatus {
-    let end = request.offset.checked_add(request.length as u64);
+#[cfg(test)]
+mod tests;
+
+/// How long to look for more work while the device is awake on another processor. Shorter than a device's own patience: the device
+/// has other things to do between two requests.
+const SPIN_NS: u64 = 20_000;
+
+fn status(outcome: Result<(), ImageError>) -> BlockStatus {
+    match outcome {
+        Ok(()) => BlockStatus::Ok,
+        Err(ImageError::Range) => BlockStatus::Range,
+        Err(ImageError::ReadOnly) => BlockStatus::ReadOnly,
+        Err(ImageError::Host(_)) => BlockStatus::Error,
+    }
+}
+
+/// Runs one request on the image, without making a write durable.
+fn run(server: &BlockServer, image: &mut dyn Image, request: BlockRequest) -> BlockStatus {
     // The last sector of an image that is no multiple of 512 bytes long reads as padded with zeros.
-    if end.is_none_or(|end| end > image.bytes().next_multiple_of(512)) {
+    let size = image.bytes().checked_next_multiple_of(512);
+    let end = request.offset.checked_add(request.length as u64);
+    if end.is_none_or(|end| size.is_none_or(|size| end > size)) {
         return BlockStatus::Range;
     }
-    let outcome = match request.op {
+    status(match request.op {
         BlockOp::Read => {
             server.with_data(request.slot, request.length, |data| image.read(request.offset, data))
         }
@@ -22,25 +43,53 @@ pub fn run(server: &BlockServer, image: &mut dyn Image, request: BlockRequest) -
         BlockOp::Flush => image.flush(),
         // A hint that a raw file on every file system can ignore.
         BlockOp::Discard => Ok(()),
-    };
-    match outcome {
-        Ok(()) => BlockStatus::Ok,
-        Err(ImageError::Range) => BlockStatus::Range,
-        Err(ImageError::ReadOnly) => BlockStatus::ReadOnly,
-        Err(ImageError::Host(_)) => BlockStatus::Error,
+    })
+}
+
+/// Runs everything that is submitted now. False when there was nothing.
+pub fn serve_pending(server: &BlockServer, image: &mut dyn Image) -> bool {
+    let requests = server.pending();
+    let any = !requests.is_empty();
+    // Slots of writes that are done but not durable.
+    let mut held: Vec<usize> = Vec::new();
+    for request in requests {
+        let outcome = run(server, image, request);
+        if request.op == BlockOp::Write && outcome == BlockStatus::Ok && image.is_write_through() {
+            held.push(request.slot);
+        } else {
+            server.complete(request.slot, outcome);
+        }
     }
+    if !held.is_empty() {
+        let outcome = status(image.flush());
+        held.into_iter().for_each(|slot| server.complete(slot, outcome));
+    }
+    any
 }
 
 /// Serves for ever.
 pub fn serve(server: &BlockServer, bell: &Bell, image: &mut dyn Image) -> ! {
     loop {
         bell.publish_cpu();
-        match server.next() {
-            Some(request) => {
-                let status = run(server, image, request);
-                server.complete(request.slot, status);
-            }
-            None => bell.sleep(None, || server.next().is_some()),
+        if !serve_pending(server, image) && !spin(server) {
+            bell.sleep(None, || server.has_work());
         }
     }
+}
+
+/// Waits a moment for the device. True when there is work.
+fn spin(server: &BlockServer) -> bool {
+    let start = sys::monotonic_ns();
+    while server.peer().is_elsewhere() && !server.peer().is_asleep() {
+        for _ in 0..16 {
+            if server.has_work() {
+                return true;
+            }
+            sys::pause();
+        }
+        if sys::monotonic_ns().wrapping_sub(start) > SPIN_NS {
+            return false;
+        }
+    }
+    false
 }

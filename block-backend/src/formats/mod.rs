@@ -2,6 +2,8 @@
 
 mod overlay;
 mod raw;
+#[cfg(test)]
+mod tests;
 
 pub use overlay::Overlay;
 pub use raw::Raw;
@@ -42,4 +44,7 @@ pub trait Image {
     /// # Errors
     /// The host's.
     fn flush(&mut self) -> Result<(), ImageError>;
+
+    /// Whether a write counts as done only when it is durable: whoever reports it calls [`Image::flush`] first.
+    fn is_write_through(&self) -> bool;
 }

@@ -24,12 +24,15 @@ impl Overlay {
     /// Over the image `below` and the temporary file, empty or left by a predecessor.
     ///
     /// # Errors
-    /// When the temporary file cannot be read.
+    /// When the image is too large or the temporary file cannot be read.
     pub fn new(below: Box<dyn Image>, file: OwnedFd) -> Result<Overlay, ImageError> {
         let clusters = below.bytes().div_ceil(CLUSTER);
         let bitmap_at = clusters.checked_mul(CLUSTER).ok_or(ImageError::Range)?;
-        let mut bitmap = vec![0u8; usize::try_from(clusters.div_ceil(8)).map_err(|_| ImageError::Range)?];
-        read_all(&file, bitmap_at, &mut bitmap)?;
+        let mut bitmap = Vec::new();
+        let len = usize::try_from(clusters.div_ceil(8)).map_err(|_| ImageError::Range)?;
+        bitmap.try_reserve_exact(len).map_err(|_| ImageError::Host(nix::errno::Errno::ENOMEM))?;
+        bitmap.resize(len, 0);
+        read_all(&file, bitmap_at, &mut bitmap, u64::MAX)?;
         Ok(Overlay { below, file, bitmap_at, bitmap })
     }
 
@@ -37,18 +40,21 @@ impl Overlay {
         self.bitmap.get((cluster / 8) as usize).is_some_and(|byte| byte >> (cluster % 8) & 1 != 0)
     }
 
-    /// Records that clusters `first..=last` are here now.
+    /// Records that clusters `first..=last` are here now: in the file, then in memory.
     fn record(&mut self, first: u64, last: u64) -> Result<(), ImageError> {
         if (first..=last).all(|cluster| self.has(cluster)) {
             return Ok(());
         }
+        let range = (first / 8) as usize..=(last / 8) as usize;
+        let mut bits = self.bitmap.get(range.clone()).ok_or(ImageError::Range)?.to_vec();
         for cluster in first..=last {
-            if let Some(byte) = self.bitmap.get_mut((cluster / 8) as usize) {
+            if let Some(byte) = bits.get_mut((cluster / 8 - first / 8) as usize) {
                 *byte |= 1 << (cluster % 8);
             }
         }
-        let bytes = self.bitmap.get((first / 8) as usize..=(last / 8) as usize).ok_or(ImageError::Range)?;
-        write_all(&self.file, self.bitmap_at + first / 8, bytes)
+        write_all(&self.file, self.bitmap_at + first / 8, &bits)?;
+        self.bitmap.get_mut(range).ok_or(ImageError::Range)?.copy_from_slice(&bits);
+        Ok(())
     }
 
     /// Copies a cluster up, so that part of it can be overwritten.
@@ -68,19 +74,20 @@ impl Image for Overlay {
     }
 
     fn read(&mut self, offset: u64, to: &mut [u8]) -> Result<(), ImageError> {
+        let limit = offset.checked_add(to.len() as u64).ok_or(ImageError::Range)?;
         let mut done = 0usize;
         while done < to.len() {
             let at = offset + done as u64;
             let here = self.has(at / CLUSTER);
             // The longest run of clusters from the same place.
             let mut end = (at / CLUSTER + 1) * CLUSTER;
-            while end < offset + to.len() as u64 && self.has(end / CLUSTER) == here {
+            while end < limit && self.has(end / CLUSTER) == here {
                 end += CLUSTER;
             }
             let len = ((end - at) as usize).min(to.len() - done);
             let Some(part) = to.get_mut(done..done + len) else { return Err(ImageError::Range) };
             if here {
-                read_all(&self.file, at, part)?;
+                read_all(&self.file, at, part, u64::MAX)?;
             } else {
                 self.below.read(at, part)?;
             }
@@ -90,14 +97,16 @@ impl Image for Overlay {
     }
 
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), ImageError> {
-        let Some(last_byte) = (offset + from.len() as u64).checked_sub(1).filter(|_| !from.is_empty()) else {
+        if from.is_empty() {
             return Ok(());
-        };
-        let (first, last) = (offset / CLUSTER, last_byte / CLUSTER);
+        }
+        let end = offset.checked_add(from.len() as u64).ok_or(ImageError::Range)?;
+        let (first, last) = (offset / CLUSTER, (end - 1) / CLUSTER);
+        // Clusters that are overwritten in part keep the rest of what is below.
         if !offset.is_multiple_of(CLUSTER) {
             self.copy_up(first)?;
         }
-        if !(last_byte + 1).is_multiple_of(CLUSTER) && (last != first || offset.is_multiple_of(CLUSTER)) {
+        if !end.is_multiple_of(CLUSTER) && (last != first || offset.is_multiple_of(CLUSTER)) {
             self.copy_up(last)?;
         }
         write_all(&self.file, offset, from)?;
@@ -107,5 +116,9 @@ impl Image for Overlay {
     fn flush(&mut self) -> Result<(), ImageError> {
         // Nothing of a snapshot outlives the process tree, so there is nothing to make durable.
         Ok(())
+    }
+
+    fn is_write_through(&self) -> bool {
+        false
     }
 }

@@ -1,0 +1,270 @@
+//! `bh-block` as the broker runs it: in its jail, over shared memory, killed and succeeded.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::config::{BlockCache, BlockConfig};
+use bulkhead_bus::links::{BLOCK_DATA, BLOCK_LINK, BlockClient, BlockOp, BlockServer, BlockStatus};
+use bulkhead_bus::manifest::{MANIFEST_FD, Manifest};
+use bulkhead_bus::sys::{Mapping, memfd};
+use bulkhead_bus::{serve, wire};
+
+/// What outlives the back end: the link and the bells, as the broker holds them.
+struct Host {
+    link: OwnedFd,
+    bell: OwnedFd,
+    device_bell: OwnedFd,
+    client: BlockClient,
+    server: BlockServer,
+    device: Bell,
+}
+
+/// The program. Its name has a hyphen, which the shell of the compiler's wrapper takes out of the environment at compile time.
+fn program() -> std::path::PathBuf {
+    match std::env::var_os("CARGO_BIN_EXE_bh-block") {
+        Some(path) => path.into(),
+        None => {
+            let test = std::env::current_exe().expect("own path");
+            test.ancestors().nth(2).expect("target folder").join("bh-block")
+        }
+    }
+}
+
+fn map(fd: &OwnedFd, len: usize) -> Mapping {
+    Mapping::shared(fd.as_fd(), len, true).expect("mapping")
+}
+
+impl Host {
+    fn new() -> Host {
+        let link = memfd("link", BLOCK_LINK as u64).expect("memfd");
+        let bell = memfd("bell", BELL_BYTES as u64).expect("memfd");
+        let device_bell = memfd("device-bell", BELL_BYTES as u64).expect("memfd");
+        let client = BlockClient::new(map(&link, BLOCK_LINK), Arc::new(Bell::new(map(&bell, BELL_BYTES))));
+        let server =
+            BlockServer::new(map(&link, BLOCK_LINK), Arc::new(Bell::new(map(&device_bell, BELL_BYTES))));
+        let device = Bell::new(map(&device_bell, BELL_BYTES));
+        Host { link, bell, device_bell, client, server, device }
+    }
+
+    /// Starts a back end on `files`.
+    fn start(&self, config: &BlockConfig, files: &[(&str, &File)]) -> Running {
+        let mut fds: Vec<(&str, RawFd)> = vec![
+            ("block0", self.link.as_raw_fd()),
+            ("block0-peer", self.device_bell.as_raw_fd()),
+            ("bell", self.bell.as_raw_fd()),
+        ];
+        fds.extend(files.iter().map(|(name, file)| (*name, file.as_raw_fd())));
+        let numbered = fds.iter().enumerate();
+        let manifest = Manifest {
+            name: "bh-block-test".to_owned(),
+            role: "block".to_owned(),
+            fds: numbered.map(|(at, (name, _))| ((*name).to_owned(), MANIFEST_FD + 1 + at as i32)).collect(),
+            config: wire::encode(config).expect("configuration"),
+            source: 0,
+            ram_bytes: 0,
+            bulk_bytes: 0,
+            run_as: Some((65_534, 65_534)),
+        };
+        let bytes = serve::encode_manifest(&manifest).expect("manifest");
+        let memory = memfd("manifest", bytes.len() as u64).expect("memfd");
+        nix::sys::uio::pwrite(&memory, &bytes, 0).expect("manifest");
+        // Out of the way of the numbers that the child gets.
+        let high: Vec<OwnedFd> = std::iter::once(memory.as_raw_fd())
+            .chain(fds.iter().map(|(_, fd)| *fd))
+            .map(|fd| {
+                // SAFETY: duplicates a live descriptor; the result is ours.
+                unsafe {
+                    let copy = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 200);
+                    assert!(copy >= 200);
+                    std::os::fd::FromRawFd::from_raw_fd(copy)
+                }
+            })
+            .collect();
+        let numbers: Vec<RawFd> = high.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut command = Command::new(program());
+        command.arg0("bh-block-test").env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+        // SAFETY: dup2 is async-signal-safe and the numbers are live.
+        unsafe {
+            command.pre_exec(move || {
+                for (index, fd) in numbers.iter().enumerate() {
+                    if libc::dup2(*fd, MANIFEST_FD + index as RawFd) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+        let mut running = Running(command.spawn().expect("bh-block"));
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.server.wait_ready(Duration::from_millis(50)) {
+            assert!(running.0.try_wait().expect("wait").is_none(), "the back end ended before it was ready");
+            assert!(Instant::now() < end, "the back end is not ready");
+        }
+        running
+    }
+
+    /// Waits until the request in `slot` is done.
+    fn wait(&self, slot: usize) -> BlockStatus {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.client.poll(slot) {
+                Some(Some(status)) => {
+                    self.client.release(slot);
+                    return status;
+                }
+                Some(None) => {}
+                None => panic!("slot {slot} is free"),
+            }
+            assert!(Instant::now() < end, "slot {slot} is never done");
+            self.device
+                .sleep(Some(Duration::from_millis(20)), || !matches!(self.client.poll(slot), Some(None)));
+        }
+    }
+
+    fn request(&self, slot: usize, op: BlockOp, offset: u64, length: usize, number: u64) {
+        assert!(self.client.submit(slot, op, offset, length, number), "slot {slot}");
+    }
+}
+
+/// A back end that does not outlive the test.
+struct Running(Child);
+
+impl Running {
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn image(name: &str, bytes: u64) -> File {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+    let file = file.expect("image");
+    std::fs::remove_file(path).expect("unlink");
+    file.set_len(bytes).expect("size");
+    file
+}
+
+fn config(bytes: u64, snapshot: bool, cache: BlockCache) -> BlockConfig {
+    BlockConfig {
+        name: "hda".to_owned(),
+        empty: false,
+        read_only: false,
+        snapshot,
+        cache,
+        format: "raw".to_owned(),
+        bytes,
+    }
+}
+
+#[test]
+fn reads_writes_and_flushes_in_its_jail() {
+    let file = image("process-rw.img", 1 << 20);
+    file.write_all_at(&[0x5a; 4096], 8192).expect("write");
+    let host = Host::new();
+    let mut running = host.start(&config(1 << 20, false, BlockCache::Writethrough), &[("image0", &file)]);
+    host.request(0, BlockOp::Read, 8192, 4096, 1);
+    assert_eq!(host.wait(0), BlockStatus::Ok);
+    let mut got = [0; 4096];
+    assert!(host.client.read_data(0, 0, &mut got));
+    assert_eq!(got, [0x5a; 4096]);
+    assert!(host.client.write_data(1, 0, &[0x33; 1024]));
+    host.request(1, BlockOp::Write, 512, 1024, 2);
+    host.request(2, BlockOp::Flush, 0, 0, 3);
+    host.request(3, BlockOp::Discard, 0, 512, 4);
+    host.request(4, BlockOp::Read, 1 << 20, 512, 5);
+    let statuses: Vec<_> = (1..5).map(|slot| host.wait(slot)).collect();
+    assert_eq!(statuses, [BlockStatus::Ok, BlockStatus::Ok, BlockStatus::Ok, BlockStatus::Range]);
+    let mut got = [0; 1536];
+    file.read_exact_at(&mut got, 0).expect("read");
+    assert_eq!((&got[..512], &got[512..]), (&[0; 512][..], &[0x33; 1024][..]));
+    assert!(running.0.try_wait().expect("wait").is_none(), "no request broke the policy");
+}
+
+/// Killed at random moments of a stream of writes and reads; the successor runs what was submitted, nothing is lost.
+#[test]
+fn successor_replays_what_was_in_flight() {
+    let bytes = 16u64 << 20;
+    let file = image("process-kill.img", bytes);
+    let host = Host::new();
+    let config = config(bytes, false, BlockCache::Writeback);
+    let mut running = host.start(&config, &[("image0", &file)]);
+    let chunks = bytes / BLOCK_DATA as u64;
+    let fill = |number: u64| vec![(number * 37 + 1) as u8; BLOCK_DATA];
+    // Writes of the whole image, seven in flight, a kill after every ninth submission.
+    for number in 0..chunks {
+        let slot = (number % 7) as usize;
+        if host.client.poll(slot).is_some() {
+            assert_eq!(host.wait(slot), BlockStatus::Ok);
+        }
+        assert!(host.client.write_data(slot, 0, &fill(number)));
+        host.request(slot, BlockOp::Write, number * BLOCK_DATA as u64, BLOCK_DATA, number);
+        if number % 9 == 8 {
+            running.kill();
+            running = host.start(&config, &[("image0", &file)]);
+        }
+    }
+    for slot in 0..7 {
+        assert_eq!(host.wait(slot), BlockStatus::Ok);
+    }
+    let mut got = vec![0; BLOCK_DATA];
+    for number in 0..chunks {
+        let slot = (number % 7) as usize;
+        host.request(slot, BlockOp::Read, number * BLOCK_DATA as u64, BLOCK_DATA, chunks + number);
+        if number % 16 == 3 {
+            running.kill();
+            running = host.start(&config, &[("image0", &file)]);
+        }
+        assert_eq!(host.wait(slot), BlockStatus::Ok);
+        assert!(host.client.read_data(slot, 0, &mut got));
+        assert!(got == fill(number), "chunk {number}");
+    }
+}
+
+#[test]
+fn snapshot_survives_its_process_and_spares_the_image() {
+    let bytes = 1u64 << 20;
+    let file = image("process-snapshot.img", bytes);
+    let overlay = image("process-overlay.img", 0);
+    let host = Host::new();
+    let config = config(bytes, true, BlockCache::Writethrough);
+    let files = [("image0", &file), ("overlay", &overlay)];
+    let mut running = host.start(&config, &files);
+    assert!(host.client.write_data(0, 0, &[0x77; 1024]));
+    host.request(0, BlockOp::Write, 1024, 1024, 1);
+    assert_eq!(host.wait(0), BlockStatus::Ok);
+    running.kill();
+    let _successor = host.start(&config, &files);
+    host.request(0, BlockOp::Read, 512, 2048, 2);
+    assert_eq!(host.wait(0), BlockStatus::Ok);
+    let mut got = [1; 2048];
+    assert!(host.client.read_data(0, 0, &mut got));
+    let want: Vec<u8> = [[0; 512], [0x77; 512], [0x77; 512], [0; 512]].concat();
+    assert_eq!(got[..], want);
+    let mut below = vec![1; bytes as usize];
+    file.read_exact_at(&mut below, 0).expect("read");
+    assert!(below.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn empty_drive_serves_and_refuses() {
+    let host = Host::new();
+    let empty = BlockConfig { empty: true, ..config(0, false, BlockCache::Writeback) };
+    let _running = host.start(&empty, &[]);
+    host.request(0, BlockOp::Read, 0, 512, 1);
+    assert_eq!(host.wait(0), BlockStatus::Range);
+    host.request(0, BlockOp::Flush, 0, 0, 2);
+    assert_eq!(host.wait(0), BlockStatus::Ok);
+}
