@@ -285,7 +285,9 @@ impl Channel {
         state.left = count * SECTOR;
         state.limit = if multiple { u16::from(state.multiple) * SECTOR as u16 } else { SECTOR as u16 };
         state.dma = u8::from(dma);
-        state.durable = u8::from(write && (fua || state.write_cache == 0));
+        // A back end without a cache reports a write when it is durable.
+        let cached = unit.block.medium().write_cache;
+        state.durable = u8::from(write && cached && (fua || state.write_cache == 0));
         if !write {
             self.start_fetch(drive);
         } else if dma {

@@ -151,7 +151,7 @@ impl Piix3Ide {
                             head: state.next,
                             next: state.next,
                             generation: unit.block.medium().generation,
-                            write_cache: 1,
+                            write_cache: u8::from(unit.block.medium().write_cache),
                             smart: 1,
                             multiple: 16,
                             ..Drive::default()

@@ -66,7 +66,7 @@ impl Pc {
             let bytes = image.len() as u64;
             server.set_medium(Medium { bytes, present: true, write_cache: true, ..Medium::default() });
         }
-        bench.with(|chip, env| bulkhead_bus::chip::Chip::reset(chip, env));
+        bench.with(bulkhead_bus::chip::Chip::reset);
         Pc { bench, config, images, flushes: vec![0; 3], outcomes: Vec::new() }
     }
 

@@ -74,7 +74,7 @@ fn set_features_shows_in_identify() {
     pc.bench.write(1, 0, 1, control::SRST.into());
     pc.bench.write(1, 0, 1, 0);
     assert_eq!(identify(&mut pc, 0, command::IDENTIFY)[88], 0x043f);
-    pc.bench.with(|chip, env| bulkhead_bus::chip::Chip::reset(chip, env));
+    pc.bench.with(bulkhead_bus::chip::Chip::reset);
     assert_eq!(identify(&mut pc, 0, command::IDENTIFY)[88], 0x203f);
 }
 
