@@ -102,9 +102,9 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
         return Err(truncated());
     }
     if version >= 0x0204 {
-        // Protected-mode part in 16-byte units; only its lower half counts before protocol 2.05 or so.
+        // Protected-mode part in 16-byte units, rounded up.
         let size = u64::from(u32::from_le_bytes(get(image, 0x1f4).ok_or_else(truncated)?)) * 16;
-        if ((image.len() - split) as u64) < size {
+        if ((image.len() - split) as u64).next_multiple_of(16) < size {
             return Err(truncated());
         }
     }
@@ -260,6 +260,13 @@ mod tests {
         );
         assert_eq!(error(b"\x7fELF"), LayoutError::Kernel("not a Linux kernel image (bzImage)".to_owned()));
         assert_eq!(error(&image[..0x207]), LayoutError::Kernel("kernel image is truncated".to_owned()));
+    }
+
+    #[test]
+    fn a_size_rounded_up_to_its_unit_is_no_truncation() {
+        let mut image = bzimage(4096);
+        image.truncate(image.len() - 8);
+        assert!(lay_out(&image, "", None, 64 << 20).is_ok());
     }
 
     #[test]
