@@ -46,7 +46,8 @@ fn image_of_another_vm_is_refused_naming_its_pid() {
     let scratch = Scratch::new("locked");
     let image = scratch.file("disk.img");
     std::fs::write(&image, vec![0u8; 1 << 20]).expect("image");
-    let mut vm = Vm::start("qemu", &["-S", "-hda", &image, "-monitor", "stdio", "-serial", "null", "-vnc", "none"]);
+    let mut vm =
+        Vm::start("qemu", &["-S", "-hda", &image, "-monitor", "stdio", "-serial", "null", "-vnc", "none"]);
     vm.expect("(qemu)", 20);
     names(&["-hda", &image, "-vnc", "none"], &["disk.img", &vm.pid().to_string()]);
 }

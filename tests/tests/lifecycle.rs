@@ -42,7 +42,15 @@ fn every_process_shows_its_role_and_instance() {
 
 #[test]
 fn every_signal_that_ends_the_launcher_ends_the_tree() {
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGKILL, libc::SIGSEGV, libc::SIGQUIT, libc::SIGABRT] {
+    for signal in [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGHUP,
+        libc::SIGKILL,
+        libc::SIGSEGV,
+        libc::SIGQUIT,
+        libc::SIGABRT,
+    ] {
         let scratch = Scratch::new(&format!("signal{signal}"));
         let mut vm = sleeping_vm(&scratch, &[]);
         let processes = vm.processes();
@@ -120,7 +128,19 @@ fn daemonize_returns_when_the_vm_runs() {
     let scratch = Scratch::new("daemon");
     let (bios, pid) = (scratch.file("sleep.rom"), scratch.file("pid"));
     std::fs::write(&bios, rom(SLEEP)).expect("ROM image");
-    let args = ["-bios", &bios, "-daemonize", "-pidfile", &pid, "-vnc", "none", "-serial", "null", "-monitor", "null"];
+    let args = [
+        "-bios",
+        &bios,
+        "-daemonize",
+        "-pidfile",
+        &pid,
+        "-vnc",
+        "none",
+        "-serial",
+        "null",
+        "-monitor",
+        "null",
+    ];
     let status = Command::new(programs().join("qemu")).args(args).status().expect("launcher");
     assert_eq!(status.code(), Some(0));
     let pid: u32 = std::fs::read_to_string(&pid).expect("pid file").trim().parse().expect("pid");
@@ -160,10 +180,15 @@ fn snapshot_leaves_the_image_alone_and_no_temporary_file() {
     let scratch = Scratch::new("snapshot");
     let image = scratch.file("disk.img");
     std::fs::write(&image, vec![0x5au8; 1 << 20]).expect("image");
-    let before: BTreeSet<_> = std::fs::read_dir(std::env::temp_dir()).expect("temp").flatten().map(|e| e.file_name()).collect();
+    let before: BTreeSet<_> =
+        std::fs::read_dir(std::env::temp_dir()).expect("temp").flatten().map(|e| e.file_name()).collect();
     let mut vm = sleeping_vm(&scratch, &["-hda", &image, "-snapshot"]);
-    let during: BTreeSet<_> = std::fs::read_dir(std::env::temp_dir()).expect("temp").flatten().map(|e| e.file_name()).collect();
-    assert!(during.difference(&before).all(|name| !name.to_string_lossy().contains("bulkhead")), "a named temporary file");
+    let during: BTreeSet<_> =
+        std::fs::read_dir(std::env::temp_dir()).expect("temp").flatten().map(|e| e.file_name()).collect();
+    assert!(
+        during.difference(&before).all(|name| !name.to_string_lossy().contains("bulkhead")),
+        "a named temporary file"
+    );
     vm.send("quit\n");
     vm.wait(10);
     assert!(std::fs::read(&image).expect("image").iter().all(|byte| *byte == 0x5a));
@@ -174,7 +199,17 @@ fn kernel_command_line_and_initrd_reach_the_guest() {
     let (kernel, initrd) = (guest("amd64/vmlinuz"), guest("amd64/initrd.gz"));
     let mut vm = Vm::start(
         "qemu-system-x86_64",
-        &["-nographic", "-m", "256", "-kernel", &kernel, "-initrd", &initrd, "-append", "console=ttyS0 run=echo,it-came-through"],
+        &[
+            "-nographic",
+            "-m",
+            "256",
+            "-kernel",
+            &kernel,
+            "-initrd",
+            &initrd,
+            "-append",
+            "console=ttyS0 run=echo,it-came-through",
+        ],
     );
     vm.expect("it-came-through", 240);
     assert_eq!(vm.wait(60).code(), Some(0));

@@ -294,6 +294,7 @@ fn the_monitor_reads_memory_as_the_guest_sees_it() {
     let (_vm, mut monitor) = stopped(&scratch, &[]);
     // The reset vector: a far jump to F000:E05B.
     assert_eq!(monitor.ask("xp/5bx 0xfffffff0"), "00000000fffffff0: 0xea 0x5b 0xe0 0x00 0xf0\n");
+    assert!(monitor.ask("xp/2hx 0xb8000").starts_with("00000000000b8000: 0x"));
     assert_eq!(monitor.ask("print 1 + 2*3"), "0x7\n");
     assert_eq!(monitor.ask("p/d -1"), "-1\n");
     assert_eq!(monitor.ask("print $eip"), "0xfff0\n");

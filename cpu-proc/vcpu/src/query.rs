@@ -73,7 +73,11 @@ fn registers(vm: &Vm) -> Vec<(String, u64)> {
     values
 }
 
-/// Reads guest memory without side effects: RAM and ROM only, what is elsewhere is an error.
+/// Display memory of a PC below 1 MiB.
+const VIDEO_WINDOW: std::ops::Range<u64> = 0xa_0000..0xc_0000;
+
+/// Reads guest memory: RAM, ROM and the video window (whose reads load the card's latches, as a debugger's do on hardware); what
+/// is elsewhere is an error.
 pub fn memory(vm: &mut Vm, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
     if len > READ_MAX {
         return Err("too much at once".to_owned());
@@ -97,6 +101,11 @@ pub fn memory(vm: &mut Vm, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>,
                 unsafe {
                     std::ptr::copy_nonoverlapping(host.add(offset), bytes.as_mut_ptr().add(start), count)
                 };
+            }
+            Page::Device if VIDEO_WINDOW.contains(&gpa) => {
+                for at in gpa..gpa + count as u64 {
+                    bytes.push(Machine::read(&mut *vm.pc, at, 1) as u8);
+                }
             }
             Page::Device => return Err(format!("no memory at {gpa:#x}")),
         }
