@@ -75,7 +75,8 @@ impl Machine for TestMachine {
     fn write(&mut self, gpa: Gpa, size: u8, value: u64) {
         if gpa >> 12 == ROM_PAGE as u64 {
             let at = (ROM_PAGE + 1) * 4096 + (gpa & 0xfff) as usize;
-            self.bytes()[at..at + usize::from(size)].copy_from_slice(&value.to_le_bytes()[..usize::from(size)]);
+            self.bytes()[at..at + usize::from(size)]
+                .copy_from_slice(&value.to_le_bytes()[..usize::from(size)]);
         }
         self.device_log.push((gpa, size, Some(value)));
     }

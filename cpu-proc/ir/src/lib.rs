@@ -112,11 +112,12 @@ pub enum Opcode {
     /// One operand: `d = unary(k)(a)`. See [`Unary`].
     Unary,
     /// `d = a * b` (or `* imm` when `b` is [`NONE`]), truncated, signed; flags `C` and `O` as x86 `IMUL r, r/m`.
+    /// `W16` and more.
     Mul,
     /// Widening multiply of `a * b`: low half to `d`, high half to name `s`; `k` 1 is signed. `W8` puts the whole 16-bit
     /// product in `d` and leaves `s` as [`NONE`]. Always sets flags as x86 `MUL`/`IMUL`.
     MulWide,
-    /// Bit test of `a` by `b` (or `imm`), index taken modulo the width; sets `C` only. `k`: see [`Bit`]. `d` as result or [`NONE`].
+    /// Bit test of `a` by `b` (or `imm`), index taken modulo the width (`W16` and more); sets `C` only. `k`: see [`Bit`]. `d` as result or [`NONE`].
     Bit,
     /// `d = index of lowest (k 0) / highest (k 1) set bit of a`; `Z` set and `d = b` (old value) when `a` is zero.
     Scan,

@@ -3,6 +3,7 @@
 mod asm;
 mod emit;
 mod memory;
+mod ops;
 mod regs;
 mod stubs;
 

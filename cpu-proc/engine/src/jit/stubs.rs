@@ -73,7 +73,7 @@ fn spill(index: usize) -> M {
 
 /// Emits the shared code at position 0.
 pub(crate) fn emit(asm: &mut Asm) -> Stubs {
-    use reg::{RAX, RBP, RBX, RDI, RDX, RSI, RSP};
+    use reg::{RAX, RBP, RDI, RDX, RSI, RSP};
     let mut s = Stubs { enter: asm.here(), ..Stubs::default() };
     let mxcsr = state(offset_of!(CoreState, mxcsr));
     let host_mxcsr = state(offset_of!(CoreState, host_mxcsr));
@@ -129,7 +129,6 @@ pub(crate) fn emit(asm: &mut Asm) -> Stubs {
 
     s.lookup = asm.here();
     lookup(asm, &s);
-    let _ = RBX;
     s.end = asm.here();
     s
 }
