@@ -32,6 +32,14 @@ pub struct HostChar {
     pub nodelay: bool,
 }
 
+impl Drop for HostChar {
+    fn drop(&mut self) {
+        if let Some(path) = &self.unlink {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 impl HostChar {
     fn new(kind: CharKind, title: String) -> HostChar {
         HostChar { kind, fds: Vec::new(), title, mux: false, stdio: false, unlink: None, nodelay: false }
@@ -175,7 +183,8 @@ fn unix(path: &Path, server: bool, wait: bool) -> std::io::Result<HostChar> {
     let listener = UnixListener::bind(path)?;
     let title = format!("{title},server");
     let mut char = HostChar::new(LISTEN, title.clone());
-    char.unlink = Some(path.to_owned());
+    // The name must outlive a change of folder.
+    char.unlink = Some(std::path::absolute(path)?);
     if wait {
         waiting(&title);
         let (client, _) = listener.accept()?;

@@ -54,12 +54,13 @@ fn start(config: &MachineConfig) -> Result<i32, Fail> {
     sys::die_tidily();
     raise_descriptor_limit();
     sys::reserve_descriptors().map_err(io)?;
-    let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;
     let machine = match config.machine {
         Machine::Pc => &machines::pc::PC,
         Machine::IsaPc => &machines::isapc::ISAPC,
     };
     let parts = open(config, machine)?;
+    vm::hold_signals();
+    let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;
     let tree = tree::build(config, machine, &parts)?;
     bulkhead_security::enter_broker().map_err(Fail)?;
     let mut vm = vm::Vm::new(config, tree, parts);

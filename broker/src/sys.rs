@@ -87,6 +87,9 @@ pub fn hand_over(command: &mut Command, fds: Vec<RawFd>) {
             if libc::getppid() != broker {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
             for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGPIPE] {
                 libc::signal(signal, libc::SIG_IGN);
             }

@@ -46,6 +46,21 @@ pub struct Vm<'a> {
     log_ended: bool,
 }
 
+/// Signals that end the VM in an orderly way.
+fn end_signals() -> SigSet {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set
+}
+
+/// Keeps the signals that end the VM waiting until its loop can deal with them: from now on there is something to
+/// clean up. Processes started meanwhile get an empty mask.
+pub fn hold_signals() {
+    let _ = end_signals().thread_block();
+}
+
 /// What a descriptor in the loop belongs to.
 #[derive(Clone, Copy)]
 enum Source {
@@ -76,12 +91,8 @@ impl<'a> Vm<'a> {
 
     /// Runs the VM until its end; the exit status.
     pub fn run(&mut self) -> i32 {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            set.add(signal);
-        }
-        let _ = set.thread_block();
-        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok();
+        let signals =
+            SignalFd::with_flags(&end_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok();
         let stdio = self.parts.serials.iter().flatten().chain(&self.parts.monitor).any(|char| char.stdio);
         if stdio && !self.config.daemonize {
             sys::raw_terminal(0, !self.config.nographic);
@@ -289,11 +300,6 @@ impl<'a> Vm<'a> {
         }
         for process in &self.tree.processes {
             process.collect();
-        }
-        for char in self.parts.serials.iter().flatten().chain(&self.parts.monitor) {
-            if let Some(path) = &char.unlink {
-                let _ = std::fs::remove_file(path);
-            }
         }
     }
 }

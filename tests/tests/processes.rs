@@ -116,6 +116,7 @@ fn every_process_has_its_name_and_its_jail() {
             assert_eq!(status(task, "NoNewPrivs"), "1", "{name}");
             assert_ne!(status(task, "Uid"), "0", "{name}");
             assert_eq!(status(task, "Groups"), "", "{name}");
+            assert_eq!(status(task, "SigBlk"), "0000000000000000", "{name}");
         }
     }
     assert_eq!(status(vm.pid(), "Seccomp"), "2");
@@ -213,7 +214,12 @@ fn a_port_in_use_is_one_line() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("address").port();
     let device = format!("tcp:127.0.0.1:{port},server,nowait");
-    refused(&["-serial", &device], &format!("-serial tcp:127.0.0.1:{port}: address already in use"));
+    let line = format!("-serial tcp:127.0.0.1:{port}: address already in use");
+    refused(&["-serial", &device], &line);
+    let scratch = Scratch::new("port");
+    let socket = scratch.file("socket");
+    refused(&["-serial", &format!("unix:{socket},server,nowait"), "-serial", &device], &line);
+    assert!(!std::path::Path::new(&socket).exists(), "a socket is left behind");
 }
 
 #[test]
