@@ -58,10 +58,13 @@ fn start(config: &MachineConfig) -> Result<i32, Fail> {
         Machine::Pc => &machines::pc::PC,
         Machine::IsaPc => &machines::isapc::ISAPC,
     };
-    let parts = open(config, machine)?;
+    let mut parts = open(config, machine)?;
     vm::hold_signals();
     let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;
     let tree = tree::build(config, machine, &parts)?;
+    // The processes have copies in shared memory: a kernel and its ramdisk would stay here for the life of the machine.
+    parts.firmware.1 = Vec::new();
+    sys::return_free_memory();
     bulkhead_security::enter_broker().map_err(Fail)?;
     let mut vm = vm::Vm::new(config, tree, parts);
     if let Some(notify) = daemon {
