@@ -239,9 +239,12 @@ impl Bench {
         )?;
         machine.expect("disk-42", Duration::from_secs(120))?;
         machine.send(
-            "cat /sys/block/sda/size; echo go-$((40 + 2)); dd if=/dev/sda of=/dev/null bs=1M iflag=direct; echo done-$((40 + 2))\n",
+            "cat /sys/class/ata_device/dev1.0/xfer_mode; echo go-$((40 + 2)); dd if=/dev/sda of=/dev/null bs=1M iflag=direct; echo done-$((40 + 2))\n",
         )?;
-        let started = machine.expect("go-42", SHORT)?.1;
+        let (modes, started) = machine.expect("go-42", SHORT)?;
+        if !modes.contains("DMA") {
+            return Err(format!("the guest does not use DMA: {:?}", modes.trim()));
+        }
         let (text, ended) = machine.expect("done-42", BOOT)?;
         // All reads were whole ones, and as many as the disk holds.
         if !text.contains(&format!("{}+0 records out", self.disk_mib)) {
