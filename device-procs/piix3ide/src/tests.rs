@@ -2,6 +2,7 @@
 
 mod atapi;
 mod commands;
+mod differential;
 mod dma;
 mod hostile;
 mod pio;
