@@ -1,0 +1,217 @@
+//! The rules of this repository about itself: who may depend on whom, where unsafe code may be, what every folder has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("root of the repository")
+}
+
+/// Every file of the repository: what is committed or would be.
+fn files() -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git lists the files");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("names in UTF-8");
+    let files: Vec<String> =
+        text.lines().filter(|name| root().join(name).is_file()).map(str::to_owned).collect();
+    assert!(files.len() > 100, "{files:?}");
+    files
+}
+
+fn read(name: &str) -> String {
+    String::from_utf8_lossy(&std::fs::read(root().join(name)).expect(name)).into_owned()
+}
+
+/// Folders of the workspace's crates with what their manifests depend on: ours by folder, for programs and for tests.
+struct Crate {
+    folder: String,
+    uses: BTreeSet<String>,
+    tests_use: BTreeSet<String>,
+}
+
+/// The value of `key = "value"` or of `key = { .. path = "value" .. }`.
+fn quoted(line: &str, key: &str) -> Option<String> {
+    let (_, rest) = line.split_once(&format!("{key} = \""))?;
+    rest.split_once('"').map(|(value, _)| value.to_owned())
+}
+
+fn crates() -> Vec<Crate> {
+    let manifests: Vec<String> = files().into_iter().filter(|name| name.ends_with("/Cargo.toml")).collect();
+    let folder = |manifest: &str| manifest.trim_end_matches("/Cargo.toml").to_owned();
+    let mut names = BTreeMap::new();
+    for manifest in &manifests {
+        let text = read(manifest);
+        let name = text.lines().find_map(|line| quoted(line, "name")).expect(manifest);
+        names.insert(name, folder(manifest));
+    }
+    let known = |name: &str| names.get(name).cloned();
+    let mut crates = Vec::new();
+    for manifest in &manifests {
+        let mut found = Crate { folder: folder(manifest), uses: BTreeSet::new(), tests_use: BTreeSet::new() };
+        let mut section = String::new();
+        for line in read(manifest).lines() {
+            if let Some(rest) = line.strip_prefix('[') {
+                section = rest.trim_end_matches(']').to_owned();
+                continue;
+            }
+            let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
+            let Some(folder) = known(name) else { continue };
+            match section.as_str() {
+                "dev-dependencies" => found.tests_use.insert(folder),
+                "dependencies" | "build-dependencies" => found.uses.insert(folder),
+                _ => continue,
+            };
+        }
+        crates.push(found);
+    }
+    assert!(crates.iter().any(|one| one.folder == "broker" && one.uses.contains("bus")));
+    crates
+}
+
+/// The names in backquotes of a table's cell.
+fn names(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn matches(pattern: &str, folder: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => folder.starts_with(start),
+        None => folder == pattern,
+    }
+}
+
+/// The rows of the code map: folder (maybe `x/*`), what its programs may use, what its tests may use besides.
+fn code_map() -> Vec<(String, Vec<String>, Vec<String>)> {
+    let text = read("ARCHITECTURE.md");
+    let (_, section) = text.split_once("## Code map").expect("a code map");
+    let mut rows = Vec::new();
+    for line in section.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, folders, _, uses, ..] = cells[..] else { panic!("{line}") };
+        let (uses, tests) = uses.split_once("tests also").unwrap_or((uses, ""));
+        for folder in names(folders) {
+            rows.push((folder, names(uses), names(tests)));
+        }
+    }
+    assert!(rows.len() > 8, "{rows:?}");
+    rows
+}
+
+#[test]
+fn crates_depend_only_on_what_the_code_map_allows() {
+    let map = code_map();
+    for one in crates() {
+        let (_, uses, tests) = map
+            .iter()
+            .find(|(pattern, ..)| matches(pattern, &one.folder))
+            .unwrap_or_else(|| panic!("{} is missing in the code map of ARCHITECTURE.md", one.folder));
+        // A crate's tests may use what the crate may.
+        let wrong: Vec<&String> = (one.uses.iter().filter(|used| !uses.contains(used)))
+            .chain(one.tests_use.iter().filter(|used| !uses.contains(used) && !tests.contains(used)))
+            .collect();
+        assert!(
+            wrong.is_empty(),
+            "{} must not depend on {wrong:?} (code map of ARCHITECTURE.md)",
+            one.folder
+        );
+    }
+    let crates = crates();
+    for (pattern, ..) in map {
+        assert!(
+            crates.iter().any(|one| matches(&pattern, &one.folder)),
+            "{pattern} of the code map does not exist"
+        );
+    }
+}
+
+#[test]
+fn chips_and_back_ends_meet_the_jail_in_their_programs_only() {
+    for file in files() {
+        let chip = file.starts_with("device-procs/") || file.starts_with("block-backend/");
+        if chip && file.ends_with(".rs") && !file.ends_with("/main.rs") {
+            assert!(!read(&file).contains("bulkhead_security"), "{file} names the jail");
+        }
+    }
+}
+
+#[test]
+fn devices_back_ends_and_interfaces_forbid_unsafe_code() {
+    let mut seen = 0;
+    for file in files() {
+        let confined =
+            ["device-procs/", "block-backend/", "ui-proc/"].iter().any(|top| file.starts_with(top));
+        let is_crate_root =
+            file.ends_with("src/lib.rs") || file.ends_with("src/main.rs") || file.contains("/src/bin/");
+        if confined && is_crate_root {
+            seen += 1;
+            assert!(read(&file).contains("#![forbid(unsafe_code)]"), "{file} does not forbid unsafe code");
+        }
+    }
+    assert!(seen > 20, "{seen}");
+    // What needs none forbids it too.
+    for file in ["cpu-proc/chips/src/lib.rs", "launcher/cli/src/lib.rs"] {
+        assert!(read(file).contains("#![forbid(unsafe_code)]"), "{file} does not forbid unsafe code");
+    }
+}
+
+#[test]
+fn every_top_level_folder_has_a_readme_of_a_page() {
+    let files = files();
+    let folders: BTreeSet<&str> =
+        files.iter().filter_map(|name| name.split_once('/')).map(|(top, _)| top).collect();
+    for folder in folders.into_iter().filter(|name| !name.starts_with('.')) {
+        let name = format!("{folder}/README.md");
+        assert!(files.contains(&name), "{name} is missing");
+        let text = read(&name);
+        assert!(text.lines().count() <= 120, "{name} is longer than a page");
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if folder != "tools" {
+            assert!(
+                text.contains("ay depend on") && text.contains("ust never know"),
+                "{name} lacks the rules"
+            );
+        }
+    }
+    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        assert!(files.iter().any(|file| file == name), "{name} is missing");
+    }
+}
+
+#[test]
+fn no_source_file_is_over_a_thousand_lines() {
+    for file in files().iter().filter(|name| name.ends_with(".rs")) {
+        let count = read(file).lines().count();
+        assert!(count <= 1000, "{file} has {count} lines");
+    }
+}
+
+#[test]
+fn no_file_names_a_place_of_one_machine_or_leaves_work_undone() {
+    // Put together here, so that this file does not hold them.
+    let places = [["/wo", "rk/"].concat(), ["/ho", "me/"].concat(), ["/ro", "ot/"].concat()];
+    let undone = [["to", "do!("].concat(), ["unimple", "mented!("].concat()];
+    let fits = |text: &str, place: &str| {
+        // A folder of the file system's root, not one of a longer path.
+        text.match_indices(place).any(|(at, _)| {
+            let before = text[..at].chars().next_back().unwrap_or(' ');
+            !before.is_alphanumeric() && !"}/.\"_-*$".contains(before) || before == '"'
+        })
+    };
+    for file in files() {
+        if file.ends_with("Cargo.lock") {
+            continue;
+        }
+        let text = read(&file);
+        for place in &places {
+            assert!(!fits(&text, place), "{file} names {place}");
+        }
+        for word in &undone {
+            assert!(!text.contains(word.as_str()), "{file} has {word}..)");
+        }
+    }
+}
