@@ -35,6 +35,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
         .filter_map(|name| manifest.descriptor(name))
         .collect();
     bulkhead_security::enter(&manifest.role, &keep, manifest.run_as).map_err(StartError::Refused)?;
+    bulkhead_bus::sys::release_program_pages();
     block.set_ready();
     server::serve(&block, &bell, image.as_mut())
 }

@@ -21,7 +21,7 @@ const CPU: usize = 0x40;
 const READY: usize = 0x80;
 const FINISH: usize = 0xc0;
 /// Longest sleep without looking again: a belt for the braces.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 /// How long a waiter may spin for a peer that runs on another processor.
 pub const SPIN_NS: u64 = 50_000;
 

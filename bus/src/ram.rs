@@ -108,6 +108,11 @@ impl GuestRam {
         &self.memory
     }
 
+    /// Unmaps the pages touched so far, see [`Mapping::release_pages`].
+    pub fn release_pages(&self) {
+        self.memory.release_pages();
+    }
+
     /// Offset in the RAM file of guest-physical `gpa`, when `len` bytes from there are RAM.
     pub fn offset(&self, gpa: u64, len: u64) -> Option<usize> {
         file_offset(self.bytes(), gpa, len)

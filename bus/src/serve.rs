@@ -237,6 +237,7 @@ impl<C: Chip> Server<C> {
         server.describe();
         server.take_up()?;
         jail(manifest).map_err(StartError::Refused)?;
+        sys::release_program_pages();
         sys::publish(server.map.word(device::READY), 1);
         sys::futex_wake(server.map.word(device::READY));
         Ok(server)

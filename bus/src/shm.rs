@@ -36,6 +36,11 @@ impl Bulk {
         self.memory.write(offset, from)
     }
 
+    /// Unmaps the pages touched so far, see [`Mapping::release_pages`].
+    pub fn release_pages(&self) {
+        self.memory.release_pages();
+    }
+
     /// One byte, 0xff out of range.
     #[inline]
     pub fn byte(&self, offset: usize) -> u8 {

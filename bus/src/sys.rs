@@ -66,6 +66,35 @@ pub fn monotonic_ns() -> u64 {
     (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
 }
 
+/// Unmaps the pages of this program's own code and constants that start-up has touched; those still needed come back from
+/// the page cache as they are used. Start-up runs far more code than serving does, and a process that stays small is the
+/// point of having one for each device.
+pub fn release_program_pages() {
+    unsafe extern "C" fn release(
+        info: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        _data: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the C library passes a valid description of a loaded object, here the static program itself.
+        let headers =
+            unsafe { std::slice::from_raw_parts((*info).dlpi_phdr, usize::from((*info).dlpi_phnum)) };
+        // SAFETY: as above.
+        let base = unsafe { (*info).dlpi_addr };
+        for header in headers.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0) {
+            let start = (base + header.p_vaddr) & !0xfff;
+            let end = (base + header.p_vaddr + header.p_memsz) & !0xfff;
+            if end > start {
+                let address = std::ptr::with_exposed_provenance_mut(start as usize);
+                // SAFETY: a private file mapping that nobody can have written: dropped pages are read again unchanged.
+                unsafe { libc::madvise(address, (end - start) as usize, libc::MADV_DONTNEED) };
+            }
+        }
+        0
+    }
+    // SAFETY: the callback has the right signature and keeps to the contract.
+    unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
+}
+
 /// A shared mapping of a memfd, or of fresh anonymous memory. Unmapped on drop.
 #[derive(Debug)]
 pub struct Mapping {
@@ -182,6 +211,13 @@ impl Mapping {
         // SAFETY: as `read`, the other way round.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.base.add(offset), from.len()) };
         true
+    }
+
+    /// Unmaps the pages touched so far; their contents stay in the memory file and come back on the next touch. For a process
+    /// that is done with a large transfer, so that the memory counts where it is used.
+    pub fn release_pages(&self) {
+        // SAFETY: the whole of our own shared mapping, whose contents live in the file.
+        unsafe { libc::madvise(self.base.cast(), self.len, libc::MADV_DONTNEED) };
     }
 
     fn contains(&self, offset: usize, len: usize) -> bool {

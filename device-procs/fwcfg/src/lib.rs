@@ -233,6 +233,9 @@ impl FwCfg {
         }
         if self.state.left == 0 {
             self.end_dma(true, env);
+            // A kernel is handed over once: its pages are the guest's and the broker's, not this process's.
+            ram.release_pages();
+            env.bulk.release_pages();
         } else {
             self.state.resume_at = env.now.saturating_add(STEP_NS);
         }

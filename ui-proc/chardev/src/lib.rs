@@ -68,6 +68,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
     gate.wait();
     bulkhead_security::seal(&manifest.role).map_err(StartError::Refused)?;
     gate.wait();
+    bulkhead_bus::sys::release_program_pages();
     bell.set_ready();
     serve::device_side(&shared, &bell)
 }
