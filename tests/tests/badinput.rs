@@ -36,7 +36,7 @@ fn image_that_cannot_be_used_is_named_with_the_reason() {
     if unsafe { libc::geteuid() } != 0 {
         let locked = scratch.file("unreadable.img");
         std::fs::write(&locked, [0; 512]).expect("image");
-        std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0)).expect("mode");
+        std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o000)).expect("mode");
         names(&["-hda", &locked], &["unreadable.img", "ermission denied"]);
     }
 }
