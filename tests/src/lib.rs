@@ -3,9 +3,12 @@
 //! The programs are those of the profile that the tests are built with (`./check` builds them first); guests are made by
 //! `tests/guests/make` into `target/guests`.
 
+pub mod code;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +62,17 @@ impl Drop for Scratch {
 struct Output {
     text: Mutex<Vec<u8>>,
     grown: Condvar,
+    ended: AtomicBool,
+}
+
+impl Output {
+    /// Waits until all has been read, unless something that lives on holds the other end.
+    fn finish(&self) {
+        let end = Instant::now() + Duration::from_secs(2);
+        while !self.ended.load(Ordering::Acquire) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// A running program with its terminal as pipes. Dropping it ends it and checks that no process of it is left.
@@ -83,6 +97,7 @@ fn collect(mut from: impl Read + Send + 'static) -> Arc<Output> {
             to.text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..count]);
             to.grown.notify_all();
         }
+        to.ended.store(true, Ordering::Release);
     });
     output
 }
@@ -145,6 +160,39 @@ impl Vm {
         }
     }
 
+    /// Runs a command of a monitor on the terminal; what it prints. The prompt must have been seen.
+    ///
+    /// # Panics
+    /// When no prompt follows within 20 seconds.
+    pub fn ask(&mut self, command: &str) -> String {
+        self.send(&format!("{command}\n"));
+        let text = self.expect("\r\n(qemu) ", 20).replace("\r\n", "\n");
+        let (_, answer) = text.split_once('\n').expect("an echo of the command");
+        answer.strip_suffix("(qemu) ").unwrap_or(answer).to_owned()
+    }
+
+    /// Waits until the output has `count` bytes more than what was already waited for, and takes them.
+    ///
+    /// # Panics
+    /// After `seconds`.
+    pub fn take(&mut self, count: usize, seconds: u64) -> Vec<u8> {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut have = self.output.text.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(bytes) = have.get(self.seen..self.seen + count) {
+                self.seen += count;
+                return bytes.to_vec();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let got = have.len() - self.seen;
+                drop(have);
+                panic!("{got} of {count} bytes within {seconds} s\nerrors:\n{}", self.errors());
+            }
+            have = self.output.grown.wait_timeout(have, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// All output so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&self.output.text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
@@ -155,7 +203,7 @@ impl Vm {
         String::from_utf8_lossy(&self.errors.text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 
-    /// Waits for the end.
+    /// Waits for the end; then `output` and `errors` are complete.
     ///
     /// # Panics
     /// After `seconds`.
@@ -163,6 +211,8 @@ impl Vm {
         let end = Instant::now() + Duration::from_secs(seconds);
         loop {
             if let Some(status) = self.child.try_wait().expect("own child") {
+                self.output.finish();
+                self.errors.finish();
                 return status;
             }
             assert!(

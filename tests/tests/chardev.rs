@@ -7,7 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use bulkhead_tests::code::Code;
 use bulkhead_tests::{Scratch, Vm};
+
+/// Size of a large transfer, in bytes.
+const LARGE: usize = 1 << 18;
 
 /// 16-bit code at F000:0000: send K; for ever, wait for a byte and send it back.
 const ECHO: &[u8] = &[
@@ -24,13 +28,22 @@ const ECHO: &[u8] = &[
     0xeb, 0xf1, // jmp again
 ];
 
+fn firmware(scratch: &Scratch, code: &Code) -> String {
+    let bios = scratch.file("code.rom");
+    std::fs::write(&bios, code.firmware(0x1_0000)).expect("firmware");
+    bios
+}
+
+/// A VM whose firmware echoes what `serial` receives.
 fn start(scratch: &Scratch, serial: &str) -> Vm {
-    let mut rom = vec![0u8; 0x1_0000];
-    rom[..ECHO.len()].copy_from_slice(ECHO);
-    rom[0xfff0..0xfff5].copy_from_slice(&[0xea, 0x00, 0x00, 0x00, 0xf0]);
-    let bios = scratch.file("echo.bin");
-    std::fs::write(&bios, rom).expect("firmware");
-    Vm::start("qemu", &["-nographic", "-vga", "none", "-monitor", "null", "-bios", &bios, "-serial", serial])
+    start_with(scratch, &["-monitor", "null", "-serial", serial])
+}
+
+fn start_with(scratch: &Scratch, more: &[&str]) -> Vm {
+    let bios = firmware(scratch, &Code::new().bytes(ECHO));
+    let mut args = vec!["-nographic", "-vga", "none", "-bios", &bios];
+    args.extend(more);
+    Vm::start("qemu", &args)
 }
 
 /// Tries until it works or 20 seconds have passed.
@@ -102,6 +115,20 @@ fn a_pair_of_pipes_carries_both_directions() {
     let mut input = OpenOptions::new().write(true).open(format!("{name}.in")).expect("pipe");
     input.write_all(b"through").expect("writable");
     reads(&mut output, "through");
+}
+
+#[test]
+fn a_single_pipe_carries_both_directions() {
+    let scratch = Scratch::new("char-fifo");
+    let name = scratch.file("pipe");
+    let path = std::ffi::CString::new(name.as_str()).expect("path");
+    // SAFETY: a valid C string.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    let mut pipe =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&name).expect("pipe");
+    let _vm = start(&scratch, &format!("pipe:{name}"));
+    // One pipe has no sides: whoever reads first gets a byte, the echo's own output included. It goes round until it comes here.
+    reads(&mut pipe, "K");
 }
 
 #[test]
@@ -183,4 +210,236 @@ fn a_tcp_client_connects_at_start() {
     client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
     reads(&mut client, "K");
     echoes(&mut client, "over the network");
+}
+
+/// A byte sequence without short periods.
+fn pattern(count: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491u32;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 11) as u8
+        })
+        .collect()
+}
+
+#[test]
+fn a_large_transfer_comes_back_unharmed_and_in_order() {
+    let scratch = Scratch::new("char-large");
+    let path = scratch.file("socket");
+    let _vm = start(&scratch, &format!("unix:{path},server,nowait"));
+    let client = until("no listener", || UnixStream::connect(&path).ok());
+    client.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+    let data = pattern(LARGE);
+    let (mut to, mut from) = (client.try_clone().expect("descriptor"), client);
+    let sent = data.clone();
+    let writer = std::thread::spawn(move || to.write_all(&sent).expect("writable"));
+    let mut got = vec![0u8; LARGE];
+    let mut start = [0u8];
+    // The greeting may have gone before there was a client.
+    from.read_exact(&mut start).expect("echo");
+    if start[0] == b'K' && data[0] != b'K' {
+        from.read_exact(&mut start).expect("echo");
+    }
+    got[0] = start[0];
+    from.read_exact(&mut got[1..]).expect("echo");
+    writer.join().expect("writer");
+    let wrong = got.iter().zip(&data).position(|(got, sent)| got != sent);
+    assert_eq!(wrong, None, "first difference");
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_the_transmitter_but_not_the_machine() {
+    let scratch = Scratch::new("char-stuck");
+    let socket = scratch.file("socket");
+    // Counts on the port for ever.
+    let code = Code::new().bytes(&[0xb3, 0, 0x88, 0xd8]).put().bytes(&[0xfe, 0xc3, 0xeb, 0xf7]);
+    let bios = firmware(&scratch, &code);
+    let serial = format!("unix:{socket},server");
+    let mut vm =
+        Vm::start("qemu", &["-vga", "none", "-bios", &bios, "-serial", &serial, "-monitor", "stdio"]);
+    let mut client = until("no listener", || UnixStream::connect(&socket).ok());
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
+    vm.expect("(qemu) ", 20);
+    // The socket's buffer fills; then the guest finds its transmitter busy, and the monitor still answers.
+    let mut before = String::new();
+    until("the guest never waits", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let registers = vm.ask("info registers");
+        let counter =
+            registers.split_whitespace().find_map(|word| word.strip_prefix("EBX=")).map(str::to_owned);
+        let counter = counter.expect("EBX");
+        let stuck = counter == before;
+        before = counter;
+        stuck.then_some(())
+    });
+    assert_eq!(vm.ask("info status"), "VM status: running\n");
+    let mut bytes = vec![0u8; 1 << 18];
+    client.read_exact(&mut bytes).expect("output");
+    let wrong = bytes.iter().enumerate().position(|(at, byte)| *byte != at as u8);
+    assert_eq!(wrong, None, "first lost byte");
+    vm.send("quit\n");
+    assert_eq!(vm.wait(20).code(), Some(0));
+}
+
+#[test]
+fn four_serial_ports_and_none_beyond_those_given() {
+    let scratch = Scratch::new("char-ports");
+    // The line status of each port, then one letter to each.
+    let code = [0x3fdu16, 0x2fd, 0x3ed, 0x2ed].iter().fold(Code::new(), |code, port| code.say_port(*port));
+    let code = code.out(0x2f8, b'2').out(0x3e8, b'3').out(0x2e8, b'4').say("!").sleep();
+    let bios = firmware(&scratch, &code);
+    let base = ["-nographic", "-vga", "none", "-monitor", "null", "-bios", &bios];
+    let files: Vec<String> = (2..5).map(|port| scratch.file(&format!("port{port}"))).collect();
+    let options: Vec<String> = files.iter().map(|file| format!("file:{file}")).collect();
+    let mut args = base.to_vec();
+    args.extend(["-serial", "stdio"]);
+    options.iter().for_each(|option| args.extend(["-serial", option]));
+    let mut vm = Vm::start("qemu", &args);
+    assert_eq!(vm.take(5, 20), [0x60, 0x60, 0x60, 0x60, b'!']);
+    for (file, letter) in files.iter().zip(["2", "3", "4"]) {
+        until(file, || (std::fs::read(file).ok()? == letter.as_bytes()).then_some(()));
+    }
+    // None of the second, null for the third.
+    let mut args = base.to_vec();
+    args.extend(["-serial", "stdio", "-serial", "none", "-serial", "null"]);
+    let mut vm = Vm::start("qemu", &args);
+    assert_eq!(vm.take(5, 20), [0x60, 0xff, 0x60, 0xff, b'!']);
+}
+
+#[test]
+fn a_fifth_serial_port_is_refused() {
+    let mut args = vec!["-nographic"];
+    (0..5).for_each(|_| args.extend(["-serial", "null"]));
+    let mut vm = Vm::start("qemu", &args);
+    assert_eq!(vm.wait(20).code(), Some(1));
+    assert!(vm.errors().contains("-serial"), "{}", vm.errors());
+}
+
+#[test]
+fn a_tcp_server_takes_one_client_after_the_other() {
+    let scratch = Scratch::new("char-tcp-next");
+    let vm = start(&scratch, "tcp:127.0.0.1:0,server,nowait");
+    let address = until("no address", || {
+        let errors = vm.errors();
+        let (_, rest) = errors.split_once("char device listening on tcp:")?;
+        rest.split_once(',').map(|(address, _)| address.to_owned())
+    });
+    for text in ["first", "second", "third"] {
+        let mut client = TcpStream::connect(&address).expect("listening");
+        client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
+        echoes(&mut client, text);
+    }
+}
+
+#[test]
+fn a_unix_server_that_waits_starts_the_machine_with_its_client() {
+    let scratch = Scratch::new("char-unix-wait");
+    let path = scratch.file("socket");
+    let vm = start(&scratch, &format!("unix:{path},server"));
+    until("no message", || {
+        vm.errors().contains(&format!("QEMU waiting for connection on: unix:{path}")).then_some(())
+    });
+    assert_eq!(vm.processes().len(), 1, "{:?}", vm.processes());
+    let mut client = UnixStream::connect(&path).expect("listening");
+    client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
+    reads(&mut client, "K");
+    echoes(&mut client, "awake");
+}
+
+#[test]
+fn the_keys_of_the_multiplexer_do_what_the_manual_says() {
+    let scratch = Scratch::new("char-mux");
+    let mut vm = start_with(&scratch, &["-serial", "mon:stdio"]);
+    vm.expect("K", 20);
+    // Doubled, the escape character goes to the guest.
+    vm.send("a\x01\x01b");
+    vm.expect("a\x01b", 20);
+    vm.send("\x01h");
+    vm.expect("C-a c    switch between console and monitor", 20);
+    // A break is received as a zero byte.
+    vm.send("\x01bz");
+    vm.expect("\0z", 20);
+    vm.send("\x01c");
+    vm.expect("(qemu) ", 20);
+    vm.send("info name\n");
+    vm.expect("(qemu) ", 20);
+    vm.send("\x01cback");
+    vm.expect("back", 20);
+    // With time stamps, a line begins with the time since the start.
+    vm.send("\x01t\n");
+    vm.send("x\n");
+    let line = vm.expect("x\n", 20);
+    assert!(line.contains("[00:00:"), "{line:?}");
+    vm.send("\x01t\n");
+    vm.expect("\n", 20);
+    // Nothing to commit without -snapshot: it is said in the monitor, the VM goes on.
+    vm.send("\x01sgo");
+    vm.expect("go", 20);
+    vm.send("\x01x");
+    vm.expect("QEMU: Terminated", 20);
+    assert_eq!(vm.wait(20).code(), Some(0));
+}
+
+#[test]
+fn another_escape_character_takes_the_place_of_the_first() {
+    let scratch = Scratch::new("char-echr");
+    for echr in ["2", "0x02"] {
+        let mut vm = start_with(&scratch, &["-serial", "mon:stdio", "-echr", echr]);
+        vm.expect("K", 20);
+        vm.send("\x01x");
+        vm.expect("\x01x", 20);
+        vm.send("\x02h");
+        vm.expect("C-b x    exit emulator", 20);
+        vm.send("\x02x");
+        assert_eq!(vm.wait(20).code(), Some(0));
+    }
+}
+
+/// Types a command at a monitor and reads its answer.
+fn answers(stream: &mut (impl Read + Write)) {
+    stream.write_all(b"info status\n").expect("writable");
+    reads(stream, "VM status: running");
+}
+
+#[test]
+fn the_monitor_is_at_any_kind_of_device() {
+    let scratch = Scratch::new("char-monitor");
+    let path = scratch.file("monitor");
+    let mut vm = start_with(&scratch, &["-serial", "null", "-monitor", "stdio"]);
+    vm.expect("(qemu) ", 20);
+    assert_eq!(vm.ask("info status"), "VM status: running\n");
+    drop(vm);
+
+    let vm = start_with(&scratch, &["-serial", "null", "-monitor", &format!("unix:{path},server,nowait")]);
+    for _ in 0..2 {
+        let mut client = until("no listener", || UnixStream::connect(&path).ok());
+        client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
+        answers(&mut client);
+    }
+    drop(vm);
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("address").port();
+    let vm = start_with(&scratch, &["-serial", "null", "-monitor", &format!("tcp:127.0.0.1:{port},nodelay")]);
+    let (mut client, _) = listener.accept().expect("a client");
+    client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
+    answers(&mut client);
+    drop(vm);
+
+    let vm = start_with(&scratch, &["-serial", "null", "-monitor", "pty"]);
+    let path = until("no name of a terminal", || {
+        let errors = vm.errors();
+        let (_, rest) = errors.split_once("char device redirected to ")?;
+        rest.split_once('\n').map(|(path, _)| path.to_owned())
+    });
+    let mut terminal: File = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(&path)
+        .expect("terminal");
+    answers(&mut terminal);
 }

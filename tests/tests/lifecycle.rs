@@ -1,178 +1,103 @@
-//! Starting and ending: process names, pid files, signals, exit statuses; nothing is ever left behind.
+//! How a guest ends, restarts or stops its machine, and what the options make of it.
 
 use std::collections::BTreeSet;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-use bulkhead_tests::{Scratch, Vm, gone, guest, programs};
+use bulkhead_tests::code::Code;
+use bulkhead_tests::{Scratch, Vm, gone};
 
-/// A 64 KiB ROM image that runs `code` (16-bit) at F000:0000 from the reset vector.
-fn rom(code: &[u8]) -> Vec<u8> {
-    let mut image = vec![0xf4u8; 0x1_0000];
-    image[..code.len()].copy_from_slice(code);
-    // jmp f000:0000
-    image[0xfff0..0xfff5].copy_from_slice(&[0xea, 0x00, 0x00, 0x00, 0xf0]);
-    image
-}
-
-/// `cli; hlt; jmp to hlt`: a guest that sleeps for ever.
-const SLEEP: &[u8] = &[0xfa, 0xf4, 0xeb, 0xfd];
-
-fn sleeping_vm(scratch: &Scratch, more: &[&str]) -> Vm {
-    let bios = scratch.file("sleep.rom");
-    std::fs::write(&bios, rom(SLEEP)).expect("ROM image");
-    let mut args = vec!["-bios", &bios, "-monitor", "stdio", "-serial", "null", "-vnc", "none"];
+/// A VM that runs `code` as its firmware.
+fn start(scratch: &Scratch, code: &Code, more: &[&str]) -> Vm {
+    let bios = scratch.file("code.rom");
+    std::fs::write(&bios, code.firmware(0x1_0000)).expect("firmware");
+    let mut args = vec!["-bios", &bios, "-vga", "none", "-nographic"];
     args.extend(more);
-    let mut vm = Vm::start("qemu", &args);
-    vm.expect("(qemu)", 20);
-    vm
+    Vm::start("qemu", &args)
+}
+
+/// Says that the machine runs, then resets it.
+fn resets(how: &Code) -> Code {
+    // The last byte must have left before the reset takes it away.
+    let mut code = Code::new().say("B").bytes(&[0xba, 0xfd, 0x03, 0xec, 0xa8, 0x40, 0x74, 0xfb]);
+    code = code.bytes(how.raw());
+    code.sleep()
+}
+
+/// Every way of a PC's software to reset it.
+fn ways() -> [(&'static str, Code); 4] {
+    let code = Code::new;
+    [
+        ("reset control register", code().out(0xcf9, 6)),
+        ("port 92h", code().out(0x92, 1)),
+        ("keyboard controller", code().out(0x64, 0xfe)),
+        // An interrupt table without room for an entry: #GP, then a double fault, then shutdown. The limit is at 0:0.
+        ("triple fault", code().bytes(&[0x31, 0xc0, 0x8e, 0xd8, 0xa3, 0, 0, 0x0f, 0x01, 0x1e, 0, 0, 0xcc])),
+    ]
 }
 
 #[test]
-fn every_process_shows_its_role_and_instance() {
-    let scratch = Scratch::new("names");
-    let image = scratch.file("disk.img");
-    std::fs::write(&image, vec![0u8; 1 << 20]).expect("image");
-    let vm = sleeping_vm(&scratch, &["-hda", &image]);
-    let names: BTreeSet<String> = vm.processes().into_iter().map(|(_, name)| name).collect();
-    for wanted in ["bh-cpu", "bh-ide0", "bh-block-hda", "bh-serial0", "bh-rtc", "bh-vga", "bh-fwcfg"] {
-        assert!(names.contains(wanted), "{wanted} is missing among {names:?}");
+fn every_way_to_reset_starts_the_firmware_again() {
+    for (name, way) in ways() {
+        let scratch = Scratch::new("reset");
+        let mut vm = start(&scratch, &resets(&way), &[]);
+        vm.expect("BBBB", 20);
+        let told = vm.errors().matches("triple fault").count();
+        assert_eq!(told, usize::from(name == "triple fault"), "{name}: {}", vm.errors());
     }
 }
 
 #[test]
-fn every_signal_that_ends_the_launcher_ends_the_tree() {
-    for signal in [
-        libc::SIGTERM,
-        libc::SIGINT,
-        libc::SIGHUP,
-        libc::SIGKILL,
-        libc::SIGSEGV,
-        libc::SIGQUIT,
-        libc::SIGABRT,
-    ] {
-        let scratch = Scratch::new(&format!("signal{signal}"));
-        let mut vm = sleeping_vm(&scratch, &[]);
+fn with_no_reboot_a_reset_ends_the_vm() {
+    for (name, way) in ways() {
+        let scratch = Scratch::new("no-reboot");
+        let mut vm = start(&scratch, &resets(&way), &["-no-reboot"]);
         let processes = vm.processes();
-        assert!(processes.len() > 8, "{processes:?}");
-        vm.signal(signal);
-        vm.wait(10);
+        assert_eq!(vm.wait(20).code(), Some(0), "{name}: {}", vm.errors());
+        assert_eq!(vm.output(), "B", "{name}");
         gone(&processes);
     }
 }
 
 #[test]
-fn death_of_any_process_leaves_no_orphan_and_names_it() {
-    for victim in ["bh-cpu", "bh-serial0", "bh-ide0"] {
-        let scratch = Scratch::new(&format!("victim-{victim}"));
-        let mut vm = sleeping_vm(&scratch, &[]);
-        let processes = vm.processes();
-        let pid = processes.iter().find(|(_, name)| name == victim).expect("victim").0;
-        // SAFETY: a plain system call on a child of our own child.
-        unsafe { libc::kill(pid as i32, libc::SIGKILL) };
-        assert_eq!(vm.wait(10).code(), Some(1));
-        assert!(vm.errors().contains(victim), "{}", vm.errors());
-        gone(&processes);
+fn system_reset_starts_the_firmware_again() {
+    let scratch = Scratch::new("system-reset");
+    let mut vm = start(&scratch, &Code::new().say("B").sleep(), &[]);
+    vm.expect("B", 20);
+    vm.send("\x01c");
+    vm.expect("(qemu) ", 20);
+    for _ in 0..3 {
+        vm.send("system_reset\n");
+        vm.expect("B", 20);
     }
 }
 
-#[test]
-fn pidfile_holds_the_launchers_pid() {
-    let scratch = Scratch::new("pidfile");
-    let path = scratch.file("pid");
-    let vm = sleeping_vm(&scratch, &["-pidfile", &path]);
-    let text = std::fs::read_to_string(&path).expect("pid file");
-    assert_eq!(text.trim(), vm.pid().to_string());
-}
-
-#[test]
-fn debug_exit_gives_the_value_shifted_and_one() {
-    let scratch = Scratch::new("exit");
-    let bios = scratch.file("exit.rom");
-    // mov al, 0x15; out 0xf4, al; hlt
-    std::fs::write(&bios, rom(&[0xb0, 0x15, 0xe6, 0xf4, 0xf4])).expect("ROM image");
-    let args = ["-bios", &bios, "-nographic", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"];
-    let mut vm = Vm::start("qemu-system-x86_64", &args);
-    assert_eq!(vm.wait(20).code(), Some(0x15 << 1 | 1), "{}", vm.errors());
+/// Ends the machine as the Bochs BIOS does.
+fn switches_off() -> Code {
+    b"Shutdown".iter().fold(Code::new().say("B"), |code, letter| code.out(0x8900, *letter)).sleep()
 }
 
 #[test]
 fn shutdown_string_on_port_8900_ends_the_vm() {
     let scratch = Scratch::new("8900");
-    let bios = scratch.file("off.rom");
-    let mut code = vec![0xba, 0x00, 0x89];
-    for letter in b"Shutdown" {
-        code.extend([0xb0, *letter, 0xee]);
+    let mut vm = start(&scratch, &switches_off(), &[]);
+    assert_eq!(vm.wait(20).code(), Some(0), "{}", vm.errors());
+    assert_eq!(vm.output(), "B");
+}
+
+#[test]
+fn with_no_shutdown_switching_off_stops_the_vm() {
+    let scratch = Scratch::new("no-shutdown");
+    let serial = scratch.file("serial");
+    let serial_option = format!("file:{serial}");
+    let more = ["-no-shutdown", "-monitor", "stdio", "-serial", &serial_option];
+    let mut vm = start(&scratch, &switches_off(), &more);
+    vm.expect("(qemu) ", 20);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while vm.ask("info status") != "VM status: paused\n" {
+        assert!(std::time::Instant::now() < end, "the VM runs on");
     }
-    code.push(0xf4);
-    std::fs::write(&bios, rom(&code)).expect("ROM image");
-    let mut vm = Vm::start("qemu", &["-bios", &bios, "-nographic"]);
-    assert_eq!(vm.wait(20).code(), Some(0), "{}", vm.errors());
-}
-
-#[test]
-fn triple_fault_with_no_reboot_ends_the_vm() {
-    let scratch = Scratch::new("triple");
-    let bios = scratch.file("triple.rom");
-    // lidt with limit 0 from a zeroed place, then int3: #GP, double fault, shutdown.
-    std::fs::write(&bios, rom(&[0x2e, 0x0f, 0x01, 0x1e, 0x00, 0x01, 0xcc])).expect("ROM image");
-    let mut image = rom(&[0x2e, 0x0f, 0x01, 0x1e, 0x00, 0x01, 0xcc]);
-    image[0x100..0x106].fill(0);
-    std::fs::write(&bios, image).expect("ROM image");
-    let mut vm = Vm::start("qemu", &["-bios", &bios, "-nographic", "-no-reboot"]);
-    assert_eq!(vm.wait(20).code(), Some(0), "{}", vm.errors());
-}
-
-#[test]
-fn daemonize_returns_when_the_vm_runs() {
-    let scratch = Scratch::new("daemon");
-    let (bios, pid) = (scratch.file("sleep.rom"), scratch.file("pid"));
-    std::fs::write(&bios, rom(SLEEP)).expect("ROM image");
-    let args = [
-        "-bios",
-        &bios,
-        "-daemonize",
-        "-pidfile",
-        &pid,
-        "-vnc",
-        "none",
-        "-serial",
-        "null",
-        "-monitor",
-        "null",
-    ];
-    let status = Command::new(programs().join("qemu")).args(args).status().expect("launcher");
-    assert_eq!(status.code(), Some(0));
-    let pid: u32 = std::fs::read_to_string(&pid).expect("pid file").trim().parse().expect("pid");
-    let processes = bulkhead_tests::tree(pid);
-    assert!(processes.iter().any(|(_, name)| name == "bh-cpu"), "{processes:?}");
-    // SAFETY: a plain system call on the VM that this test started.
-    unsafe { libc::kill(pid as i32, libc::SIGTERM) };
-    gone(&processes);
-}
-
-#[test]
-fn stopped_vm_starts_on_cont() {
-    let scratch = Scratch::new("stopped");
-    let mut vm = sleeping_vm(&scratch, &["-S"]);
-    vm.send("info status\n");
-    vm.expect("VM status: paused", 10);
-    vm.send("cont\n");
-    vm.send("info status\n");
-    vm.expect("VM status: running", 10);
+    assert_eq!(std::fs::read(&serial).expect("output"), b"B");
     vm.send("quit\n");
-    assert_eq!(vm.wait(10).code(), Some(0));
-}
-
-#[test]
-fn whole_pc_starts_and_stops_quickly() {
-    let scratch = Scratch::new("quick");
-    let start = Instant::now();
-    let mut vm = sleeping_vm(&scratch, &[]);
-    vm.send("quit\n");
-    assert_eq!(vm.wait(10).code(), Some(0));
-    // Not a benchmark: a bound far off the aim that only a hang passes.
-    assert!(start.elapsed() < Duration::from_secs(20));
+    assert_eq!(vm.wait(20).code(), Some(0));
 }
 
 #[test]
@@ -180,37 +105,40 @@ fn snapshot_leaves_the_image_alone_and_no_temporary_file() {
     let scratch = Scratch::new("snapshot");
     let image = scratch.file("disk.img");
     std::fs::write(&image, vec![0x5au8; 1 << 20]).expect("image");
-    let before: BTreeSet<_> =
-        std::fs::read_dir(std::env::temp_dir()).expect("temp").flatten().map(|e| e.file_name()).collect();
-    let mut vm = sleeping_vm(&scratch, &["-hda", &image, "-snapshot"]);
-    let during: BTreeSet<_> =
-        std::fs::read_dir(std::env::temp_dir()).expect("temp").flatten().map(|e| e.file_name()).collect();
-    assert!(
-        during.difference(&before).all(|name| !name.to_string_lossy().contains("bulkhead")),
-        "a named temporary file"
-    );
-    vm.send("quit\n");
-    vm.wait(10);
-    assert!(std::fs::read(&image).expect("image").iter().all(|byte| *byte == 0x5a));
-}
-
-#[test]
-fn kernel_command_line_and_initrd_reach_the_guest() {
-    let (kernel, initrd) = (guest("amd64/vmlinuz"), guest("amd64/initrd.gz"));
-    let mut vm = Vm::start(
-        "qemu-system-x86_64",
-        &[
-            "-nographic",
-            "-m",
-            "256",
-            "-kernel",
-            &kernel,
-            "-initrd",
-            &initrd,
-            "-append",
-            "console=ttyS0 run=echo,it-came-through",
-        ],
-    );
-    vm.expect("it-came-through", 240);
-    assert_eq!(vm.wait(60).code(), Some(0));
+    let named = || -> BTreeSet<_> {
+        let entries = std::fs::read_dir(std::env::temp_dir()).expect("folder for temporary files");
+        entries.flatten().map(|entry| entry.file_name()).collect()
+    };
+    let before = named();
+    // Write sector 0 by PIO, then say so: drive 0, one sector, LBA 0, WRITE SECTOR(S), 256 words of zero.
+    let code = Code::new()
+        .out(0x1f6, 0xe0)
+        .out(0x1f2, 1)
+        .out(0x1f3, 0)
+        .out(0x1f4, 0)
+        .out(0x1f5, 0)
+        .out(0x1f7, 0x30)
+        // wait for DRQ; mov cx, 256; mov dx, 0x1f0; xor ax, ax; again: out dx, ax; loop again
+        .bytes(&[0xba, 0xf7, 0x01, 0xec, 0xa8, 0x08, 0x74, 0xfb])
+        .bytes(&[0xb9, 0, 1, 0xba, 0xf0, 0x01, 0x31, 0xc0, 0xef, 0xe2, 0xfd])
+        // wait for the end of BSY, send the status
+        .bytes(&[0xba, 0xf7, 0x01, 0xec, 0xa8, 0x80, 0x75, 0xfb])
+        .bytes(&[0x0c, 0x80])
+        .put()
+        .sleep();
+    let drive = format!("file={image},snapshot=on");
+    let cases: [(&[&str], bool); 3] =
+        [(&["-hda", &image, "-snapshot"], true), (&["-drive", &drive], true), (&["-hda", &image], false)];
+    for (more, kept) in cases {
+        let mut vm = start(&scratch, &code, more);
+        // DRDY and DSC without ERR, and the mark of this program.
+        assert_eq!(vm.take(1, 20), [0xd0], "{}", vm.errors());
+        let new: Vec<_> = named().difference(&before).cloned().collect();
+        assert!(new.iter().all(|name| !name.to_string_lossy().contains("bulkhead")), "{new:?}");
+        vm.send("\x01x");
+        assert_eq!(vm.wait(20).code(), Some(0));
+        let first = std::fs::read(&image).expect("image");
+        assert_eq!(first.iter().all(|byte| *byte == 0x5a), kept, "{more:?}");
+        assert_eq!(first.iter().filter(|byte| **byte == 0).count(), if kept { 0 } else { 512 });
+    }
 }

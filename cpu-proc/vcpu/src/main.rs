@@ -34,6 +34,8 @@ pub struct Vm {
     control: Control,
     running: bool,
     no_reboot: bool,
+    /// A triple fault has been reported.
+    faulted: bool,
 }
 
 impl Vm {
@@ -111,8 +113,11 @@ impl Vm {
                 self.control.send(&FromCpu::GuestReset);
             }
             Departure::Shutdown => {
-                // A triple fault resets a PC; its cause is in the registers of that moment.
-                self.control.send(&FromCpu::Note(format!("triple fault\n{}", self.cpu.dump())));
+                // A triple fault resets a PC; its cause is in the registers of that moment. Some systems reset that way, and
+                // a guest may do nothing else, so only the first is told.
+                if !std::mem::replace(&mut self.faulted, true) {
+                    self.control.send(&FromCpu::Note(format!("triple fault\n{}", self.cpu.dump())));
+                }
                 self.depart(Departure::Reset);
             }
             Departure::PowerOff => {

@@ -115,7 +115,7 @@ pub fn start() -> Result<Vm, StartError> {
     bulkhead_security::confine(&keep, manifest.run_as).map_err(StartError::Refused)?;
     let control = Control::new(socket, irq, waiting);
     bulkhead_security::seal(&manifest.role).map_err(StartError::Refused)?;
-    Ok(Vm { cpu, pc, control, running: false, no_reboot: config.no_reboot })
+    Ok(Vm { cpu, pc, control, running: false, no_reboot: config.no_reboot, faulted: false })
 }
 
 /// Size of the buffer for compiled code.
