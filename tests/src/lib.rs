@@ -4,6 +4,11 @@
 //! `tests/guests/make` into `target/guests`.
 
 pub mod code;
+pub mod monitor;
+pub mod screen;
+
+pub use monitor::Monitor;
+pub use screen::Screen;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,11 +1,8 @@
 //! The tree of processes: names, jails, ends; what the user is told when something is wrong; the monitor.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
-use bulkhead_tests::{Scratch, Vm, gone, programs};
+use bulkhead_tests::{Monitor, Scratch, Vm, gone, programs};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -34,49 +31,6 @@ fn stopped(scratch: &Scratch, more: &[&str]) -> (Vm, Monitor) {
     args.extend(more);
     let vm = Vm::start(PROGRAM, &args);
     (vm, Monitor::connect(&socket))
-}
-
-struct Monitor(UnixStream);
-
-impl Monitor {
-    fn connect(path: &str) -> Monitor {
-        let end = Instant::now() + Duration::from_secs(30);
-        loop {
-            if let Ok(stream) = UnixStream::connect(path) {
-                stream.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
-                let mut monitor = Monitor(stream);
-                monitor.until_prompt();
-                // The prompt is drawn again for a new client.
-                monitor.ask("info version");
-                return monitor;
-            }
-            assert!(Instant::now() < end, "no monitor at {path}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn until_prompt(&mut self) -> String {
-        let mut text = Vec::new();
-        let mut byte = [0u8];
-        while !text.ends_with(b"(qemu) ") {
-            let count = self.0.read(&mut byte).expect("the monitor answers");
-            assert_eq!(count, 1, "the monitor hung up");
-            text.push(byte[0]);
-        }
-        String::from_utf8_lossy(&text).into_owned()
-    }
-
-    /// Runs a command; what it prints.
-    fn ask(&mut self, command: &str) -> String {
-        self.0.write_all(format!("{command}\r").as_bytes()).expect("the monitor listens");
-        let mut text = String::new();
-        // The echo of the command comes first, maybe behind a prompt drawn again.
-        while !text.contains(&format!("{command}\r\n")) {
-            text.push_str(&self.until_prompt());
-        }
-        let (_, answer) = text.split_once(&format!("{command}\r\n")).expect("echo");
-        answer.trim_end_matches("(qemu) ").replace("\r\n", "\n")
-    }
 }
 
 fn status(pid: u32, field: &str) -> String {
@@ -245,7 +199,7 @@ fn the_pid_file_holds_the_pid_and_goes_with_the_vm() {
     let (mut vm, mut monitor) = stopped(&scratch, &["-pidfile", &file]);
     assert_eq!(std::fs::read_to_string(&file).expect("pid file"), format!("{}\n", vm.pid()));
     refused(&["-pidfile", &file], &format!("-pidfile {file}: in use by another process"));
-    monitor.0.write_all(b"quit\r").expect("the monitor listens");
+    monitor.tell("quit");
     assert_eq!(vm.wait(20).code(), Some(0));
     assert!(!std::path::Path::new(&file).exists());
     assert!(!std::path::Path::new(&scratch.file("monitor")).exists());
@@ -263,7 +217,7 @@ fn a_daemon_releases_its_parent_when_it_serves() {
     assert!(processes.len() > 10, "{processes:?}");
     let mut monitor = Monitor::connect(&socket);
     assert_eq!(monitor.ask("info status"), "VM status: paused\n");
-    monitor.0.write_all(b"quit\r").expect("the monitor listens");
+    monitor.tell("quit");
     gone(&processes);
     refused(
         &["-daemonize", "-serial", "null", "-hda", "/nowhere"],
