@@ -41,7 +41,7 @@ pub struct Helper {
 
 /// Where the guest's instruction bytes come from while lowering. Reading goes through the fetch TLB.
 pub trait CodeSource {
-    /// The byte at linear address `addr`, or the fault that fetching it raises (recorded only by [`GuestOps::fetch_fault`]).
+    /// The byte at linear address `addr`, or the fault that fetching it raises (recorded in the front end's state).
     fn byte(&mut self, addr: u64) -> Result<u8, Fault>;
 
     /// At least one and at most `out.len()` bytes from `addr` on, never beyond its page: for fetching ahead, so a device is

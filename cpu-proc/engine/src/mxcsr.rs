@@ -2,7 +2,7 @@
 //!
 //! Generated code and the helpers it calls run with the *guest's* MXCSR (all exceptions masked) in the register, so that
 //! guest SSE needs no switching; the interpreter loads it only around each vector op. A helper that reads or changes
-//! `CoreState::mxcsr` therefore goes through [`read`] and [`write`], and one that does SSE arithmetic of its own whose
+//! `CoreState::mxcsr` therefore goes through [`read`] and [`write()`], and one that does SSE arithmetic of its own whose
 //! rounding must not be the guest's wraps it in [`with_host`].
 
 use crate::state::CoreState;

@@ -1,7 +1,7 @@
 //! Helpers: the parts of the instruction set that are too large to inline, called from lowered code by number.
 //!
 //! Each topic is a module with a constant list `HELPERS`; [`TABLE`] composes them. A body is an ordinary function
-//! `fn(&mut Cpu, a, b, c, imm) -> Result<d, Fault>`; [`helper!`] wraps it for the engine.
+//! `fn(&mut Cpu, a, b, c, imm) -> Result<d, Fault>`; `helper!` wraps it for the engine.
 //!
 //! A body that fails has recorded the exception with [`raise`] (or a callee has) and has changed no architectural
 //! register; memory that the instruction wrote before the fault stays written, as on the processor.
@@ -81,7 +81,7 @@ pub mod slot {
     pub const ALL: u32 = 0xffff;
 }
 
-/// A helper that touches no slot and no flag and cannot fault: the base that [`helper!`] entries override.
+/// A helper that touches no slot and no flag and cannot fault: the base that `helper!` entries override.
 pub const PURE: HelperInfo =
     HelperInfo { name: "", reads: 0, writes: 0, flags_read: 0, flags_written: 0, may_exit: false };
 
