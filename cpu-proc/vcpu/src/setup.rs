@@ -8,10 +8,11 @@ use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::device::{DEVICE_BYTES, DevicePort};
 use bulkhead_bus::manifest::fd;
-use bulkhead_bus::messages::{Chipset, CpuConfig, PciTemplate};
+use bulkhead_bus::messages::{Chipset, CpuConfig, PciTemplate, Space};
 use bulkhead_bus::ram::{CodeMap, code_map_bytes};
 use bulkhead_bus::serve::{self, StartError};
 use bulkhead_bus::wire;
+use bulkhead_chips::acpipm::Resources;
 use bulkhead_chips::board::{Board, BoardConfig};
 use bulkhead_chips::{pci, piix3};
 use bulkhead_engine::Machine;
@@ -129,6 +130,9 @@ fn board(config: &CpuConfig) -> Result<Board, StartError> {
     };
     parts.hpet &= !config.no_hpet;
     parts.acpi &= !config.no_acpi;
+    // The firmware's ACPI tables name the ports that the power management function reports.
+    let carries = |port: u64| config.regions.iter().any(|region| region.space == Space::Port && region.base == port);
+    parts.resources = Resources { lpt1: carries(0x378), com1: carries(0x3f8), com2: carries(0x2f8) };
     let mut board = Board::new(parts);
     for function in &config.functions {
         let rom = function.rom.and_then(|index| config.roms.get(index as usize)).map_or(0, |rom| rom.size);
