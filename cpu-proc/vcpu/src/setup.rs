@@ -131,7 +131,8 @@ fn board(config: &CpuConfig) -> Result<Board, StartError> {
     parts.hpet &= !config.no_hpet;
     parts.acpi &= !config.no_acpi;
     // The firmware's ACPI tables name the ports that the power management function reports.
-    let carries = |port: u64| config.regions.iter().any(|region| region.space == Space::Port && region.base == port);
+    let carries =
+        |port: u64| config.regions.iter().any(|region| region.space == Space::Port && region.base == port);
     parts.resources = Resources { lpt1: carries(0x378), com1: carries(0x3f8), com2: carries(0x2f8) };
     let mut board = Board::new(parts);
     for function in &config.functions {
