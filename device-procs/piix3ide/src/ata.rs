@@ -412,7 +412,7 @@ impl Channel {
             return self.packet_block(drive);
         }
         let Some(state) = self.drives.get_mut(drive) else { return };
-        state.block_end = state.moved.saturating_add(u32::from(state.limit)).min(state.filled);
+        state.block_end = state.moved.saturating_add(u32::from(state.limit).max(1)).min(state.filled);
         state.phase = phase::DATA_IN;
         state.status = status::DRDY | status::DSC | status::DRQ;
         self.interrupt(drive);
@@ -477,7 +477,7 @@ impl Channel {
             }
             state.filled = state.chunk(0) as u32;
         }
-        state.block_end = state.moved.saturating_add(u32::from(state.limit)).min(state.filled);
+        state.block_end = state.moved.saturating_add(u32::from(state.limit).max(1)).min(state.filled);
         state.phase = phase::DATA_OUT;
         state.status = status::DRDY | status::DSC | status::DRQ;
         if state.announce != 0 {

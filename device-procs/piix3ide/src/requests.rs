@@ -62,6 +62,9 @@ impl Drive {
         let length = self.chunk(0);
         self.offset = self.offset.saturating_add(length);
         self.left -= length;
+        if self.flying() == 0 {
+            self.next = self.next.wrapping_add(1);
+        }
         self.head = self.head.wrapping_add(1);
         (self.moved, self.filled, self.block_end) = (0, 0, 0);
     }
@@ -112,7 +115,7 @@ impl Channel {
             phase::FLUSH => BlockOp::Flush,
             _ => return,
         };
-        for at in 0..state.flying() {
+        for at in 0..state.flying().min(WINDOW) {
             let number = state.head.wrapping_add(at);
             if unit.block.request(slot(number)).is_none() {
                 let length = if op == BlockOp::Flush { 0 } else { state.chunk(at) };

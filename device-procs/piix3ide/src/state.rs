@@ -127,7 +127,8 @@ impl Drive {
         if self.next == u64::MAX || self.offset.checked_add(self.left).is_none() {
             return Err("counters out of range");
         }
-        let waits = matches!(self.phase, phase::FETCH | phase::STORE | phase::FLUSH);
+        let waits = matches!(self.phase, phase::FETCH | phase::STORE | phase::FLUSH)
+            || self.phase == phase::DATA_IN && self.reply == 0;
         if waits && self.next == self.head {
             return Err("a wait for no request");
         }

@@ -231,3 +231,73 @@ fn storm_of_commands_never_panics_and_reset_always_helps() {
         assert_eq!(pc.block_in(0, 512), pc.images[0][512..1024]);
     }
 }
+
+/// A state file that somebody wrote by hand (or a predecessor that was taken over left): refused, or harmless whatever follows.
+#[test]
+fn damaged_states_are_refused_or_harmless() {
+    let mut random = Random::new(77);
+    let mut taken = 0;
+    let mut pc = Pc::new();
+    for _ in 0..1500 {
+        while let Some(request) = pc.bench.servers[0].next() {
+            pc.bench.servers[0].complete(request.slot, BlockStatus::Ok);
+        }
+        pc.bench.chip = Piix3Ide::new(pc.config.clone());
+        pc.bench.with(Piix3Ide::reset);
+        pc.table(TABLE, &[(0x10_0000, 0x4000), (0x20_0000, 0)]);
+        pc.point(0, TABLE);
+        let code = [0x20, 0x30, 0xc8, 0xca, 0xe7, 0xec][random.below(6) as usize];
+        pc.lba28(0, false, code, 7, 200);
+        let mut state = pc.bench.chip.save();
+        // The fields that steer: phase, counters, buffer indices, bus master.
+        let channel = &mut state.channels[0];
+        let drive = &mut channel.drives[0];
+        for _ in 0..1 + random.below(3) {
+            let wild = match random.below(4) {
+                0 => random.below(16),
+                1 => u64::MAX - random.below(4),
+                2 => 1 << random.below(64),
+                _ => random.draw(),
+            };
+            match random.below(16) {
+                0 | 1 => drive.phase = random.below(10) as u8,
+                2 => drive.offset = wild,
+                3 => drive.left = wild,
+                4 => drive.head = wild,
+                5 => drive.next = drive.head.wrapping_add(random.below(5)),
+                6 => drive.filled = wild as u32,
+                7 => drive.moved = wild as u32 % 0x2_0001,
+                8 => drive.block_end = drive.filled.min(wild as u32),
+                9 => drive.limit = wild as u16,
+                10 => drive.reply = random.below(2) as u8,
+                11 => drive.dma = random.below(2) as u8,
+                12 => drive.status = wild as u8,
+                13 => (channel.room, channel.last) = (wild as u32, wild as u8),
+                14 => (channel.bm_command, channel.bm_status) = (wild as u8, wild as u8),
+                _ => channel.next = wild as u32,
+            }
+        }
+        let mut successor = Piix3Ide::new(pc.config.clone());
+        if successor.restore(&state).is_err() {
+            continue;
+        }
+        taken += 1;
+        pc.bench.chip = successor;
+        for _ in 0..30 {
+            match random.below(6) {
+                0 => drop(pc.block_in(0, 600)),
+                1 => pc.block_out(0, &[3; 600]),
+                2 => pc.bm_command(0, random.below(16) as u8),
+                3 => {
+                    if let Some(request) = pc.bench.servers[0].next() {
+                        pc.bench.servers[0].complete(request.slot, BlockStatus::Ok);
+                    }
+                }
+                4 => pc.set(0, reg::STATUS, random.draw() as u8),
+                _ => pc.bench.event(),
+            }
+            pc.restart();
+        }
+    }
+    assert!(taken > 300, "only {taken} were taken up");
+}
