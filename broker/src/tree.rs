@@ -164,7 +164,7 @@ fn device_config(device: &Device, config: &MachineConfig, parts: &Parts) -> Resu
         "debugports" => encode(&DebugPortsConfig {
             exit_ports: config.debug_exit.map_or(0, |exit| exit.iosize.min(4) as u8),
         }),
-        "ide" => encode(&ide(&parts.drives)),
+        "ide" => encode(&ide(&parts.drives, config.win2k_hack)),
         "vga" => encode(&VgaConfig::default()),
         _ => Ok(Vec::new()),
     }
@@ -181,7 +181,7 @@ fn rtc(config: &MachineConfig, cmos: &[(u8, u8)]) -> RtcConfig {
     RtcConfig { cmos: cmos.to_vec(), base_seconds, base_nanoseconds, time_drift_hack: config.rtc_td_hack }
 }
 
-fn ide(drives: &[OpenDrive]) -> IdeConfig {
+fn ide(drives: &[OpenDrive], slow_writes: bool) -> IdeConfig {
     let mut config = IdeConfig::default();
     for (block, drive) in drives.iter().enumerate() {
         let disk = drive.media == Media::Disk;
@@ -199,6 +199,7 @@ fn ide(drives: &[OpenDrive]) -> IdeConfig {
                     sectors: geometry.sectors,
                 }),
                 removable: !disk,
+                slow_writes,
             });
         }
     }

@@ -130,6 +130,9 @@ pub struct IdeDriveConfig {
     pub geometry: Option<IdeGeometry>,
     /// The medium can be changed.
     pub removable: bool,
+    /// `-win2k-hack`: the interrupt of every sixteenth PIO write comes a millisecond late, for a driver that fills its disk
+    /// with log entries when it comes at once.
+    pub slow_writes: bool,
 }
 
 /// Role `ide`: both channels of the PIIX3 IDE function.

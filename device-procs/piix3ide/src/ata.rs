@@ -37,6 +37,9 @@ mod feature {
 /// Sectors that 28-bit addresses reach.
 const LBA28_MAX: u64 = 1 << 28;
 
+/// How long the end of a PIO write is held back.
+const HOLD_NS: u64 = 1_000_000;
+
 /// How a command moves sectors.
 #[derive(Clone, Copy, Default)]
 struct Transfer {
@@ -80,6 +83,19 @@ impl Transfer {
 }
 
 impl Drive {
+    /// Whether the end of a PIO write has to wait (`-win2k-hack`).
+    fn is_held_back(&mut self, now: u64) -> bool {
+        if self.hold == 0 && self.writes % 16 == 15 {
+            self.hold = now.saturating_add(HOLD_NS);
+        }
+        if now < self.hold {
+            return true;
+        }
+        self.hold = 0;
+        self.writes = self.writes.wrapping_add(1);
+        false
+    }
+
     /// First sector of a command: LBA28, LBA48 or cylinder/head/sector.
     fn address(&self, device: u8, ext: bool, unit: &Unit<'_>) -> Option<u64> {
         let [low, mid, high] = self.lba;
@@ -312,7 +328,7 @@ impl Channel {
         match state.phase {
             phase::FETCH => self.fetch(drive, unit, env),
             phase::WAIT_BUFFER => self.ask_for_data(drive, unit),
-            phase::STORE => self.stored(drive, unit),
+            phase::STORE => self.stored(drive, unit, env),
             phase::PULL => self.pull(drive, unit, env),
             phase::FLUSH => match state.outcome(unit) {
                 None => {}
@@ -519,11 +535,14 @@ impl Channel {
     }
 
     /// A chunk of a PIO write may be done.
-    fn stored(&mut self, drive: usize, unit: &Unit<'_>) {
+    fn stored(&mut self, drive: usize, unit: &Unit<'_>, env: &Env<'_>) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         match state.outcome(unit) {
             None => {}
             Some(BlockStatus::Ok) => {
+                if unit.config.slow_writes && state.is_held_back(env.now) {
+                    return;
+                }
                 state.consume();
                 if state.left > 0 { self.ask_for_data(drive, unit) } else { self.write_ended(drive) }
             }

@@ -64,6 +64,9 @@ const REGIONS: &[Region] = &[
     Region { size: 16, rules: MASTER_RULES },
 ];
 
+/// [`Drive::hold`] when its time has passed.
+const HELD: u64 = 1;
+
 /// Both channels of the function.
 pub struct Piix3Ide {
     // Fixed configuration.
@@ -385,6 +388,15 @@ impl Chip for Piix3Ide {
         }
     }
 
+    fn timer(&mut self, env: &mut Env<'_>) {
+        for drive in self.saved.channels.iter_mut().flat_map(|bus| &mut bus.drives) {
+            if drive.hold > HELD && drive.hold <= env.now {
+                drive.hold = HELD;
+            }
+        }
+        self.event(env);
+    }
+
     fn control(&mut self, request: &Control, env: &mut Env<'_>) -> Result<Vec<u8>, &'static str> {
         if !matches!(request, Control::Info) {
             return Err("no such request for this device");
@@ -405,6 +417,8 @@ impl Chip for Piix3Ide {
         for (level, bus) in out.level.iter_mut().zip(&self.saved.channels) {
             *level = bus.line();
         }
+        let holds = self.saved.channels.iter().flat_map(|bus| &bus.drives).map(|drive| drive.hold);
+        out.deadline = holds.filter(|hold| *hold > HELD).min();
     }
 
     fn save(&self) -> Saved {

@@ -73,7 +73,7 @@ impl Drive {
     pub(crate) fn abandon(&mut self) {
         self.head = self.next;
         self.left = 0;
-        (self.moved, self.filled, self.block_end, self.reply) = (0, 0, 0, 0);
+        (self.moved, self.filled, self.block_end, self.reply, self.hold) = (0, 0, 0, 0, 0);
     }
 
     /// What became of request `head`; `None` while it is not done.

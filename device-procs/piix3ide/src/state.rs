@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::requests::WINDOW;
 
 /// Version of [`Saved`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a drive is doing; field `phase` of [`Drive`].
 pub mod phase {
@@ -49,6 +49,9 @@ pub struct Drive {
     pub head: u64,
     /// Number of the next request.
     pub next: u64,
+    /// Guest time in nanoseconds until which the end of a PIO write is held back; 0 for not, 1 when that
+    /// time has passed.
+    pub hold: u64,
     /// Bytes in the buffer.
     pub filled: u32,
     /// Bytes of the buffer already moved by the host or the bus master.
@@ -107,8 +110,10 @@ pub struct Drive {
     pub heads: u8,
     /// See `heads`.
     pub sectors: u8,
+    /// PIO writes done, wrapping: decides which are held back.
+    pub writes: u8,
     /// Padding.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 impl Drive {

@@ -30,6 +30,7 @@ fn drive(media: IdeMedia, block: u8) -> IdeDriveConfig {
         firmware: "2.5+".to_owned(),
         geometry: None,
         removable: media == IdeMedia::Cdrom,
+        slow_writes: false,
     }
 }
 

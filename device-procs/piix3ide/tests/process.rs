@@ -77,6 +77,7 @@ impl Rig {
             firmware: "1".to_owned(),
             geometry: None,
             removable: false,
+            slow_writes: false,
         };
         let numbered = self.files.iter().enumerate();
         let manifest = Manifest {

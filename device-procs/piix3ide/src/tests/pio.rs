@@ -203,3 +203,26 @@ fn busy_drive_ignores_commands() {
     pc.settle();
     assert_eq!(pc.block_in(0, 512), pc.images[0][5 * 512..6 * 512]);
 }
+
+#[test]
+fn every_sixteenth_pio_write_is_late_with_the_windows_2000_hack() {
+    let mut settings = config();
+    settings.drives.iter_mut().flatten().for_each(|drive| drive.slow_writes = true);
+    let mut pc = Pc::with(settings);
+    let mut late = Vec::new();
+    for round in 0..40u32 {
+        pc.lba28(0, false, command::WRITE_SECTORS, round, 1);
+        pc.block_out(0, &[round as u8; 512]);
+        pc.settle();
+        if !pc.irq(0) {
+            late.push(round);
+            assert_eq!(pc.alt(0) & status::BSY, status::BSY);
+            pc.bench.advance(999_999);
+            assert!(!pc.irq(0));
+            pc.bench.advance(1);
+        }
+        assert!(pc.irq(0), "write {round}");
+        assert_eq!(pc.get(0, reg::STATUS), status::DRDY | status::DSC);
+    }
+    assert_eq!(late, [15, 31]);
+}
