@@ -16,6 +16,7 @@ pub mod firmware;
 mod images;
 mod machines;
 mod monitor;
+mod restart;
 mod spawn;
 mod sys;
 mod tree;

@@ -26,9 +26,56 @@ pub struct Process {
     pub stderr: Option<std::process::ChildStderr>,
     /// Bytes of it that have been shown.
     pub said: usize,
+    /// The last of it that was not empty, for the record of its end.
+    pub last: String,
     /// Start.
     pub since: Instant,
     _child: Child,
+}
+
+/// What it takes to start a process again: its program by name, so that the one then on disk is started; its manifest, of which
+/// every process gets a fresh copy; duplicates of its descriptors.
+#[derive(Debug)]
+pub struct Recipe {
+    program: &'static str,
+    manifest: Manifest,
+    fds: Vec<(String, OwnedFd)>,
+}
+
+impl Recipe {
+    /// Keeps duplicates of `fds`.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn new(
+        program: &'static str,
+        manifest: Manifest,
+        fds: &[(String, BorrowedFd<'_>)],
+    ) -> Result<Recipe, Fail> {
+        let copy = |(name, fd): &(String, BorrowedFd<'_>)| Ok((name.clone(), fd.try_clone_to_owned()?));
+        let fds = fds.iter().map(copy).collect::<std::io::Result<Vec<_>>>();
+        let fds = fds.map_err(|e| Fail(format!("{}: {}", manifest.name, reason(&e))))?;
+        Ok(Recipe { program, manifest, fds })
+    }
+
+    /// Starts a process. From the main thread only: the child dies with its starter.
+    ///
+    /// # Errors
+    /// As [`spawn`].
+    pub fn start(&self) -> Result<Process, Fail> {
+        let fds: Vec<_> = self.fds.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
+        spawn(self.program, self.manifest.clone(), &fds)
+    }
+
+    /// The descriptor named `name`.
+    pub fn descriptor(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.fds.iter().find(|(have, _)| have == name).map(|(_, fd)| fd.as_fd())
+    }
+
+    /// Number of the device's outputs in the interrupt page.
+    pub fn source(&self) -> usize {
+        self.manifest.source as usize
+    }
 }
 
 /// Folder of the programs of the machine: that of this program.
@@ -98,6 +145,7 @@ pub fn spawn(
         pidfd,
         stderr: child.stderr.take(),
         said: 0,
+        last: String::new(),
         since: Instant::now(),
         _child: child,
     })
@@ -110,6 +158,8 @@ pub struct End {
     pub text: String,
     /// Exit status 0.
     pub clean: bool,
+    /// SIGKILL: nothing that a process does to itself.
+    pub killed: bool,
 }
 
 impl Process {
@@ -118,16 +168,19 @@ impl Process {
         let status = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
         match status {
             Ok(WaitStatus::Exited(_, code)) => {
-                Some(End { text: format!("exited with status {code}"), clean: code == 0 })
+                Some(End { text: format!("exited with status {code}"), clean: code == 0, killed: false })
             }
             Ok(WaitStatus::Signaled(_, signal, _)) => {
                 let why = match signal {
                     nix::sys::signal::Signal::SIGSYS => " (a system call that its policy forbids)",
                     _ => "",
                 };
-                Some(End { text: format!("was killed by {signal}{why}"), clean: false })
+                let killed = signal == nix::sys::signal::Signal::SIGKILL;
+                Some(End { text: format!("was killed by {signal}{why}"), clean: false, killed })
             }
-            Err(nix::errno::Errno::ECHILD) => Some(End { text: "is gone".to_owned(), clean: false }),
+            Err(nix::errno::Errno::ECHILD) => {
+                Some(End { text: "is gone".to_owned(), clean: false, killed: false })
+            }
             _ => None,
         }
     }
@@ -161,7 +214,11 @@ impl Process {
                 if self.said > SAID_MAX {
                     String::new()
                 } else {
-                    printable(bytes.get(..len).unwrap_or_default())
+                    let text = printable(bytes.get(..len).unwrap_or_default());
+                    if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
+                        self.last = line.trim().chars().take(LAST_MAX).collect();
+                    }
+                    text
                 }
             }
         }
@@ -170,6 +227,9 @@ impl Process {
 
 /// Bytes of a process's standard error that are shown at most.
 const SAID_MAX: usize = 64 << 10;
+
+/// Characters of its last line that are remembered.
+const LAST_MAX: usize = 200;
 
 /// Text of another process without control characters but line feeds.
 pub fn printable(bytes: &[u8]) -> String {

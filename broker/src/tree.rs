@@ -30,7 +30,7 @@ use crate::fail::{Fail, reason};
 use crate::images::OpenDrive;
 use crate::machines::standard::DEBUG_EXIT_REGION;
 use crate::machines::{Bulk, Device, Machine, When};
-use crate::spawn::{self, Process};
+use crate::spawn::{self, Process, Recipe};
 use crate::sys;
 
 /// User and group of every process when the broker is the superuser's: nobody's.
@@ -80,6 +80,10 @@ pub struct Tree {
     pub monitors: Vec<UnixStream>,
     /// Bells of the character back ends, with their index in [`Tree::processes`].
     pub back_ends: Vec<(usize, Bell)>,
+    /// Drives, with the index of their back end in [`Tree::processes`].
+    pub blocks: Vec<(usize, BlockServer)>,
+    /// How each process but the last is started again, in the order of [`Tree::processes`].
+    pub recipes: Vec<Recipe>,
     /// `-d` output of the CPU process.
     pub log: OwnedFd,
     /// Keeps shared memory alive for successors.
@@ -373,6 +377,13 @@ fn start(
     };
     let mut monitors = Vec::new();
     let mut handles = Vec::new();
+    let mut recipes = Vec::new();
+    let mut spawn_kept = |program, manifest, fds: &[(String, BorrowedFd<'_>)]| {
+        let recipe = Recipe::new(program, manifest, fds)?;
+        processes.push(recipe.start()?);
+        recipes.push(recipe);
+        Ok::<usize, Fail>(processes.len() - 1)
+    };
     for (index, slot) in slots.iter().enumerate() {
         let device = slot.device;
         let mut manifest = shared.manifest(
@@ -411,11 +422,11 @@ fn start(
                 fds.add(format!("{}{number}{}", fd::BLOCK, fd::PEER_BELL), &link.bell);
             }
         }
-        processes.push(spawn::spawn(device.program, manifest, &fds.list)?);
+        let process = spawn_kept(device.program, manifest, &fds.list)?;
         handles.push(DeviceHandle {
             name: device.name,
             mailbox: Mailbox::new(map(&slot.file, DEVICE_BYTES)?, Bell::new(map(&slot.bell, BELL_BYTES)?)),
-            process: processes.len() - 1,
+            process,
         });
     }
     let bell_of = |wanted: &dyn Fn(&Device) -> bool| {
@@ -433,8 +444,7 @@ fn start(
         }
         fds.add(fd::BELL, &link.bell);
         fds.list.extend(drive.descriptors().map(|(name, fd)| (name.to_owned(), fd)));
-        processes.push(spawn::spawn("bh-block", manifest, &fds.list)?);
-        blocks.push((processes.len() - 1, end));
+        blocks.push((spawn_kept("bh-block", manifest, &fds.list)?, end));
     }
     let start_ns = bus_sys::monotonic_ns();
     let mut char = |name: String, char: &HostChar, link: Option<(&Link, &OwnedFd)>, monitor: bool| {
@@ -466,9 +476,9 @@ fn start(
         if let Some(theirs) = &theirs {
             fds.add("monitor", theirs);
         }
-        processes.push(spawn::spawn("bh-char", manifest, &fds.list)?);
+        let process = spawn_kept("bh-char", manifest, &fds.list)?;
         let bell = link.map_or(&own, |(link, _)| &link.bell);
-        back_ends.push((processes.len() - 1, Bell::new(map(bell, BELL_BYTES)?)));
+        back_ends.push((process, Bell::new(map(bell, BELL_BYTES)?)));
         Ok::<(), Fail>(())
     };
     for (port, (host, link)) in parts.serials.iter().zip(&serials).enumerate() {
@@ -504,6 +514,8 @@ fn start(
         cpu,
         monitors,
         back_ends,
+        blocks,
+        recipes,
         log: log_read,
         _memory: memory,
     })

@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::monitor::Session;
+use crate::restart::Keeper;
 use crate::spawn::printable;
 use crate::sys;
 use crate::tree::{Parts, Tree};
@@ -41,6 +42,8 @@ pub struct Vm<'a> {
     pub buttons: u8,
     /// CPU that monitor commands look at.
     pub cpu: u32,
+    /// Deaths and successors.
+    pub keeper: Keeper,
     log_path: PathBuf,
     log: Option<File>,
     log_ended: bool,
@@ -75,9 +78,11 @@ enum Source {
 impl<'a> Vm<'a> {
     /// Takes over a machine whose processes are ready.
     pub fn new(config: &'a MachineConfig, tree: Tree, parts: Parts) -> Vm<'a> {
+        let keeper = Keeper::new(&tree);
         Vm {
             config,
             tree,
+            keeper,
             parts,
             running: false,
             exit: None,
@@ -130,6 +135,9 @@ impl<'a> Vm<'a> {
                 watch(Source::Log, self.tree.log.as_fd(), PollFlags::POLLIN);
             }
             for (index, process) in self.tree.processes.iter().enumerate() {
+                if self.keeper.is_vacant(index) {
+                    continue;
+                }
                 watch(Source::End(index), process.pidfd.as_fd(), PollFlags::POLLIN);
                 if let Some(stderr) = &process.stderr {
                     watch(Source::Words(index), stderr.as_fd(), PollFlags::POLLIN);
@@ -140,13 +148,25 @@ impl<'a> Vm<'a> {
                     watch(Source::Monitor(index), fd, flags);
                 }
             }
-            let timeout = if self.tree.cpu.has_queued() { PollTimeout::ZERO } else { PollTimeout::NONE };
+            let timeout = if self.tree.cpu.has_queued() {
+                PollTimeout::ZERO
+            } else {
+                let wait = self.keeper.patience(self.running);
+                wait.map_or(PollTimeout::NONE, |wait| PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX))
+            };
             let _ = poll(&mut fds, timeout);
             let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
             let ready: Vec<Source> =
                 fds.iter().zip(&sources).filter(|(fd, _)| ready(fd)).map(|(_, source)| *source).collect();
             ready
         };
+        // First of all: whatever else is done may need a device's answer.
+        for source in &ready {
+            if let Source::End(index) = source {
+                self.mourn(*index);
+            }
+        }
+        self.tend();
         while self.tree.cpu.has_queued() {
             self.hear_cpu();
         }
@@ -160,7 +180,7 @@ impl<'a> Vm<'a> {
                 Source::Cpu => self.hear_cpu(),
                 Source::Log => self.copy_log(),
                 Source::Words(index) => self.hear(index),
-                Source::End(index) => self.mourn(index),
+                Source::End(_) => {}
                 Source::Monitor(index) => {
                     if let Some(session) = sessions.get_mut(index) {
                         session.serve(self);
@@ -170,23 +190,25 @@ impl<'a> Vm<'a> {
         }
     }
 
-    fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         // The terminal may be in raw mode.
         eprint!("{}: {}\r\n", self.config.program, text.trim_end().replace('\n', "\r\n"));
     }
 
-    fn hear(&mut self, index: usize) {
+    pub(crate) fn hear(&mut self, index: usize) {
         let words = self.tree.processes.get_mut(index).map(crate::spawn::Process::last_words);
         if let Some(words) = words.filter(|words| !words.is_empty()) {
             self.say(&words);
         }
     }
 
-    /// A process has ended: so does the VM.
+    /// A process has ended: it gets a successor; without the CPU process the VM ends.
     fn mourn(&mut self, index: usize) {
         let Some(end) = self.tree.processes.get(index).and_then(crate::spawn::Process::ended) else { return };
         self.hear(index);
-        if self.exit.is_none()
+        if self.exit.is_none() && index < self.tree.recipes.len() {
+            self.died(index, &end);
+        } else if self.exit.is_none()
             && let Some(process) = self.tree.processes.get(index)
         {
             self.say(&format!("{} (process {}) {}: the VM ends", process.name, process.pid, end.text));

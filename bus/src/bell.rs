@@ -2,8 +2,8 @@
 //!
 //! A bell is a page of its own, so that whoever may ring it needs to see nothing else of the sleeper.
 //! Layout: `0x00` u32 sleep flag, which *is* the futex word; `0x40` u32 number of the processor the owner last ran on;
-//! `0x80` u32 1 once a back end is jailed and serving (a futex word); `0xc0` u32 1 when it is to finish what is
-//! waiting and end.
+//! `0x80` u32 1 once a back end is jailed and serving (a futex word), `0x88` u64 the host's monotonic time of that; `0xc0` u32 1
+//! when it is to finish what is waiting and end.
 //!
 //! Protocol (model-checked in `tests/doorbell_model.rs`): the sleeper sets the flag, checks for work again, then waits on the
 //! flag being 1. The waker publishes its work with an exchange, then loads the flag; if 1 it exchanges 0 and wakes. A flag
@@ -19,6 +19,7 @@ pub const BELL_BYTES: usize = 4096;
 const FLAG: usize = 0x00;
 const CPU: usize = 0x40;
 const READY: usize = 0x80;
+const READY_AT: usize = 0x88;
 const FINISH: usize = 0xc0;
 /// Longest sleep without looking again: a belt for the braces.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
@@ -44,8 +45,20 @@ impl Bell {
     /// Back end: says that it is jailed and serving.
     pub fn set_ready(&self) {
         let word = self.page.word(READY);
+        self.page.dword(READY_AT).store(sys::monotonic_ns(), Ordering::SeqCst);
         word.swap(1, Ordering::SeqCst);
         sys::futex_wake(word);
+    }
+
+    /// Broker, while no process owns this bell: the next owner is not ready yet.
+    pub fn clear_ready(&self) {
+        self.page.word(READY).store(0, Ordering::SeqCst);
+    }
+
+    /// Broker: when the owner said that it serves, in monotonic nanoseconds; the owner's claim.
+    pub fn ready_at(&self) -> Option<u64> {
+        (self.page.word(READY).load(Ordering::SeqCst) != 0)
+            .then(|| self.page.dword(READY_AT).load(Ordering::SeqCst))
     }
 
     /// Broker: asks a back end to finish what is waiting and to end with status 0.
@@ -73,6 +86,14 @@ impl Bell {
         if flag.load(Ordering::SeqCst) == 1 && flag.swap(0, Ordering::SeqCst) == 1 {
             sys::futex_wake(flag);
         }
+    }
+
+    /// Wakes the owner whatever its flag says. For the successor of a process that may have died between taking the flag back
+    /// and the wake: such an owner sleeps behind a flag of 0, where [`Bell::ring`] leaves it.
+    pub fn wake(&self) {
+        let flag = self.flag();
+        flag.swap(0, Ordering::SeqCst);
+        sys::futex_wake(flag);
     }
 
     /// Owner: sleeps until rung, unless `work()` already holds, at most `timeout`.

@@ -7,6 +7,8 @@
 //! | `0x000` | u32 magic, u32 ready (1 once jailed and serving), u32 regions, u32 lines | device |
 //! | `0x040` | u32 tail: requests ever submitted | CPU |
 //! | `0x080` | u32 head: requests ever completed, a copy of the committed one | device |
+//! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one | device, broker |
+//! | `0x100` | u64 host's monotonic nanoseconds when ready was set | device |
 //! | `0x180` | u64 generation: the active state slot is its lowest bit | device |
 //! | `0x200` | per region 256 bytes: u64 size, u32 rules, then 16 bytes a rule: start, end, read class, write class | device |
 //! | `0x1000` | ring: 1024 entries of 16 bytes, see [`Request`] | CPU |
@@ -35,6 +37,11 @@ pub const READY: usize = 0x004;
 pub(crate) const REGIONS: usize = 0x008;
 pub(crate) const TAIL: usize = 0x040;
 pub(crate) const HEAD: usize = 0x080;
+/// Outside the commit: a request that kills the device leaves its mark here.
+pub(crate) const ATTEMPTS: usize = 0x0c0;
+pub(crate) const READY_AT: usize = 0x100;
+/// Deaths that one request may cause; after that many it is answered with ones and skipped.
+pub const DEATHS_MAX: u32 = 3;
 pub(crate) const GENERATION: usize = 0x180;
 pub(crate) const REGION_TABLE: usize = 0x200;
 pub(crate) const REGION_BYTES: usize = 0x100;
@@ -107,6 +114,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// What the CPU is told when nobody can serve this request: all ones, and of a block nothing.
+    pub(crate) fn unanswered(&self) -> u64 {
+        if self.kind == kind::READ_BLOCK { 0 } else { u64::MAX }
+    }
+
     pub(crate) fn store(&self, map: &Mapping, index: u32) {
         let at = RING + (index % RING_ENTRIES) as usize * 16;
         let head = u64::from(self.kind)

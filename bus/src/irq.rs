@@ -95,6 +95,22 @@ impl IrqPage {
         }
     }
 
+    /// Device that succeeds another: makes the CPU look at its lines and wakes it, because the predecessor may have died
+    /// between a change and the announcement of it.
+    pub fn announce(&self, source: usize) {
+        self.page.dword(8).fetch_or(1 << source.min(SOURCES - 1), Ordering::SeqCst);
+        self.attention().swap(1, Ordering::SeqCst);
+        self.cpu.wake();
+    }
+
+    /// Broker: lowers the lines of a device that has nobody to serve it. Edges that were counted stay counted.
+    pub fn lower(&self, source: usize) {
+        for line in 0..LINES {
+            self.page.word(Self::at(source, 0, line)).store(0, Ordering::SeqCst);
+        }
+        self.announce(source);
+    }
+
     /// CPU: takes the set of sources with news, a bit each.
     pub fn take_news(&self) -> u64 {
         self.page.dword(8).swap(0, Ordering::SeqCst)

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod conformance;
 pub mod control;
+pub mod dead;
 pub mod device;
 pub mod irq;
 pub mod links;

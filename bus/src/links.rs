@@ -167,6 +167,11 @@ impl ByteEnd {
         self.peer.ring();
     }
 
+    /// Wakes the other end for what a predecessor may not have announced.
+    pub fn announce(&self) {
+        self.peer.wake();
+    }
+
     /// A number that changes whenever there is something new for this end.
     pub fn news(&self) -> u32 {
         let incoming = self.map.word(self.lane(false).0).load(Ordering::Acquire);
@@ -182,7 +187,8 @@ pub const BLOCK_SLOTS: usize = 8;
 /// Data bytes a request can carry.
 pub const BLOCK_DATA: usize = 128 << 10;
 /// Bytes of a block-link file. Layout: `0x00` u64 image bytes, `0x08` u32 flags (1 read-only, 2 medium present, 4 write cache),
-/// `0x0c` u32 medium generation; `0x20` u32 completions ever, `0x24` u32 1 once the back end serves (a futex word); from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
+/// `0x0c` u32 medium generation; `0x20` u32 completions ever, `0x24` u32 1 once the back end serves (a futex word),
+/// `0x28` u64 the host's monotonic time of that; from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
 /// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status, `0x18` u64 sequence
 /// number; data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
 /// succeeded by one that runs every submitted request again in sequence order.
@@ -358,6 +364,11 @@ impl BlockClient {
             && ram.read_into(gpa, &self.map, data_at(slot) + at, len)
     }
 
+    /// Wakes the back end for what a predecessor may not have announced.
+    pub fn announce(&self) {
+        self.peer.wake();
+    }
+
     /// A number that changes whenever a request completes or the medium changes.
     pub fn news(&self) -> u32 {
         self.map.word(0x20).load(Ordering::Acquire).wrapping_add(self.map.word(0x0c).load(Ordering::Acquire))
@@ -403,8 +414,26 @@ impl BlockServer {
     /// Says that this back end is in its jail and serves.
     pub fn set_ready(&self) {
         let word = self.map.word(0x24);
+        self.map.dword(0x28).store(sys::monotonic_ns(), Ordering::SeqCst);
         sys::publish(word, 1);
         sys::futex_wake(word);
+        // A predecessor may have died between a completion and its announcement.
+        self.peer.wake();
+    }
+
+    /// Broker, while no back end runs: the next one is not ready yet.
+    pub fn clear_ready(&self) {
+        self.map.word(0x24).store(0, Ordering::SeqCst);
+    }
+
+    /// Broker: when the back end said that it serves, in monotonic nanoseconds; the back end's claim.
+    pub fn ready_at(&self) -> Option<u64> {
+        (self.map.word(0x24).load(Ordering::SeqCst) != 0).then(|| self.map.dword(0x28).load(Ordering::SeqCst))
+    }
+
+    /// Broker: completions ever, for the detection of a hang.
+    pub fn completions(&self) -> u32 {
+        self.map.word(0x20).load(Ordering::SeqCst)
     }
 
     /// Broker: waits until the back end serves, at most `timeout`. False when it does not yet.

@@ -8,7 +8,7 @@ use crate::chip::Control;
 use crate::control::{
     REPLY, REPLY_DATA, REPLY_LEN, REPLY_MAX, REPLY_STATUS, REQUEST, REQUEST_DATA, REQUEST_LEN, REQUEST_MAX,
 };
-use crate::device::{CONTROL, READY};
+use crate::device::{ATTEMPTS, CONTROL, HEAD, READY, READY_AT, TAIL};
 use crate::sys::{self, Mapping};
 use crate::wire;
 
@@ -50,6 +50,35 @@ impl Mailbox {
     pub fn wait_ready(&self, timeout: Duration) -> bool {
         sys::futex_wait(self.map.word(READY), 0, Some(timeout));
         self.is_ready()
+    }
+
+    /// While no process serves: the next one is not ready yet.
+    pub fn clear_ready(&self) {
+        self.map.word(READY).store(0, Ordering::SeqCst);
+    }
+
+    /// When the device said that it serves, in monotonic nanoseconds; the device's claim.
+    pub fn ready_at(&self) -> Option<u64> {
+        self.is_ready().then(|| self.map.dword(READY_AT).load(Ordering::SeqCst))
+    }
+
+    /// Requests completed, and whether there are others, for the detection of a hang. Claims.
+    pub fn progress(&self) -> (u32, bool) {
+        let head = self.map.word(HEAD).load(Ordering::SeqCst);
+        (head, self.map.word(TAIL).load(Ordering::SeqCst) != head)
+    }
+
+    /// The request under way and how often it was begun. Claims.
+    pub fn attempts(&self) -> (u32, u32) {
+        let word = self.map.dword(ATTEMPTS).load(Ordering::SeqCst);
+        ((word >> 32) as u32, word as u32)
+    }
+
+    /// While no process serves: the last death was not the fault of the request under way.
+    pub fn forgive(&self) {
+        let word = self.map.dword(ATTEMPTS);
+        let now = word.load(Ordering::SeqCst);
+        word.store(now.wrapping_sub(u64::from(now as u32 != 0)), Ordering::SeqCst);
     }
 
     /// Makes the device look at its clock and links.

@@ -238,6 +238,7 @@ impl<C: Chip> Server<C> {
         server.take_up()?;
         jail(manifest).map_err(StartError::Refused)?;
         sys::release_program_pages();
+        server.map.dword(device::READY_AT).store(sys::monotonic_ns(), Ordering::SeqCst);
         sys::publish(server.map.word(device::READY), 1);
         sys::futex_wake(server.map.word(device::READY));
         Ok(server)
@@ -267,6 +268,8 @@ impl<C: Chip> Server<C> {
     fn take_up(&mut self) -> Result<(), StartError> {
         self.generation = self.map.dword(device::GENERATION).load(Ordering::SeqCst);
         if self.generation == 0 {
+            // Not 0 when everybody before died at once and the requests were answered without a device.
+            self.consumed = self.map.word(self.slot() + slot::CONSUMED).load(Ordering::Acquire);
             self.call(|chip, env| chip.reset(env));
         } else {
             let at = self.slot();
@@ -352,8 +355,13 @@ impl<C: Chip> Server<C> {
     }
 
     fn run(&mut self) -> ! {
-        // A waiter of a predecessor may still sleep.
-        self.irq.cpu_bell().ring();
+        // Whoever a predecessor was about to wake when it died may still sleep, and may not know the news.
+        self.irq.announce(self.source);
+        let reply = self.map.word(CONTROL + control::REPLY);
+        sys::publish(reply, self.answered);
+        sys::futex_wake(reply);
+        self.bytes.iter().for_each(ByteEnd::announce);
+        self.blocks.iter().for_each(BlockClient::announce);
         let mut seen = self.news().wrapping_sub(1);
         loop {
             self.bell.publish_cpu();
@@ -425,7 +433,7 @@ impl<C: Chip> Server<C> {
         while self.consumed != tail && tail.wrapping_sub(start) <= device::RING_ENTRIES {
             let index = self.consumed;
             let request = Request::load(&self.map, index);
-            let response = self.serve(request);
+            let response = if self.begin(index) { self.serve(request) } else { request.unanswered() };
             let at = device::RESPONSES + (index % device::RING_ENTRIES) as usize * 8;
             self.map.dword(at).store(response, Ordering::Release);
             self.consumed = index.wrapping_add(1);
@@ -440,6 +448,22 @@ impl<C: Chip> Server<C> {
             self.irq.cpu_bell().ring();
         }
         self.consumed != start
+    }
+
+    /// Marks the request as begun. False when it has killed [`device::DEATHS_MAX`] processes already: the guest then sees what
+    /// it would see if nothing was there, and the device goes on behind it.
+    fn begin(&self, index: u32) -> bool {
+        let word = self.map.dword(device::ATTEMPTS);
+        let last = word.load(Ordering::Relaxed);
+        let deaths = if (last >> 32) as u32 == index { last as u32 } else { 0 };
+        if deaths >= device::DEATHS_MAX {
+            eprintln!("request {index} has killed this device {deaths} times and is skipped");
+            return false;
+        }
+        word.store(u64::from(index) << 32 | u64::from(deaths + 1), Ordering::Relaxed);
+        // Program order is all that counts: the reader comes after this process.
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+        true
     }
 
     fn serve(&mut self, request: Request) -> u64 {

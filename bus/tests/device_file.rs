@@ -11,9 +11,11 @@ use bulkhead_bus::chip::{
 };
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::control;
+use bulkhead_bus::dead::DeadDevice;
 use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY};
 use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
+use bulkhead_bus::mailbox::Mailbox;
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::serve;
 use bulkhead_bus::sys::{self, Mapping};
@@ -28,7 +30,7 @@ fn fold(log: u64, value: u64) -> u64 {
 ///
 /// Offset 0: posted write; 8: kicked; 16: sync; each adds to the log. 24: the log, sync. 32: the log, mirrored. 40: number of
 /// accesses. 48: write raises the line after that many nanoseconds, read lowers it. 56: the fuse: the process dies (the
-/// thread panics) in the middle of the transaction after that many more writes.
+/// thread panics) in the middle of the transaction after that many more writes. 60: reading it is deadly.
 #[derive(Default)]
 struct Recorder {
     state: State,
@@ -76,6 +78,7 @@ impl Chip for Recorder {
                 self.state.level = 0;
                 0
             }
+            60 => panic!("a deadly read"),
             _ => return Err(BusError::Rejected),
         })
     }
@@ -201,18 +204,24 @@ impl Rig {
 
     /// Starts a device on a thread of its own, which ends with the test program or by its fuse.
     fn start(&self, can_die: bool) -> std::thread::JoinHandle<()> {
+        let thread = self.start_unready(can_die);
         let device = self.map(fd::DEVICE, DEVICE_BYTES);
-        device.word(READY).store(0, Ordering::SeqCst);
-        let manifest = self.manifest.clone();
-        let thread = std::thread::spawn(move || {
-            let make = |_: &[u8]| Ok(Recorder { can_die, ..Recorder::default() });
-            panic!("the device did not start: {}", serve(&manifest, |_| Ok(()), make));
-        });
         while device.word(READY).load(Ordering::SeqCst) == 0 {
             sys::futex_wait(device.word(READY), 0, Some(Duration::from_millis(100)));
             assert!(!thread.is_finished(), "the device did not start");
         }
         thread
+    }
+
+    /// Starts a device that may die before anybody sees that it is ready.
+    fn start_unready(&self, can_die: bool) -> std::thread::JoinHandle<()> {
+        let device = self.map(fd::DEVICE, DEVICE_BYTES);
+        device.word(READY).store(0, Ordering::SeqCst);
+        let manifest = self.manifest.clone();
+        std::thread::spawn(move || {
+            let make = |_: &[u8]| Ok(Recorder { can_die, ..Recorder::default() });
+            panic!("the device did not start: {}", serve(&manifest, |_| Ok(()), make));
+        })
     }
 
     fn port(&self) -> DevicePort {
@@ -442,4 +451,127 @@ fn waiting_cpu_is_served_by_the_successor() {
     assert!(first.join().is_err(), "the fuse burnt down");
     rig.start(false);
     assert_eq!(asking.join().expect("an answer"), fold(0, 5));
+}
+
+#[test]
+fn request_that_kills_every_device_is_answered_with_ones_and_skipped_after_its_third_death() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    // The fuse is committed with 1 left, so that each successor dies of the same next write.
+    port.write(0, 56, 3, 1);
+    port.write(0, 8, 3, 5);
+    assert!(first.join().is_err(), "the fuse burnt down");
+    for death in 2..=3 {
+        let next = rig.start_unready(true);
+        assert!(next.join().is_err(), "death {death}");
+    }
+    rig.start(true);
+    assert_eq!(port.read(0, 40, 3), 1, "the device lives and serves what is behind");
+    assert_eq!(port.read(0, 24, 3), 0, "the poison left no trace");
+}
+
+#[test]
+fn poisonous_read_reads_as_ones_and_a_poisonous_block_as_ones_throughout() {
+    for block in [false, true] {
+        let rig = Rig::new();
+        let first = rig.start(true);
+        let mut port = rig.port();
+        let asking = std::thread::spawn(move || {
+            let mut data = vec![0; 32];
+            match block {
+                false => data.copy_from_slice(&port.read(0, 60, 3).to_le_bytes().repeat(4)),
+                true => port.read_block(0, 60, 2, &mut data),
+            }
+            data
+        });
+        assert!(first.join().is_err(), "the read kills");
+        for _ in 0..2 {
+            assert!(rig.start_unready(true).join().is_err());
+        }
+        rig.start(true);
+        assert_eq!(asking.join().expect("an answer"), [0xff; 32], "block {block}");
+    }
+}
+
+#[test]
+fn death_from_outside_that_is_forgiven_is_not_counted_against_the_request() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    let mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+    port.write(0, 56, 3, 1);
+    port.write(0, 8, 3, 5);
+    assert!(first.join().is_err(), "the fuse burnt down");
+    mailbox.forgive();
+    for _ in 0..5 {
+        assert!(rig.start_unready(true).join().is_err());
+        assert_eq!(mailbox.attempts(), (1, 1));
+        mailbox.forgive();
+    }
+    rig.start(false);
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "served by a device that does not die of it");
+}
+
+#[test]
+fn requests_to_a_dead_device_read_as_ones_and_a_later_process_goes_on_behind_them() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 48, 3, 1);
+    halt(&rig, || rig.irq.line(SOURCE, 0).level);
+    port.write(0, 16, 3, 3);
+    port.write(0, 56, 3, 1);
+    port.write(0, 8, 3, 5);
+    assert!(first.join().is_err(), "the fuse burnt down");
+    let (file, bell) = (rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+    let dead = Arc::new(DeadDevice::new(file, bell, rig.irq.clone(), SOURCE));
+    let theirs = dead.clone();
+    let thread = std::thread::spawn(move || theirs.run());
+    assert!(!rig.irq.line(SOURCE, 0).level, "its line is low");
+    assert_eq!(port.read(0, 32, 3), u64::MAX, "mirrored");
+    assert_eq!(port.read(0, 24, 1), 0xffff);
+    for value in 0..5000 {
+        port.write(0, 0, 3, value);
+    }
+    port.write(0, 16, 3, 7);
+    port.reset();
+    let mut data = [0; 100];
+    port.read_block(0, 24, 2, &mut data);
+    assert_eq!(data, [0xff; 100]);
+    dead.stop();
+    thread.join().expect("the stand-in ends");
+    rig.start(false);
+    assert_eq!(port.read(0, 24, 3), fold(0, 3), "the state of before");
+}
+
+#[test]
+fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a_wake() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 48, 3, 1);
+    halt(&rig, || rig.irq.line(SOURCE, 0).level);
+    // As if the first had died right after it changed the line: nobody was told.
+    rig.irq.take_news();
+    rig.irq.attention().store(0, Ordering::SeqCst);
+    port.write(0, 56, 3, 1);
+    port.write(0, 8, 3, 5);
+    assert!(first.join().is_err(), "the fuse burnt down");
+    let irq = rig.irq.clone();
+    let asleep = std::thread::spawn(move || {
+        let start = Instant::now();
+        irq.cpu_bell().sleep(None, || false);
+        start.elapsed()
+    });
+    let flag = rig.map(fd::CPU_BELL, BELL_BYTES);
+    while flag.word(0).load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    flag.word(0).store(0, Ordering::SeqCst);
+    rig.start(false);
+    assert!(asleep.join().expect("woken") < Duration::from_millis(900), "only the belt woke it");
+    assert_eq!(rig.irq.take_news() & 1 << SOURCE, 1 << SOURCE);
+    assert_ne!(rig.irq.attention().load(Ordering::SeqCst), 0);
 }

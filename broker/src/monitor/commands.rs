@@ -170,6 +170,24 @@ const COMMANDS: &[Command] = &[
     unbuilt(&["host_net_add"], "tap|user|socket|vde|dump [options]", "add host VLAN client"),
     unbuilt(&["host_net_remove"], "vlan_id name", "remove host VLAN client"),
     unbuilt(&["set_link"], "name up|down", "change the link status of a network adapter"),
+    command(
+        &["device_kill"],
+        "process",
+        "kill a device or back-end process, which is then replaced (see info processes)",
+        |call| {
+            let name = word(call.args).ok_or("name of a process expected")?;
+            call.vm.kill_process(&name)
+        },
+    ),
+    command(
+        &["device_restart"],
+        "process",
+        "replace a device or back-end process by one of the program now on disk",
+        |call| {
+            let name = word(call.args).ok_or("name of a process expected")?;
+            call.vm.restart_process(&name)
+        },
+    ),
     unbuilt(&["balloon"], "target", "request VM to change its memory allocation (in MB)"),
 ];
 
@@ -231,6 +249,9 @@ fn describe(command: &Command, out: &mut String) {
 fn ask(vm: &mut Vm<'_>, device: &str, request: &Control) -> Result<Vec<u8>, String> {
     let handle = vm.tree.devices.iter_mut().find(|handle| handle.name == device);
     let handle = handle.ok_or_else(|| format!("this machine has no {device}"))?;
+    if vm.keeper.is_dead(handle.process) {
+        return Err(format!("{device}: given up, see info restarts"));
+    }
     handle.mailbox.request(request, DEVICE_LIMIT).map_err(|error| match error {
         MailboxError::Refused(why) => format!("{device}: {}", crate::spawn::printable(why.as_bytes())),
         other => format!("{device}: {other}"),

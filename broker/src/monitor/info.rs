@@ -28,7 +28,7 @@ const fn unbuilt(name: &'static str, help: &'static str) -> Topic {
     Topic { name, help, run: None }
 }
 
-/// Every subcommand of the manual, and `processes`.
+/// Every subcommand of the manual, `processes` and `restarts`.
 pub const TOPICS: &[Topic] = &[
     topic("version", "show the version of qemu", |_, _, out| {
         out.push_str("0.10.4\n");
@@ -88,6 +88,10 @@ pub const TOPICS: &[Topic] = &[
     unbuilt("balloon", "show balloon information"),
     topic("processes", "show the processes of the VM", |vm, _, out| {
         processes(vm, out);
+        Ok(())
+    }),
+    topic("restarts", "show which processes died, why, and how long their successors took", |vm, _, out| {
+        restarts(vm, out);
         Ok(())
     }),
 ];
@@ -175,19 +179,54 @@ fn processes(vm: &Vm<'_>, out: &mut String) {
         "{:>7} {:<18} {:>9} {:>8} {:>9} {:>9}",
         "pid", "process", "uptime", "restarts", "rss/kB", "pss/kB"
     );
-    let mut line = |pid: u32, name: &str, uptime: f64| {
+    let mut line = |pid: u32, name: &str, uptime: f64, restarts: &str| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let show = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |kb| kb.to_string());
         let (rss, pss) = (show(kilobytes(&status, "VmRSS")), show(kilobytes(&rollup, "Pss")));
-        let _ = writeln!(out, "{pid:>7} {name:<18} {uptime:>8.1}s {:>8} {rss:>9} {pss:>9}", 0);
+        let _ = writeln!(out, "{pid:>7} {name:<18} {uptime:>8.1}s {restarts:>8} {rss:>9} {pss:>9}");
     };
     let oldest =
         vm.tree.processes.iter().map(|process| process.since.elapsed().as_secs_f64()).fold(0.0, f64::max);
-    line(std::process::id(), "broker", oldest);
-    for process in &vm.tree.processes {
-        line(process.pid, &process.name, process.since.elapsed().as_secs_f64());
+    line(std::process::id(), "broker", oldest.max(vm.keeper.uptime().as_secs_f64()), "0");
+    for (index, process) in vm.tree.processes.iter().enumerate() {
+        let restarts =
+            if vm.keeper.is_dead(index) { "dead".to_owned() } else { vm.keeper.restarts(index).to_string() };
+        line(process.pid, &process.name, process.since.elapsed().as_secs_f64(), &restarts);
     }
+}
+
+fn restarts(vm: &Vm<'_>, out: &mut String) {
+    let (events, forgotten) = vm.keeper.events();
+    let mut times = Vec::new();
+    let _ = writeln!(out, "{:>10} {:<18} {:>10} {:>14}  reason", "when", "process", "took", "request");
+    for event in events {
+        let took = event.took.map_or_else(|| "-".to_owned(), milliseconds);
+        let request = event.request.map_or_else(String::new, |(index, begun)| format!("{index}x{begun}"));
+        let at = event.at.as_secs_f64();
+        let _ = writeln!(out, "{at:>9.3}s {:<18} {took:>10} {request:>14}  {}", event.name, event.reason);
+        times.extend(event.took);
+    }
+    times.sort_unstable();
+    let of = |percent: usize| {
+        let at = (times.len() * percent).div_ceil(100).saturating_sub(1);
+        times.get(at).copied().map_or_else(|| "-".to_owned(), milliseconds)
+    };
+    let _ = writeln!(
+        out,
+        "{} deaths answered; from death to service: half within {}, 99 % within {}, all within {}",
+        times.len(),
+        of(50),
+        of(99),
+        of(100)
+    );
+    if forgotten > 0 {
+        let _ = writeln!(out, "{forgotten} older ones are not shown");
+    }
+}
+
+fn milliseconds(time: std::time::Duration) -> String {
+    format!("{:.3}ms", time.as_secs_f64() * 1e3)
 }
 
 #[cfg(test)]

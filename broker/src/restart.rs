@@ -1,0 +1,460 @@
+//! Transparent restart: a device or back-end process that died or hangs is replaced by a successor on the same shared memory and
+//! descriptors.
+//!
+//! The order that makes it safe: the death is collected by `waitid`, so that no system call of the dead process is under way any
+//! more; the ready word is cleared; a successor is executed by the main thread with everything its predecessor had; it takes up
+//! the committed state and says when it serves. The virtual CPU meanwhile waits for its answer and notices nothing else.
+//!
+//! - *Crash loops*: the first [`FREE_CRASHES`] crashes within [`CRASH_WINDOW`] are followed by a successor at once, later ones
+//!   after the pauses of [`PAUSES`]. A `SIGKILL` from outside is no crash: no process does that to itself.
+//! - *Poison*: a request under way at a crash is counted against by the device itself (see the bus); a kill from outside is
+//!   taken off that count here.
+//! - *Dead slots*: after [`FAILURES_MAX`] processes in a row that did not get ready, a slot is given up by name until
+//!   `device_restart`. The ring of a dead device is answered with all ones by a thread of this process; a dead block back end's
+//!   requests wait, they never become errors.
+//! - *Hangs*: a process that has work and completes none of it for [`HANG_LOOKS`] looks, [`LOOK`] apart, while the VM runs, is
+//!   killed and replaced like a dead one, unless it waits for the host's disk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::dead::DeadDevice;
+use bulkhead_bus::device::DEVICE_BYTES;
+use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
+use bulkhead_bus::manifest::fd;
+use bulkhead_bus::sys::{self as bus_sys, Mapping};
+
+use crate::spawn::{End, Recipe};
+use crate::tree::Tree;
+use crate::vm::Vm;
+
+/// Crashes within [`CRASH_WINDOW`] that cost no pause.
+const FREE_CRASHES: usize = 3;
+/// See [`FREE_CRASHES`].
+const CRASH_WINDOW: Duration = Duration::from_secs(10);
+/// Pauses before the successors of further crashes; the last one repeats.
+const PAUSES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1)];
+/// Processes in a row that may fail to get ready.
+const FAILURES_MAX: u32 = 10;
+/// Longest start of a successor.
+const START_LIMIT: Duration = Duration::from_secs(5);
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// Looks without progress that make a hang: 2 seconds.
+const HANG_LOOKS: u32 = 4;
+/// How often a starting successor is looked at; its readiness is timed by itself.
+const START_LOOK: Duration = Duration::from_millis(1);
+/// Events remembered.
+const EVENTS_MAX: usize = 4096;
+
+/// One death.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Time since the start of the VM.
+    pub at: Duration,
+    /// Process.
+    pub name: String,
+    /// `was killed by SIGSEGV`, `hung`, ...
+    pub reason: String,
+    /// Request of the device under way, and how often it had been begun.
+    pub request: Option<(u32, u32)>,
+    /// From the death, as the broker noticed it, to the readiness of the successor.
+    pub took: Option<Duration>,
+}
+
+/// Where one process's place stands.
+#[derive(Debug)]
+enum State {
+    Serving,
+    /// A process exists and has not said that it serves.
+    Starting(Instant),
+    /// No process; the next one starts then.
+    Pausing(Instant),
+    /// Given up.
+    Dead(Option<(Arc<DeadDevice>, std::thread::JoinHandle<()>)>),
+}
+
+#[derive(Debug)]
+struct Place {
+    state: State,
+    restarts: u32,
+    crashes: VecDeque<Instant>,
+    failures: u32,
+    /// Why the process is about to be killed, when it is by this broker; true: its own fault.
+    verdict: Option<(&'static str, bool)>,
+    /// Monotonic time of the first death that no successor has answered yet, and its event.
+    open: Option<(u64, u64)>,
+    /// Progress when last looked, and looks without any.
+    progress: u32,
+    stuck: u32,
+}
+
+/// The record of every process that can be replaced.
+#[derive(Debug)]
+pub struct Keeper {
+    places: Vec<Place>,
+    events: VecDeque<Event>,
+    /// Number of the first event that is remembered.
+    first: u64,
+    start: Instant,
+    looked: Instant,
+}
+
+impl Keeper {
+    /// For a machine whose processes all serve.
+    pub fn new(tree: &Tree) -> Keeper {
+        let place = |_: &Recipe| Place {
+            state: State::Serving,
+            restarts: 0,
+            crashes: VecDeque::new(),
+            failures: 0,
+            verdict: None,
+            open: None,
+            progress: 0,
+            stuck: 0,
+        };
+        Keeper {
+            places: tree.recipes.iter().map(place).collect(),
+            events: VecDeque::new(),
+            first: 0,
+            start: Instant::now(),
+            looked: Instant::now(),
+        }
+    }
+
+    /// Whether no process is at this place now.
+    pub fn is_vacant(&self, index: usize) -> bool {
+        matches!(self.places.get(index).map(|p| &p.state), Some(State::Pausing(_) | State::Dead(_)))
+    }
+
+    /// Whether the place was given up.
+    pub fn is_dead(&self, index: usize) -> bool {
+        matches!(self.places.get(index).map(|p| &p.state), Some(State::Dead(_)))
+    }
+
+    /// Since the start of the VM.
+    pub fn uptime(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Successors so far.
+    pub fn restarts(&self, index: usize) -> u32 {
+        self.places.get(index).map_or(0, |place| place.restarts)
+    }
+
+    /// Deaths, the oldest first, and how many older ones are forgotten.
+    pub fn events(&self) -> (impl Iterator<Item = &Event>, u64) {
+        (self.events.iter(), self.first)
+    }
+
+    /// How long nothing has to be done here; `None`: for ever.
+    pub fn patience(&self, running: bool) -> Option<Duration> {
+        let now = Instant::now();
+        let waits = self.places.iter().filter_map(|place| match &place.state {
+            State::Starting(_) => Some(START_LOOK),
+            State::Pausing(until) => {
+                Some(until.saturating_duration_since(now).max(Duration::from_micros(500)))
+            }
+            State::Serving | State::Dead(_) => None,
+        });
+        let look = running.then(|| LOOK.saturating_sub(self.looked.elapsed()).max(START_LOOK));
+        // Whole milliseconds, upwards: a poll that returns early would run in circles.
+        waits.chain(look).min().map(|wait| wait + Duration::from_micros(999))
+    }
+
+    fn record(&mut self, event: Event) -> u64 {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+            self.first += 1;
+        }
+        self.events.push_back(event);
+        self.first + self.events.len() as u64 - 1
+    }
+}
+
+/// The pause before a successor, by the number of crashes within the window, this one included.
+fn pause(crashes: usize) -> Duration {
+    match crashes.checked_sub(FREE_CRASHES + 1) {
+        None => Duration::ZERO,
+        Some(over) => PAUSES.get(over).or(PAUSES.last()).copied().unwrap_or_default(),
+    }
+}
+
+/// Whether a process waits in the kernel for a disk of the host: slow, not hung.
+fn waits_for_disk(pid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    text.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))
+}
+
+impl Tree {
+    fn clear_ready(&self, index: usize) {
+        self.devices.iter().filter(|d| d.process == index).for_each(|d| d.mailbox.clear_ready());
+        self.blocks.iter().filter(|(p, _)| *p == index).for_each(|(_, block)| block.clear_ready());
+        self.back_ends.iter().filter(|(p, _)| *p == index).for_each(|(_, bell)| bell.clear_ready());
+    }
+
+    fn ready_at(&self, index: usize) -> Option<u64> {
+        let device = self.devices.iter().find(|d| d.process == index).map(|d| d.mailbox.ready_at());
+        let block = || self.blocks.iter().find(|(p, _)| *p == index).map(|(_, block)| block.ready_at());
+        let char = || self.back_ends.iter().find(|(p, _)| *p == index).map(|(_, bell)| bell.ready_at());
+        device.or_else(block).or_else(char).flatten()
+    }
+
+    /// What was completed so far and whether there is more to do.
+    fn progress(&self, index: usize) -> (u32, bool) {
+        let device = self.devices.iter().find(|d| d.process == index).map(|d| d.mailbox.progress());
+        let block = || {
+            let found = self.blocks.iter().find(|(p, _)| *p == index);
+            found.map(|(_, block)| (block.completions(), block.has_work()))
+        };
+        device.or_else(block).unwrap_or((0, false))
+    }
+}
+
+/// The stand-in of a dead device, running.
+fn stand_in(recipe: &Recipe) -> Option<(Arc<DeadDevice>, std::thread::JoinHandle<()>)> {
+    let map = |name, len| Mapping::shared(recipe.descriptor(name)?, len, true).ok();
+    let irq = IrqPage::new(map(fd::IRQ, IRQ_BYTES)?, Bell::new(map(fd::CPU_BELL, BELL_BYTES)?));
+    let (file, bell) = (map(fd::DEVICE, DEVICE_BYTES)?, Bell::new(map(fd::BELL, BELL_BYTES)?));
+    let dead = Arc::new(DeadDevice::new(file, bell, Arc::new(irq), recipe.source()));
+    let theirs = dead.clone();
+    let thread = std::thread::Builder::new().name("dead".to_owned()).spawn(move || theirs.run()).ok()?;
+    Some((dead, thread))
+}
+
+impl Vm<'_> {
+    fn name_of(&self, index: usize) -> String {
+        self.tree.processes.get(index).map(|process| process.name.clone()).unwrap_or_default()
+    }
+
+    /// The process at `index`, which can be replaced, has ended and was collected.
+    pub(crate) fn died(&mut self, index: usize, end: &End) {
+        let now = bus_sys::monotonic_ns();
+        let (pid, last) = self.tree.processes.get(index).map(|p| (p.pid, p.last.clone())).unwrap_or_default();
+        let name = self.name_of(index);
+        let attempts = self.tree.devices.iter().find(|d| d.process == index).map(|d| d.mailbox.attempts());
+        let Some(place) = self.keeper.places.get_mut(index) else { return };
+        let (verdict, own_fault) = match place.verdict.take() {
+            Some((why, own_fault)) => (Some(why), own_fault),
+            None => (None, !end.killed),
+        };
+        let mut reason = verdict.unwrap_or(&end.text).to_owned();
+        if !last.is_empty() {
+            reason = format!("{reason}: {last}");
+        }
+        let was_serving = matches!(place.state, State::Serving);
+        place.failures = if was_serving { 0 } else { place.failures + 1 };
+        place.crashes.retain(|at| at.elapsed() < CRASH_WINDOW);
+        if own_fault || !was_serving {
+            place.crashes.push_back(Instant::now());
+        }
+        let (failures, crashes) = (place.failures, place.crashes.len());
+        place.stuck = 0;
+        let opened = place.open.map_or(now, |(at, _)| at);
+        let event = Event {
+            at: self.keeper.start.elapsed(),
+            name: name.clone(),
+            reason,
+            request: attempts,
+            took: None,
+        };
+        let text = format!("{name} (process {pid}) {}", event.reason);
+        let number = self.keeper.record(event);
+        if let Some(place) = self.keeper.places.get_mut(index) {
+            place.open = Some((opened, number));
+        }
+        if !own_fault && let Some(device) = self.tree.devices.iter().find(|d| d.process == index) {
+            device.mailbox.forgive();
+        }
+        if failures >= FAILURES_MAX {
+            self.give_up(index, &text);
+            return;
+        }
+        // The table of restarts has them all.
+        if crashes <= FREE_CRASHES {
+            self.say(&format!("{text}: restarted"));
+        } else if crashes == FREE_CRASHES + 1 {
+            self.say(&format!("{text}: restarted with pauses from now on"));
+        }
+        match pause(if own_fault || !was_serving { crashes } else { 0 }) {
+            Duration::ZERO => self.succeed(index),
+            wait => self.set_state(index, State::Pausing(Instant::now() + wait)),
+        }
+    }
+
+    fn set_state(&mut self, index: usize, state: State) {
+        if let Some(place) = self.keeper.places.get_mut(index) {
+            place.state = state;
+        }
+    }
+
+    /// Starts a successor.
+    fn succeed(&mut self, index: usize) {
+        self.tree.clear_ready(index);
+        let started = self.tree.recipes.get(index).map(Recipe::start);
+        match started {
+            Some(Ok(process)) => {
+                if let Some(old) = self.tree.processes.get_mut(index) {
+                    *old = process;
+                }
+                if let Some(place) = self.keeper.places.get_mut(index) {
+                    place.restarts = place.restarts.wrapping_add(1);
+                }
+                self.set_state(index, State::Starting(Instant::now()));
+            }
+            Some(Err(error)) => {
+                let Some(place) = self.keeper.places.get_mut(index) else { return };
+                place.failures += 1;
+                let failures = place.failures;
+                if failures >= FAILURES_MAX {
+                    self.give_up(index, &error.0);
+                } else {
+                    let wait = pause(FREE_CRASHES + failures as usize);
+                    self.set_state(index, State::Pausing(Instant::now() + wait));
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn give_up(&mut self, index: usize, why: &str) {
+        let name = self.name_of(index);
+        let is_device = self.tree.devices.iter().any(|device| device.process == index);
+        let stand_in = self.tree.recipes.get(index).filter(|_| is_device).and_then(stand_in);
+        let effect = if is_device { "; it reads as ones" } else { "" };
+        self.say(&format!(
+            "{why}\n{name} does not get ready and is given up{effect}; `device_restart` tries again"
+        ));
+        self.set_state(index, State::Dead(stand_in));
+    }
+
+    /// Everything about restarts that is due: successors that have got ready or have to be started, hangs.
+    pub(crate) fn tend(&mut self) {
+        for index in 0..self.keeper.places.len() {
+            match self.keeper.places.get(index).map(|place| &place.state) {
+                Some(State::Starting(since)) => {
+                    let since = *since;
+                    if let Some(at) = self.tree.ready_at(index) {
+                        self.served(index, at);
+                    } else if since.elapsed() > START_LIMIT {
+                        self.condemn(index, "did not get ready", true);
+                    }
+                }
+                Some(State::Pausing(until)) if *until <= Instant::now() => self.succeed(index),
+                _ => {}
+            }
+        }
+        if !self.running {
+            self.keeper.looked = Instant::now();
+            self.keeper.places.iter_mut().for_each(|place| place.stuck = 0);
+        } else if self.keeper.looked.elapsed() >= LOOK {
+            self.look();
+        }
+    }
+
+    fn served(&mut self, index: usize, at: u64) {
+        let now = bus_sys::monotonic_ns();
+        self.set_state(index, State::Serving);
+        let Some(place) = self.keeper.places.get_mut(index) else { return };
+        place.failures = 0;
+        if let Some((died, number)) = place.open.take() {
+            // The device's word, in the bounds of what can be.
+            let took = at.clamp(died, now.max(died)) - died;
+            let event =
+                number.checked_sub(self.keeper.first).and_then(|n| self.keeper.events.get_mut(n as usize));
+            if let Some(event) = event {
+                event.took = Some(Duration::from_nanos(took));
+            }
+        }
+    }
+
+    /// Looks for hangs.
+    fn look(&mut self) {
+        // When this process itself did not run, nobody else may have.
+        let late = self.keeper.looked.elapsed() > LOOK * 3;
+        self.keeper.looked = Instant::now();
+        for index in 0..self.keeper.places.len() {
+            let (done, more) = self.tree.progress(index);
+            let Some(place) = self.keeper.places.get_mut(index) else { continue };
+            let same = more && done == place.progress && matches!(place.state, State::Serving);
+            place.progress = done;
+            place.stuck = if same && !late { place.stuck + 1 } else { 0 };
+            if place.stuck >= HANG_LOOKS {
+                place.stuck = 0;
+                let pid = self.tree.processes.get(index).map_or(0, |process| process.pid);
+                if !waits_for_disk(pid) {
+                    self.condemn(index, "hung", true);
+                }
+            }
+        }
+    }
+
+    fn condemn(&mut self, index: usize, why: &'static str, own_fault: bool) {
+        if let Some(place) = self.keeper.places.get_mut(index)
+            && place.verdict.is_none()
+        {
+            place.verdict = Some((why, own_fault));
+        }
+        if let Some(process) = self.tree.processes.get(index) {
+            process.kill();
+        }
+    }
+
+    /// Index of the process that the user calls `name`, with or without `bh-`.
+    fn replaceable(&self, name: &str) -> Result<usize, String> {
+        let same = |have: &str| have == name || have.strip_prefix("bh-") == Some(name);
+        match self.tree.processes.iter().position(|process| same(&process.name)) {
+            Some(index) if index < self.tree.recipes.len() => Ok(index),
+            Some(_) => Err(format!("{name}: this process cannot be replaced")),
+            None => Err(format!("no process '{name}'")),
+        }
+    }
+
+    /// `device_kill`: the process dies; what follows is what follows any death.
+    pub(crate) fn kill_process(&mut self, name: &str) -> Result<(), String> {
+        let index = self.replaceable(name)?;
+        if self.keeper.is_vacant(index) {
+            return Err(format!("{name}: has no process now"));
+        }
+        self.condemn(index, "was killed by device_kill", false);
+        Ok(())
+    }
+
+    /// `device_restart`: a new process of the program now on disk, also where the place was given up.
+    pub(crate) fn restart_process(&mut self, name: &str) -> Result<(), String> {
+        let index = self.replaceable(name)?;
+        if !self.keeper.is_vacant(index) {
+            self.condemn(index, "was replaced by device_restart", false);
+            return Ok(());
+        }
+        if let Some(place) = self.keeper.places.get_mut(index) {
+            place.failures = 0;
+            place.crashes.clear();
+            let state = std::mem::replace(&mut place.state, State::Pausing(Instant::now()));
+            if let State::Dead(Some((dead, thread))) = state {
+                dead.stop();
+                let _ = thread.join();
+            }
+        }
+        self.succeed(index);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_crashes_cost_no_pause_and_later_ones_up_to_a_second() {
+        let pauses: Vec<u128> = (0..8).map(|crashes| pause(crashes).as_millis()).collect();
+        assert_eq!(pauses, [0, 0, 0, 0, 10, 100, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_running_process_does_not_wait_for_a_disk() {
+        assert!(!waits_for_disk(std::process::id()));
+    }
+}
