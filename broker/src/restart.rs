@@ -234,7 +234,11 @@ impl Vm<'_> {
         let now = bus_sys::monotonic_ns();
         let (pid, last) = self.tree.processes.get(index).map(|p| (p.pid, p.last.clone())).unwrap_or_default();
         let name = self.name_of(index);
-        let attempts = self.tree.devices.iter().find(|d| d.process == index).map(|d| d.mailbox.attempts());
+        let device = self.tree.devices.iter().find(|d| d.process == index);
+        let attempts = device.and_then(|device| {
+            let (head, _) = device.mailbox.progress();
+            Some(device.mailbox.attempts()).filter(|(request, begun)| *request == head && *begun > 0)
+        });
         let Some(place) = self.keeper.places.get_mut(index) else { return };
         let (verdict, own_fault) = match place.verdict.take() {
             Some((why, own_fault)) => (Some(why), own_fault),

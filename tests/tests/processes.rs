@@ -109,8 +109,28 @@ fn killing_the_broker_by_any_signal_leaves_no_process() {
 }
 
 #[test]
-fn the_death_of_a_process_ends_the_vm_with_its_name() {
-    for victim in ["bh-rtc", "bh-cpu", "bh-block-hdc", "bh-char-serial0"] {
+fn death_of_any_process_but_the_cpus_is_followed_by_a_successor_of_the_same_name() {
+    let scratch = Scratch::new("successors");
+    let (vm, mut monitor) = stopped(&scratch, &[]);
+    for victim in ["bh-rtc", "bh-ide0", "bh-block-hdc", "bh-char-serial0"] {
+        let find = || vm.processes().into_iter().find(|(_, name)| name == victim);
+        let (pid, _) = find().expect(victim);
+        // SAFETY: a plain system call on a process of our own VM.
+        unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+        let end = Instant::now() + Duration::from_secs(10);
+        while find().is_none_or(|(now, _)| now == pid) {
+            assert!(Instant::now() < end, "{victim} has no successor; {}", vm.errors());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let line = format!("{victim} (process {pid}) was killed by SIGKILL: restarted");
+        assert!(vm.errors().contains(&line), "{}", vm.errors());
+        assert!(monitor.ask("info restarts").contains(victim));
+    }
+}
+
+#[test]
+fn the_death_of_the_cpu_process_ends_the_vm_with_its_name() {
+    for victim in ["bh-cpu"] {
         let scratch = Scratch::new(victim);
         let (mut vm, _monitor) = stopped(&scratch, &[]);
         let processes = vm.processes();

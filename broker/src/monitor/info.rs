@@ -199,12 +199,13 @@ fn processes(vm: &Vm<'_>, out: &mut String) {
 fn restarts(vm: &Vm<'_>, out: &mut String) {
     let (events, forgotten) = vm.keeper.events();
     let mut times = Vec::new();
-    let _ = writeln!(out, "{:>10} {:<18} {:>10} {:>14}  reason", "when", "process", "took", "request");
+    let _ = writeln!(out, "{:>10} {:<18} {:>10} {:>20}  reason", "when", "process", "took", "request");
     for event in events {
         let took = event.took.map_or_else(|| "-".to_owned(), milliseconds);
-        let request = event.request.map_or_else(String::new, |(index, begun)| format!("{index}x{begun}"));
+        let request =
+            event.request.map_or_else(String::new, |(index, begun)| format!("{index}, {begun} times"));
         let at = event.at.as_secs_f64();
-        let _ = writeln!(out, "{at:>9.3}s {:<18} {took:>10} {request:>14}  {}", event.name, event.reason);
+        let _ = writeln!(out, "{at:>9.3}s {:<18} {took:>10} {request:>20}  {}", event.name, event.reason);
         times.extend(event.took);
     }
     times.sort_unstable();
