@@ -249,9 +249,9 @@ impl Vm<'_> {
             reason = format!("{reason}: {last}");
         }
         let was_serving = matches!(place.state, State::Serving);
-        place.failures = if was_serving { 0 } else { place.failures + 1 };
+        place.failures = if was_serving { 0 } else { place.failures + u32::from(own_fault) };
         place.crashes.retain(|at| at.elapsed() < CRASH_WINDOW);
-        if own_fault || !was_serving {
+        if own_fault {
             place.crashes.push_back(Instant::now());
         }
         let (failures, crashes) = (place.failures, place.crashes.len());
@@ -282,7 +282,13 @@ impl Vm<'_> {
         } else if crashes == FREE_CRASHES + 1 {
             self.say(&format!("{text}: restarted with pauses from now on"));
         }
-        match pause(if own_fault || !was_serving { crashes } else { 0 }) {
+        let wait = match (own_fault, was_serving) {
+            (true, _) => pause(crashes),
+            (false, true) => Duration::ZERO,
+            // Killed by somebody who may go on killing, or by a host without memory.
+            (false, false) => PAUSES[0],
+        };
+        match wait {
             Duration::ZERO => self.succeed(index),
             wait => self.set_state(index, State::Pausing(Instant::now() + wait)),
         }

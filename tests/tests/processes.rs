@@ -123,7 +123,10 @@ fn death_of_any_process_but_the_cpus_is_followed_by_a_successor_of_the_same_name
             std::thread::sleep(Duration::from_millis(5));
         }
         let line = format!("{victim} (process {pid}) was killed by SIGKILL: restarted");
-        assert!(vm.errors().contains(&line), "{}", vm.errors());
+        while !vm.errors().contains(&line) {
+            assert!(Instant::now() < end, "{}", vm.errors());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         assert!(monitor.ask("info restarts").contains(victim));
     }
 }

