@@ -1,6 +1,7 @@
 //! The tree of processes: names, jails, ends; what the user is told when something is wrong; the monitor.
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use bulkhead_tests::{Monitor, Scratch, Vm, gone, programs};
 

@@ -202,7 +202,7 @@ fn every_device_is_killed_under_a_running_guest_which_goes_on() {
         }
         assert_eq!(guest.done(), "", "{name}");
         guest.settle();
-        assert_eq!(guest.restarts(name), "8", "{name}");
+        assert_eq!(guest.restarts(name), "8", "{name}: {}", guest.ask("info restarts"));
     }
 
     // A session on the serial port.
