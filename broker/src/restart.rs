@@ -391,13 +391,24 @@ impl Vm<'_> {
             let same = more && done == place.progress && matches!(place.state, State::Serving);
             place.progress = done;
             place.stuck = if same && !late { place.stuck + 1 } else { 0 };
-            if place.stuck >= HANG_LOOKS {
+            if place.stuck == 1 {
+                // Writes that are posted without a ring may wait for long: asleep is not hung.
+                self.wake(index);
+            } else if place.stuck >= HANG_LOOKS {
                 place.stuck = 0;
                 let pid = self.tree.processes.get(index).map_or(0, |process| process.pid);
                 if !waits_for_disk(pid) {
                     self.condemn(index, "hung", true);
                 }
             }
+        }
+    }
+
+    /// Makes the process look at what there is to do.
+    fn wake(&self, index: usize) {
+        let page = self.tree.recipes.get(index).and_then(|recipe| recipe.descriptor(fd::BELL));
+        if let Some(Ok(page)) = page.map(|page| Mapping::shared(page, BELL_BYTES, true)) {
+            Bell::new(page).wake();
         }
     }
 
