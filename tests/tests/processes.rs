@@ -134,21 +134,20 @@ fn death_of_any_process_but_the_cpus_is_followed_by_a_successor_of_the_same_name
 
 #[test]
 fn the_death_of_the_cpu_process_ends_the_vm_with_its_name() {
-    for victim in ["bh-cpu"] {
-        let scratch = Scratch::new(victim);
-        let (mut vm, _monitor) = stopped(&scratch, &[]);
-        let processes = vm.processes();
-        let (pid, _) = processes.iter().find(|(_, name)| name == victim).expect(victim);
-        // SAFETY: a plain system call on a process of our own VM.
-        unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
-        assert_eq!(vm.wait(20).code(), Some(1), "{victim}");
-        gone(&processes);
-        assert!(
-            vm.errors().contains(&format!("{victim} (process {pid}) was killed by SIGKILL")),
-            "{}",
-            vm.errors()
-        );
-    }
+    let victim = "bh-cpu";
+    let scratch = Scratch::new(victim);
+    let (mut vm, _monitor) = stopped(&scratch, &[]);
+    let processes = vm.processes();
+    let (pid, _) = processes.iter().find(|(_, name)| name == victim).expect(victim);
+    // SAFETY: a plain system call on a process of our own VM.
+    unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+    assert_eq!(vm.wait(20).code(), Some(1), "{victim}");
+    gone(&processes);
+    assert!(
+        vm.errors().contains(&format!("{victim} (process {pid}) was killed by SIGKILL")),
+        "{}",
+        vm.errors()
+    );
 }
 
 #[test]
