@@ -250,6 +250,11 @@ impl DevicePort {
         self.bell.ring();
     }
 
+    /// Whether posted writes wait for a bell.
+    pub fn has_unbelled(&self) -> bool {
+        self.belled != self.tail
+    }
+
     /// Rings for posted writes that have not been belled yet (the vCPU's timer check).
     pub fn flush_posted(&mut self) {
         if self.belled != self.tail {

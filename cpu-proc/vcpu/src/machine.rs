@@ -8,6 +8,7 @@ use bulkhead_bus::clock::Clock;
 use bulkhead_bus::irq::IrqPage;
 use bulkhead_bus::messages::{BulkMap, RegionMap, Space, Wire, WireMap};
 use bulkhead_bus::ram::CodeMap;
+use bulkhead_bus::sys::monotonic_ns;
 use bulkhead_chips::board::{Board, Event};
 use bulkhead_chips::i440fx::GRANULE;
 use bulkhead_chips::pci::ROM_BAR;
@@ -17,6 +18,9 @@ use crate::alarm::Alarm;
 use crate::log::Log;
 use crate::physmap::{MEGABYTE, PhysMap, SHADOW, Shadow, VIDEO, Window};
 use crate::ports::{Decoder, Devices, Range, log2};
+
+/// How long a posted write may wait for its bell while the guest does nothing that rings it.
+const BELL_NS: u64 = 1_000_000;
 
 /// Why the vCPU left its run loop for the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,8 @@ pub struct Pc {
     map_generation: u64,
     /// Expansion ROMs: function and index in the map's memories.
     roms: Vec<(u8, usize)>,
+    /// Host time at which devices must hear of their posted writes.
+    bell_due: Option<u64>,
     smm: bool,
     code_changed: bool,
     /// A message of the broker waits: the CPU has to leave its run loop.
@@ -111,6 +117,7 @@ impl Pc {
             departure: None,
             map_generation: u64::MAX,
             roms,
+            bell_due: None,
             smm: false,
             code_changed: false,
             message_waits,
@@ -192,8 +199,28 @@ impl Pc {
                 Event::PciConfig(_) => {}
             }
         }
-        let at = self.board.next_deadline().and_then(|at| self.clock.host_time(at));
+        self.arm();
+    }
+
+    /// Sets the alarm for the next thing that is due: a timer of the chips, or the bell of posted writes.
+    fn arm(&mut self) {
+        let timer = self.board.next_deadline().and_then(|at| self.clock.host_time(at));
+        let at = timer.into_iter().chain(self.bell_due).min();
         self.alarm.set(at.map_or(0, |at| at.max(1)));
+    }
+
+    /// After a write to a device: a posted one must not wait for its bell longer than [`BELL_NS`].
+    fn note_posted(&mut self) {
+        if self.bell_due.is_none() && self.devices.has_posted() {
+            self.bell_due = Some(monotonic_ns().saturating_add(BELL_NS));
+            self.arm();
+        }
+    }
+
+    /// Lets every device know of its posted writes.
+    fn flush_posted(&mut self) {
+        self.devices.flush_posted();
+        self.bell_due = None;
     }
 
     /// After a guest access that may have raised an interrupt or a request: makes the CPU look.
@@ -327,6 +354,7 @@ impl Machine for Pc {
             self.phys.write_shadow(gpa, bytes.get(..usize::from(size.min(8))).unwrap_or_default());
         } else {
             self.devices.write(&self.mmio, gpa, log2(size), value);
+            self.note_posted();
         }
     }
 
@@ -348,6 +376,7 @@ impl Machine for Pc {
             return;
         }
         self.devices.write(&self.ports, u64::from(port), log2(size), u64::from(value));
+        self.note_posted();
     }
 
     fn port_read_block(&mut self, port: u16, size: u8, data: &mut [u8]) {
@@ -403,7 +432,7 @@ impl Machine for Pc {
     }
 
     fn interrupt_pending(&mut self) -> bool {
-        self.devices.flush_posted();
+        self.flush_posted();
         let news = self.irq.take_news();
         if news != 0 {
             self.sample(news);
@@ -447,7 +476,7 @@ impl Machine for Pc {
     }
 
     fn wait(&mut self) {
-        self.devices.flush_posted();
+        self.flush_posted();
         let now = self.clock.now();
         let timeout = self.board.next_deadline().map(|at| Duration::from_nanos(at.saturating_sub(now)));
         let irq = &self.irq;

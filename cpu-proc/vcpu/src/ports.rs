@@ -81,7 +81,9 @@ impl Devices {
                 let offset = range.offset.wrapping_add((address - range.base) as u32);
                 if let Some(port) = self.ports.get_mut(range.device) {
                     port.write(range.region, offset, size, value);
-                    self.posted |= 1 << (range.device & 63);
+                    if port.has_unbelled() {
+                        self.posted |= 1 << (range.device & 63);
+                    }
                 }
             }
             None if size == 0 => {}
@@ -100,6 +102,11 @@ impl Devices {
         }
         let offset = range.offset.wrapping_add(inside as u32);
         Some((self.ports.get_mut(range.device)?, range.region, offset))
+    }
+
+    /// Whether a device may not know of its posted writes yet.
+    pub fn has_posted(&self) -> bool {
+        self.posted != 0
     }
 
     /// Rings the bells of devices with posted writes: the vCPU is about to stop looking.
