@@ -29,9 +29,10 @@ use tree::Parts;
 /// Largest option ROM.
 const OPTION_ROM_MAX: u64 = 0x2_0000;
 
-/// Builds and runs the machine; returns the exit status of the program.
-pub fn run(config: MachineConfig) -> i32 {
-    let result = start(&config);
+/// Builds and runs the machine; returns the exit status of the program. `notice` is a line for the user once it is clear that
+/// nothing is wrong with what was given.
+pub fn run(config: MachineConfig, notice: Option<&str>) -> i32 {
+    let result = start(&config, notice);
     sys::restore_terminal();
     match result {
         Ok(status) => status,
@@ -42,7 +43,7 @@ pub fn run(config: MachineConfig) -> i32 {
     }
 }
 
-fn start(config: &MachineConfig) -> Result<i32, Fail> {
+fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     let daemon = if config.daemonize {
         match daemonize()? {
             Role::Parent(status) => return Ok(status),
@@ -60,6 +61,10 @@ fn start(config: &MachineConfig) -> Result<i32, Fail> {
         Machine::IsaPc => &machines::isapc::ISAPC,
     };
     let mut parts = open(config, machine)?;
+    if let Some(notice) = notice {
+        // If nobody can read it, there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{}: {notice}", config.program);
+    }
     vm::hold_signals();
     let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;
     let tree = tree::build(config, machine, &parts)?;
@@ -120,14 +125,24 @@ fn open(config: &MachineConfig, machine: &machines::Machine) -> Result<Parts, Fa
         .iter()
         .map(|device| match device {
             CharDevice::None => Ok(None),
-            device => chars::open(device, "-serial").map(Some),
+            device => chars::open(kept(device, config), "-serial").map(Some),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let monitor = match &config.monitor {
+    let monitor = match kept(&config.monitor, config) {
         CharDevice::None | CharDevice::Vc | CharDevice::Null => None,
         device => Some(chars::open(device, "-monitor")?),
     };
     Ok(Parts { drives, serials, monitor, bios, vga_bios, firmware: items.build(), cmos })
+}
+
+/// A daemon has no terminal: what would be there gets nothing and says nothing.
+fn kept<'a>(device: &'a CharDevice, config: &MachineConfig) -> &'a CharDevice {
+    static NOTHING: CharDevice = CharDevice::Null;
+    match device {
+        CharDevice::Stdio if config.daemonize => &NOTHING,
+        CharDevice::Mux(inner) if config.daemonize && **inner == CharDevice::Stdio => &NOTHING,
+        device => device,
+    }
 }
 
 /// What the firmware is told about the machine.

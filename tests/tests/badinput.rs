@@ -10,8 +10,7 @@ fn refused(args: &[&str]) -> String {
     let status = vm.wait(20);
     let errors = vm.errors();
     assert_eq!(status.code(), Some(1), "{args:?}: {errors}");
-    let lines: Vec<&str> =
-        errors.lines().filter(|line| !line.contains("running headless") && !line.trim().is_empty()).collect();
+    let lines: Vec<&str> = errors.lines().collect();
     assert_eq!(lines.len(), 1, "{args:?}: {errors}");
     lines[0].to_owned()
 }

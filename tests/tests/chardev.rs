@@ -384,6 +384,39 @@ fn the_keys_of_the_multiplexer_do_what_the_manual_says() {
 }
 
 #[test]
+fn the_exit_key_works_on_a_terminal_that_takes_nothing() {
+    let scratch = Scratch::new("char-blocked");
+    // Says 0 for ever, to nobody who would read.
+    let code = Code::new().bytes(&[0xb0, b'0']).put().bytes(&[0xeb, 0xf9]);
+    let bios = firmware(&scratch, &code);
+    let (output, full) = std::io::pipe().expect("pipe");
+    let mut child = std::process::Command::new(bulkhead_tests::programs().join("qemu"))
+        .args(["-nographic", "-vga", "none", "-bios", &bios])
+        .stdin(std::process::Stdio::piped())
+        .stdout(full.try_clone().expect("descriptor"))
+        .spawn()
+        .expect("program starts");
+    let pid = child.id();
+    // SAFETY: only asks how much lies in a pipe that is open.
+    let waiting = || unsafe {
+        let mut count: libc::c_int = 0;
+        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&output), libc::FIONREAD, &raw mut count);
+        count
+    };
+    let mut before = 0;
+    until("the pipe is never full", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let stuck = waiting() > 0x1000 && waiting() == before;
+        before = waiting();
+        stuck.then_some(())
+    });
+    let processes = bulkhead_tests::tree(pid);
+    child.stdin.as_mut().expect("piped").write_all(b"\x01x").expect("writable");
+    until("the VM goes on", || child.try_wait().expect("own child"));
+    bulkhead_tests::gone(&processes);
+}
+
+#[test]
 fn another_escape_character_takes_the_place_of_the_first() {
     let scratch = Scratch::new("char-echr");
     for echr in ["2", "0x02"] {

@@ -77,12 +77,7 @@ pub fn main(target: Target) -> ! {
     let path = args.next().unwrap_or_default();
     let program = Path::new(&path).file_name().map_or("qemu".into(), OsStr::to_string_lossy);
     let status = match parse(&program, target, args) {
-        Ok(request) => {
-            if let Some(notice) = request.notice {
-                complain(&program, notice);
-            }
-            bulkhead_broker::run(request.config)
-        }
+        Ok(request) => bulkhead_broker::run(request.config, request.notice),
         // A reader that closes early (`-h | head`) is no failure.
         Err(Stop::Print(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());

@@ -69,6 +69,15 @@ impl Shared {
         }
     }
 
+    /// Writes a line unless the other side takes nothing at the moment.
+    fn show_if_taken(&self, line: &[u8]) {
+        let Some(output) = locked(&self.output).clone() else { return };
+        let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+        if matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) {
+            self.show(line);
+        }
+    }
+
     fn connect(&self, output: Option<Arc<OwnedFd>>) {
         let connected = output.is_some();
         *locked(&self.output) = output;
@@ -278,7 +287,7 @@ fn typed(shared: &Shared, byte: u8, pending: &mut VecDeque<u8>) {
             shared.show(help.as_bytes());
         }
         Input::Exit => {
-            shared.show(b"QEMU: Terminated\r\n");
+            shared.show_if_taken(b"QEMU: Terminated\r\n");
             shared.tell_monitor(b"\x15quit\r");
         }
         Input::Commit => shared.tell_monitor(b"\x15commit all\r"),
