@@ -208,6 +208,24 @@ impl Vm {
         String::from_utf8_lossy(&self.errors.text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 
+    /// Waits until `text` appears on standard error. The two streams come on their own ways: what one of them shows says
+    /// nothing about the other.
+    ///
+    /// # Panics
+    /// After `seconds`.
+    pub fn expect_error(&self, text: &str, seconds: u64) {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut have = self.errors.text.lock().unwrap_or_else(PoisonError::into_inner);
+        while !have.windows(text.len()).any(|window| window == text.as_bytes()) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(have);
+                panic!("no {text:?} on standard error within {seconds} s:\n{}", self.errors());
+            }
+            have = self.errors.grown.wait_timeout(have, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Waits for the end; then `output` and `errors` are complete.
     ///
     /// # Panics

@@ -124,10 +124,7 @@ fn death_of_any_process_but_the_cpus_is_followed_by_a_successor_of_the_same_name
             std::thread::sleep(Duration::from_millis(5));
         }
         let line = format!("{victim} (process {pid}) was killed by SIGKILL: restarted");
-        while !vm.errors().contains(&line) {
-            assert!(Instant::now() < end, "{}", vm.errors());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        vm.expect_error(&line, 20);
         assert!(monitor.ask("info restarts").contains(victim));
     }
 }
