@@ -49,12 +49,20 @@ impl Clock {
 
     /// Whether guest time advances.
     pub fn is_running(&self) -> bool {
-        self.snapshot().0
+        self.page.word(4).load(Ordering::Acquire) != 0
     }
 
     /// Host monotonic time of guest time `at`, when guest time advances.
     pub fn host_time(&self, at: u64) -> Option<u64> {
-        let (running, offset, _) = self.snapshot();
+        let (running, offset) = loop {
+            let before = self.page.word(0).load(Ordering::SeqCst);
+            let running = self.page.word(4).load(Ordering::Acquire);
+            let offset = self.page.dword(8).load(Ordering::Acquire);
+            if before & 1 == 0 && self.page.word(0).load(Ordering::SeqCst) == before {
+                break (running != 0, offset);
+            }
+            sys::pause();
+        };
         running.then(|| at.wrapping_add(offset))
     }
 

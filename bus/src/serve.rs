@@ -140,6 +140,8 @@ impl Manifest {
 struct Server<C: Chip> {
     chip: C,
     description: Description,
+    /// Region and offset of every mirrored register byte, in the order of the mirror.
+    mirrored: Vec<(u8, u32)>,
     map: Mapping,
     bell: Arc<Bell>,
     irq: Arc<IrqPage>,
@@ -184,6 +186,15 @@ pub fn serve<C: Chip>(
     }
 }
 
+/// Every mirrored register byte in the order in which the CPU's end counts them.
+fn mirrored(description: &Description) -> Vec<(u8, u32)> {
+    let rules = description.regions.iter().zip(0u8..).flat_map(|(region, number)| {
+        region.rules.iter().filter(|rule| rule.read == Class::Mirror).map(move |rule| (number, rule))
+    });
+    let bytes = rules.flat_map(|(region, rule)| (rule.start..rule.end).map(move |offset| (region, offset)));
+    bytes.take(device::MIRROR_BYTES).collect()
+}
+
 impl<C: Chip> Server<C> {
     fn start(
         manifest: &Manifest,
@@ -216,8 +227,10 @@ impl<C: Chip> Server<C> {
                 .map_err(|source| StartError::Descriptor { name: fd::BULK.to_owned(), source })?,
             len => manifest.map(fd::BULK, len as usize, true)?,
         };
+        let description = chip.description();
         let mut server = Server {
-            description: chip.description(),
+            mirrored: mirrored(&description),
+            description,
             chip,
             map,
             bell,
@@ -330,21 +343,10 @@ impl<C: Chip> Server<C> {
     }
 
     fn mirror(&self) {
-        let mut index = device::MIRROR_DATA;
-        let end = device::MIRROR_DATA + device::MIRROR_BYTES;
-        let mut any = false;
-        for (region, description) in self.description.regions.iter().enumerate() {
-            for rule in description.rules.iter().filter(|rule| rule.read == Class::Mirror) {
-                for offset in rule.start..rule.end {
-                    if index < end {
-                        let _ = self.map.write(index, &[self.chip.peek(region as u8, offset)]);
-                    }
-                    index += 1;
-                    any = true;
-                }
-            }
+        for (at, (region, offset)) in self.mirrored.iter().enumerate() {
+            let _ = self.map.write(device::MIRROR_DATA + at, &[self.chip.peek(*region, *offset)]);
         }
-        if any {
+        if !self.mirrored.is_empty() {
             self.map.word(device::MIRROR).store(self.consumed, Ordering::Release);
         }
     }

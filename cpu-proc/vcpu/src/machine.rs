@@ -223,10 +223,9 @@ impl Pc {
         self.bell_due = None;
     }
 
-    /// After a guest access that may have raised an interrupt or a request: makes the CPU look.
-    fn settle_and_notify(&mut self) {
+    /// After a guest access at `now` that may have raised an interrupt or a request: makes the CPU look.
+    fn settle_and_notify(&mut self, now: u64) {
         self.settle();
-        let now = self.clock.now();
         if self.requests != Requests::default() || self.board.interrupt_pending(0, now) {
             self.irq.attention().store(1, Ordering::SeqCst);
         }
@@ -312,7 +311,7 @@ impl Pc {
     pub fn refresh(&mut self) {
         let now = self.clock.now();
         self.board.poll(now);
-        self.settle_and_notify();
+        self.settle_and_notify(now);
     }
 }
 
@@ -324,7 +323,7 @@ impl Pc {
     fn port_in(&mut self, port: u16, size: u8) -> u32 {
         let now = self.clock.now();
         if let Some(value) = self.board.port_read(port, size, now) {
-            self.settle_and_notify();
+            self.settle_and_notify(now);
             return value;
         }
         self.devices.read(&self.ports, u64::from(port), log2(size)) as u32
@@ -339,7 +338,7 @@ impl Machine for Pc {
     fn read(&mut self, gpa: u64, size: u8) -> u64 {
         let now = self.clock.now();
         if let Some(value) = self.board.mmio_read(0, gpa, size, now) {
-            self.settle_and_notify();
+            self.settle_and_notify(now);
             return value;
         }
         self.devices.read(&self.mmio, gpa, log2(size))
@@ -348,7 +347,7 @@ impl Machine for Pc {
     fn write(&mut self, gpa: u64, size: u8, value: u64) {
         let now = self.clock.now();
         if self.board.mmio_write(0, gpa, size, value, now) {
-            self.settle_and_notify();
+            self.settle_and_notify(now);
         } else if (SHADOW..MEGABYTE).contains(&gpa) || (VIDEO..SHADOW).contains(&gpa) && self.phys.smram {
             let bytes = value.to_le_bytes();
             self.phys.write_shadow(gpa, bytes.get(..usize::from(size.min(8))).unwrap_or_default());
@@ -372,7 +371,7 @@ impl Machine for Pc {
         }
         let now = self.clock.now();
         if self.board.port_write(port, size, value, now) {
-            self.settle_and_notify();
+            self.settle_and_notify(now);
             return;
         }
         self.devices.write(&self.ports, u64::from(port), log2(size), u64::from(value));
@@ -467,7 +466,7 @@ impl Machine for Pc {
                 0
             }
         };
-        self.settle_and_notify();
+        self.settle_and_notify(self.clock.now());
         value
     }
 
