@@ -66,6 +66,20 @@ impl Code {
         self.bytes(&[0xfa, 0xf4, 0xeb, 0xfd])
     }
 
+    /// Lets the firmware print what it still holds back of its own text, which it does at its timer interrupt, then keeps interrupts
+    /// off: or that text comes in the middle of what the code says.
+    pub fn alone(self) -> Code {
+        // sti; hlt; hlt; hlt; cli
+        self.bytes(&[0xfb, 0xf4, 0xf4, 0xf4, 0xfa])
+    }
+
+    /// Jumps back to the instruction at `at`.
+    pub fn back_to(self, at: usize) -> Code {
+        let next = self.0.len() + 3;
+        let [low, high] = (at as u16).wrapping_sub(next as u16).to_le_bytes();
+        self.bytes(&[0xe9, low, high])
+    }
+
     fn image(&self, bytes: usize, fill: u8) -> Vec<u8> {
         assert!(self.0.len() <= PUT, "code reaches its subroutine");
         let mut image = vec![fill; bytes];

@@ -53,6 +53,19 @@ fn truncated_kernel_is_refused() {
 }
 
 #[test]
+fn what_is_no_smbios_structure_is_refused() {
+    let scratch = Scratch::new("smbios");
+    let path = scratch.file("structure");
+    let option = format!("file={path}");
+    std::fs::write(&path, [1, 30, 0, 0]).expect("file");
+    names(&["-smbios", &option, "-vnc", "none"], &["-smbios", "structure", "not a structure"]);
+    std::fs::write(&path, [1, 4, 0, 0, 0, 0]).expect("file");
+    let more = ["-smbios", "type=1,product=x", "-smbios", &option, "-vnc", "none"];
+    names(&more, &["-smbios", "structure", "type 1"]);
+    names(&["-smbios", "file=/dev/zero", "-vnc", "none"], &["-smbios", "/dev/zero", "larger than"]);
+}
+
+#[test]
 fn values_out_of_range_name_the_option() {
     names(&["-m", "nonsense"], &["-m"]);
     names(&["-m", "999999999999"], &["-m"]);

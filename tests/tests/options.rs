@@ -60,6 +60,79 @@ fn memory_size_reaches_the_firmware_in_every_unit() {
     assert_eq!(u64::from(word(&cmos_with(&[]), 0x34)) * 64 / 1024 + 16, 128);
 }
 
+#[test]
+fn without_its_boot_check_a_floppy_disk_needs_no_signature() {
+    // Bit 0 of byte 38h is how the firmware is told; the rest of the byte is the third boot device.
+    assert_eq!(cmos_with(&["-boot", "cad"])[0x38], 0x30);
+    assert_eq!(cmos_with(&["-boot", "cad", "-no-fd-bootchk"])[0x38], 0x31);
+}
+
+/// Sends how many ticks of the clock's 64 Hz interrupt are waiting after half a second in which nobody asked for them.
+fn ticks(more: &[&str]) -> u8 {
+    let scratch = Scratch::new(&format!("ticks{}", more.join("")));
+    let code = Code::new()
+        // Register A: 32768 Hz, rate 64 Hz. Register B: periodic interrupt, 24 hours. Register C is cleared by reading it.
+        .out(0x70, 0x0a)
+        .out(0x71, 0x2a)
+        .out(0x70, 0x0b)
+        .out(0x71, 0x42)
+        .out(0x70, 0x0c)
+        .bytes(&[0xe4, 0x71])
+        // The counter runs at 1 GHz. rdtsc; lea ebx, [eax+500_000_000]; wait: rdtsc; sub eax, ebx; js wait
+        .bytes(&[0x0f, 0x31, 0x67, 0x66, 0x8d, 0x98, 0x00, 0x65, 0xcd, 0x1d])
+        .bytes(&[0x0f, 0x31, 0x66, 0x29, 0xd8, 0x78, 0xf9])
+        // xor cx, cx; more: in al, 0x71; test al, 0x40; jz done; inc cl; jns more; done: mov al, cl
+        .bytes(&[0x31, 0xc9, 0xe4, 0x71, 0xa8, 0x40, 0x74, 0x04, 0xfe, 0xc1, 0x79, 0xf6, 0x88, 0xc8])
+        .put()
+        .sleep();
+    firmware(&scratch, &code, more).take(1, 20)[0]
+}
+
+#[test]
+fn clock_ticks_that_the_guest_missed_come_again_with_the_drift_hack() {
+    let (without, with) = (ticks(&[]), ticks(&["-rtc-td-hack"]));
+    assert!(with >= 31, "{with}");
+    assert!((1..with).contains(&without), "{without} and {with}");
+}
+
+/// Writes sector 1 of the first disk by PIO again and again; says `l` where the drive was busy for a millisecond or more, else `q`.
+fn pio_writes() -> Code {
+    let out = |code: Code, register: u8, value: u8| code.out(0x1f0 + u16::from(register), value);
+    let code = [(6, 0xe0), (2, 1), (3, 1), (4, 0), (5, 0), (7, 0x30)];
+    code.into_iter()
+        .fold(Code::new(), |code, (register, value)| out(code, register, value))
+        // data: in al, dx; test al, 8; jz data
+        .bytes(&[0xec, 0xa8, 0x08, 0x74, 0xfb])
+        // rdtsc; xchg eax, ebx; mov dx, 0x1f0; mov cx, 256; xor si, si; rep outsw
+        .bytes(&[0x0f, 0x31, 0x66, 0x93, 0xba, 0xf0, 0x01, 0xb9, 0x00, 0x01, 0x31, 0xf6, 0xf3, 0x6f])
+        // mov dx, 0x1f7; busy: in al, dx; test al, 0x80; jnz busy
+        .bytes(&[0xba, 0xf7, 0x01, 0xec, 0xa8, 0x80, 0x75, 0xfb])
+        // rdtsc; sub eax, ebx; cmp eax, 1_000_000; mov al, 'l'; jae over; mov al, 'q'; over:
+        .bytes(&[0x0f, 0x31, 0x66, 0x29, 0xd8, 0x66, 0x3d, 0x40, 0x42, 0x0f, 0x00])
+        .bytes(&[0xb0, b'l', 0x73, 0x02, 0xb0, b'q'])
+        .put()
+        .back_to(0)
+}
+
+#[test]
+fn every_sixteenth_write_is_slow_with_the_windows_2000_hack_only() {
+    let scratch = Scratch::new("win2k");
+    let disk = scratch.file("disk");
+    std::fs::write(&disk, vec![0u8; 1 << 20]).expect("disk");
+    // On a busy host any write may take long, so quick ones are waited for.
+    let mut vm = firmware(&scratch, &pio_writes(), &["-hda", &disk, "-win2k-hack"]);
+    let (mut groups, mut quick) = (0, false);
+    while groups < 4 || !quick {
+        let group = vm.take(16, 20);
+        assert_eq!(group[15], b'l', "group {groups}: {}", String::from_utf8_lossy(&group));
+        quick |= group[..15].contains(&b'q');
+        groups += 1;
+    }
+    drop(vm);
+    let mut vm = firmware(&scratch, &pio_writes(), &["-hda", &disk]);
+    while vm.take(16, 20)[15] != b'q' {}
+}
+
 /// Seconds since midnight of a clock in BCD, 24 hours.
 fn seconds(cmos: &[u8]) -> i64 {
     let bcd = |at: usize| i64::from(cmos[at] >> 4) * 10 + i64::from(cmos[at] & 15);
@@ -100,6 +173,7 @@ fn localtime_sets_the_clock_to_the_zone_of_the_host() {
 /// Prints a letter, then what INT 13h AH=08h says of drive 80h: CL, CH, DH.
 fn boot_sector(letter: &str) -> Code {
     Code::new()
+        .alone()
         .say(letter)
         // mov ah, 8; mov dl, 0x80; push ds; push es; xor di, di; int 0x13; pop es; pop ds
         .bytes(&[0xb4, 0x08, 0xb2, 0x80, 0x1e, 0x06, 0x31, 0xff, 0xcd, 0x13, 0x07, 0x1f])
@@ -155,9 +229,13 @@ fn geometry_options_reach_the_firmware() {
     let disk = scratch.file("disk");
     std::fs::write(&disk, boot_sector("<geometry>").disk(64 << 20)).expect("disk");
     let drive = format!("file={disk},cyls=400,heads=10,secs=32,trans=none");
-    let cases: [(&[&str], [u16; 3]); 3] = [
+    let cases: [(&[&str], [u16; 3]); 6] = [
         // The last cylinder is the firmware's own; CX holds the highest cylinder and sector, DH the highest head.
         (&["-hda", &disk, "-hdachs", "300,12,36,none"], [300, 12, 36]),
+        (&["-hda", &disk, "-hdachs", "300,12,36"], [300, 12, 36]),
+        // Too many cylinders for INT 13h: translated when needed, or not at all.
+        (&["-hda", &disk, "-hdachs", "2000,2,32,auto"], [130, 16, 63]),
+        (&["-hda", &disk, "-hdachs", "300,12,36,lba"], [130, 16, 63]),
         (&["-drive", &drive], [400, 10, 32]),
         (&["-hda", &disk], [130, 16, 63]),
     ];
@@ -268,6 +346,7 @@ fn every_cache_mode_reads_and_writes() {
     let disk = scratch.file("disk");
     // Reads sector 1 by INT 13h to 0:8000, adds one to its first byte, writes it back, and says what it read.
     let code = Code::new()
+        .alone()
         .bytes(&[0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0])
         // mov ax, 0x0201; mov bx, 0x8000; mov cx, 2; mov dx, 0x80; int 0x13; jc stop
         .bytes(&[0xb8, 0x01, 0x02, 0xbb, 0x00, 0x80, 0xb9, 0x02, 0x00, 0xba, 0x80, 0x00, 0xcd, 0x13])
@@ -290,8 +369,9 @@ fn every_cache_mode_reads_and_writes() {
 #[test]
 fn option_rom_runs() {
     let scratch = Scratch::new("option-rom");
-    // pushaw; say; popaw; retf
-    let code = |text: &str| Code::new().bytes(&[0x60]).say(text).bytes(&[0x61, 0xcb]).option_rom();
+    // pushaw; pushf; cli; say; popf; popaw; retf
+    let code =
+        |text: &str| Code::new().bytes(&[0x60, 0x9c, 0xfa]).say(text).bytes(&[0x9d, 0x61, 0xcb]).option_rom();
     let (one, two) = (scratch.file("one"), scratch.file("two"));
     std::fs::write(&one, code("<one>")).expect("option ROM");
     std::fs::write(&two, code("<two>")).expect("option ROM");
@@ -344,7 +424,9 @@ fn log_items_fill_the_log_file() {
     let marks: BTreeMap<&str, &str> = [
         ("in_asm", "IN:"),
         ("out_asm", "OUT:"),
-        ("op", "goto 0x"),
+        ("op", "OP: block "),
+        ("op_opt", "OP after liveness analysis: block "),
+        ("pcall", "ljmp "),
         ("int", "v="),
         ("exec", "Trace"),
         ("cpu", "EAX="),
@@ -414,6 +496,11 @@ fn tables_names_and_memory_reach_a_64_bit_linux() {
     let table = format!(
         "sig=BULK,rev=7,oem_id=ABCDEF,oem_table_id=TABLE678,oem_rev=258,asl_compiler_id=MAKR,asl_compiler_rev=3,data={one}:{two}"
     );
+    // A base board (type 2) with four strings.
+    let board = scratch.file("board");
+    std::fs::write(&board, b"\x02\x08\x00\x02\x01\x02\x03\x04Joiner\0Plank\x007a\0N 8\0\0")
+        .expect("structure");
+    let board = format!("file={board}");
     let uuid = "12345678-9abc-def0-0123-456789abcdef";
     let more = [
         "-m",
@@ -428,6 +515,8 @@ fn tables_names_and_memory_reach_a_64_bit_linux() {
         "type=0,vendor=Maker,version=v1.2,date=01/02/2003,release=4.5",
         "-smbios",
         "type=1,manufacturer=Works,product=Thing,version=9,serial=S-1,sku=K-2,family=Clan",
+        "-smbios",
+        &board,
         "-startdate",
         "2020-02-29T12:34:56",
     ];
@@ -444,9 +533,12 @@ fn tables_names_and_memory_reach_a_64_bit_linux() {
         ("product_sku", "K-2"),
         ("product_family", "Clan"),
         ("product_uuid", uuid),
+        ("board_vendor", "Joiner"),
+        ("board_name", "Plank"),
+        ("board_version", "7a"),
+        ("board_serial", "N 8"),
     ];
-    let names: Vec<&str> = dmi.iter().map(|(name, _)| *name).collect();
-    let have = linux.run(&format!("cd /sys/class/dmi/id; grep . {}", names.join(" ")));
+    let have = linux.run("cd /sys/class/dmi/id; grep -s . bios* sys* prod* board*");
     for (name, value) in dmi {
         assert!(
             have.lines().any(|line| line == format!("{name}:{value}")),

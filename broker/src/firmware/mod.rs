@@ -1,5 +1,6 @@
 //! Firmware images and what the firmware is told about the machine.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bulkhead_bus::config::{FwCfgConfig, FwCfgFile, FwCfgItem, FwCfgSource};
@@ -179,5 +180,13 @@ pub fn read_given(option: &str, path: &Path, limit: u64) -> Result<Vec<u8>, Fail
     if meta.len() > limit {
         return Err(fail(format!("larger than {limit} bytes")));
     }
-    std::fs::read(path).map_err(|e| fail(reason(&e)))
+    // A device or a pipe has no size that could be known before.
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
+        .map_err(|e| fail(reason(&e)))?;
+    if bytes.len() as u64 > limit {
+        return Err(fail(format!("larger than {limit} bytes")));
+    }
+    Ok(bytes)
 }

@@ -45,12 +45,19 @@ impl Entries {
 /// When a file cannot be read or a field is not of its form.
 pub fn item(entries: &[Smbios], uuid: Option<[u8; 16]>) -> Result<Option<Vec<u8>>, Fail> {
     let mut out = Entries::default();
+    let mut structures = Vec::new();
     if let Some(uuid) = uuid {
         out.field(1, TYPE1_UUID, &uuid);
     }
     for entry in entries {
         match entry {
-            Smbios::File(path) => out.push(1, &read_given("-smbios file", path, STRUCTURE_MAX)?),
+            Smbios::File(path) => {
+                let bytes = read_given("-smbios file", path, STRUCTURE_MAX)?;
+                let fail = |why| Fail(format!("-smbios file {}: {why}", path.display()));
+                let kind = structure_kind(&bytes).map_err(fail)?;
+                structures.push((kind, path));
+                out.push(1, &bytes);
+            }
             Smbios::Fields { kind, fields } => {
                 for (name, value) in fields {
                     add(&mut out, *kind, name, value)?;
@@ -58,12 +65,29 @@ pub fn item(entries: &[Smbios], uuid: Option<[u8; 16]>) -> Result<Option<Vec<u8>
             }
         }
     }
+    // The firmware takes a structure as it is, so the fields would be lost.
+    let fields_of =
+        |kind| entries.iter().any(|entry| matches!(entry, Smbios::Fields { kind: own, .. } if *own == kind));
+    if let Some((kind, path)) = structures.iter().find(|(kind, _)| fields_of(*kind)) {
+        let path = path.display();
+        return Err(Fail(format!("-smbios file {path}: holds type {kind}, of which fields are given too")));
+    }
     if out.count == 0 {
         return Ok(None);
     }
     let mut item = out.count.to_le_bytes().to_vec();
     item.extend(out.bytes);
     Ok(Some(item))
+}
+
+/// Type of the one structure in `bytes`: a header that states its length, the fields, strings that end with an empty one.
+fn structure_kind(bytes: &[u8]) -> Result<u8, &'static str> {
+    let [kind, length, _, _, ..] = bytes else { return Err("too short for a structure") };
+    let strings = bytes.get(usize::from(*length).max(4)..).unwrap_or_default();
+    if *length < 4 || !strings.ends_with(&[0, 0]) {
+        return Err("not a structure: its fields have to be followed by strings and two zero bytes");
+    }
+    Ok(*kind)
 }
 
 fn add(out: &mut Entries, kind: u8, name: &str, value: &str) -> Result<(), Fail> {
@@ -97,6 +121,15 @@ mod tests {
         let fields = vec![("product".to_owned(), "PC".to_owned())];
         let item = item(&[Smbios::Fields { kind: 1, fields }], None).expect("valid");
         assert_eq!(item.as_deref(), Some(&[1, 0, 9, 0, 0, 1, 5, 0, b'P', b'C', 0][..]));
+    }
+
+    #[test]
+    fn a_file_has_to_hold_a_structure() {
+        assert_eq!(structure_kind(&[2, 5, 0, 1, 1, b'A', 0, 0]), Ok(2));
+        assert_eq!(structure_kind(&[127, 4, 0, 1, 0, 0]), Ok(127));
+        for bytes in [&[][..], &[2, 5, 0], &[2, 3, 0, 1, 0, 0], &[2, 9, 0, 1, 0, 0], &[2, 4, 0, 1, b'A', 0]] {
+            assert!(structure_kind(bytes).is_err(), "{bytes:?}");
+        }
     }
 
     #[test]

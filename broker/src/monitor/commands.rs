@@ -54,7 +54,7 @@ const LOG_ITEMS: &[(&str, &str)] = &[
     ("out_asm", "show generated host assembly code for each compiled TB"),
     ("in_asm", "show target assembly code for each compiled TB"),
     ("op", "show micro ops for each compiled TB"),
-    ("op_opt", "show micro ops before eflags optimization"),
+    ("op_opt", "show micro ops after liveness analysis"),
     ("int", "show interrupts/exceptions in short format"),
     ("exec", "show trace before each executed TB (lots of logs)"),
     ("cpu", "show CPU state before block translation"),

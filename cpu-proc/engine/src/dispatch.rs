@@ -313,8 +313,14 @@ pub(crate) fn lower(core: &mut CoreState, max_insns: u32, block: &mut Block) -> 
         core.exit = exit::FAULT;
         return Err(Fault);
     }
-    if core.log & (log::OP | log::OP_OPT) != 0 {
-        core.machine().log(log::OP | log::OP_OPT, &block.to_string());
+    if core.log & log::OP != 0 {
+        core.machine().log(log::OP, &format!("OP: {block}"));
+    }
+    if core.log & log::OP_OPT != 0 {
+        let helpers = core.ops.helpers;
+        let text =
+            bulkhead_ir::with_lives(block, |id| helpers.get(usize::from(id)).map(|helper| helper.info));
+        core.machine().log(log::OP_OPT, &format!("OP after liveness analysis: {text}"));
     }
     Ok(code)
 }

@@ -152,7 +152,7 @@ pub mod log {
     pub const IN_ASM: u32 = 1 << 1;
     /// IR of each block.
     pub const OP: u32 = 1 << 2;
-    /// IR as compiled; there is no separate optimiser yet, so the same as [`OP`].
+    /// IR of each block after liveness analysis.
     pub const OP_OPT: u32 = 1 << 3;
     /// Interrupts and exceptions.
     pub const INT: u32 = 1 << 4;

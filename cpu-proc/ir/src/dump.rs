@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::{Block, NONE, Name, Op, Opcode, SET_FLAGS, TEMP0, VecOp};
+use crate::liveness::{self, bit, effects};
+use crate::{Block, HelperInfo, NAMES, NONE, Name, Op, Opcode, SET_FLAGS, TEMP0, VecOp};
 
 struct N(Name);
 
@@ -92,7 +93,67 @@ impl fmt::Display for Op {
 
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "block {:#x}..{:#x}: {} insns, {} bytes", self.pc, self.next_pc, self.insns, self.len)?;
+        writeln!(f, "{}", heading(self))?;
         self.ops.iter().try_for_each(|op| writeln!(f, "  {op}"))
+    }
+}
+
+fn heading(block: &Block) -> String {
+    format!("block {:#x}..{:#x}: {} insns, {} bytes", block.pc, block.next_pc, block.insns, block.len)
+}
+
+/// Text of a block after liveness analysis (`-d op_opt`), as compiled: flags that nobody reads are not computed, and behind each op
+/// stand the flags that somebody reads of those it sets, and the names whose values end there.
+pub fn with_lives(block: &Block, helper: impl Fn(u16) -> Option<HelperInfo>) -> String {
+    const FLAGS: [char; 6] = ['c', 'p', 'a', 'z', 's', 'o'];
+    let mut lives = Vec::new();
+    liveness::analyse(block, &helper, &mut lives);
+    let mut text = heading(block) + "\n";
+    let mut names = liveness::ALL_SLOTS;
+    for (op, life) in block.ops.iter().zip(&lives) {
+        let touched = effects(op, &helper);
+        let flags = touched.flags_def & life.flags;
+        let sets = matches!(op.op, Opcode::Alu | Opcode::Shift | Opcode::Unary | Opcode::Mul);
+        let shown = Op { s: if sets && flags == 0 { op.s & !SET_FLAGS } else { op.s }, ..*op };
+        let ends = (names | touched.reads) & !life.names & !touched.defs;
+        let wanted = FLAGS.iter().enumerate().filter(|(at, _)| flags >> at & 1 != 0);
+        let wanted: String = wanted.map(|(_, letter)| *letter).collect();
+        let ended = (0..NAMES).filter(|name| ends & bit(*name) != 0);
+        let ended: String = ended.map(|name| format!(" {}", N(name))).collect();
+        text += &format!("  {shown}");
+        if !wanted.is_empty() {
+            text += &format!("  flags: {wanted}");
+        }
+        if !ended.is_empty() {
+            text += &format!("  dead:{ended}");
+        }
+        text.push('\n');
+        names = life.names;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Alu, W32, cc};
+
+    #[test]
+    fn after_liveness_analysis_only_flags_that_are_read_are_set() {
+        let mut block = Block::default();
+        for op in [
+            Op::movi(40, 1),
+            Op::alu(Alu::Add, W32, 0, 0, 40, true),
+            Op::alui(Alu::Sub, W32, NONE, 0, 1, true),
+            Op::branch(cc::E, 0),
+        ] {
+            block.push(op);
+        }
+        let (before, after) = (block.to_string(), with_lives(&block, |_| None));
+        assert!(before.contains("  r0 = add32.f r0, t8\n  - = sub32.f r0, 0x1\n"), "{before}");
+        assert!(
+            after.contains("  r0 = add32 r0, t8  dead: t8\n  - = sub32.f r0, 0x1  flags: cpazso\n"),
+            "{after}"
+        );
     }
 }

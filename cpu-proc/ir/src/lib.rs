@@ -32,6 +32,7 @@ mod dump;
 pub mod liveness;
 
 pub use build::Mem;
+pub use dump::with_lives;
 
 /// A value name: guest slot, temporary, or [`NONE`].
 pub type Name = u8;

@@ -17,7 +17,7 @@ pub const LOG_ITEMS: &[(&str, &str)] = &[
     ("out_asm", "generated host code of each translated block"),
     ("in_asm", "guest code of each translated block"),
     ("op", "intermediate code of each translated block"),
-    ("op_opt", "intermediate code after optimisation"),
+    ("op_opt", "intermediate code after liveness analysis"),
     ("int", "interrupts and exceptions, one line each"),
     ("exec", "each translated block that is entered"),
     ("cpu", "CPU state before each block"),
