@@ -1,5 +1,8 @@
 //! Machine code for guests of a few bytes: firmware, boot sectors and option ROMs that talk over the first serial port.
 
+use crate::{Scratch, Vm};
+
+const QUIET: [&str; 5] = ["-nographic", "-vga", "none", "-monitor", "null"];
 /// Where the subroutine that sends AL stands, in every image.
 const PUT: usize = 0x180;
 
@@ -73,6 +76,13 @@ impl Code {
         self.bytes(&[0xfb, 0xf4, 0xf4, 0xf4, 0xfa])
     }
 
+    /// Fills with instructions that do nothing, so that the next one stands at `at`.
+    pub fn fill_to(mut self, at: usize) -> Code {
+        assert!(self.0.len() <= at, "code reaches {at:#x}");
+        self.0.resize(at, 0x90);
+        self
+    }
+
     /// Jumps back to the instruction at `at`.
     pub fn back_to(self, at: usize) -> Code {
         let next = self.0.len() + 3;
@@ -95,6 +105,22 @@ impl Code {
         // jmp f000:0000
         image[bytes - 16..bytes - 11].copy_from_slice(&[0xea, 0x00, 0x00, 0x00, 0xf0]);
         image
+    }
+
+    /// Command line of a VM without a monitor that runs the code as its firmware, with its serial port on standard output.
+    pub fn firmware_args(&self, scratch: &Scratch) -> Vec<String> {
+        let bios = scratch.file("code.rom");
+        std::fs::write(&bios, self.firmware(0x1_0000)).expect("firmware");
+        let mut args: Vec<String> = QUIET.iter().map(|word| (*word).to_owned()).collect();
+        args.extend(["-bios".to_owned(), bios, "-serial".to_owned(), "stdio".to_owned()]);
+        args
+    }
+
+    /// That VM, with further options.
+    pub fn start(&self, scratch: &Scratch, more: &[&str]) -> Vm {
+        let args = self.firmware_args(scratch);
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        Vm::start("qemu", &args)
     }
 
     /// A disk of `bytes` whose boot sector is the code.

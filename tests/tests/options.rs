@@ -5,25 +5,6 @@ use std::collections::BTreeMap;
 use bulkhead_tests::code::Code;
 use bulkhead_tests::{Scratch, Vm, guest, programs};
 
-const QUIET: [&str; 5] = ["-nographic", "-vga", "none", "-monitor", "null"];
-
-/// A VM that runs `code` as its firmware, with its serial port on standard output.
-fn firmware(scratch: &Scratch, code: &Code, more: &[&str]) -> Vm {
-    Vm::start("qemu", &words(&with_firmware(scratch, code), more))
-}
-
-fn with_firmware(scratch: &Scratch, code: &Code) -> Vec<String> {
-    let bios = scratch.file("code.rom");
-    std::fs::write(&bios, code.firmware(0x1_0000)).expect("firmware");
-    let mut args: Vec<String> = QUIET.iter().map(|word| (*word).to_owned()).collect();
-    args.extend(["-bios".to_owned(), bios, "-serial".to_owned(), "stdio".to_owned()]);
-    args
-}
-
-fn words<'a>(args: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
-    args.iter().map(String::as_str).chain(more.iter().copied()).collect()
-}
-
 /// A VM that runs the real firmware.
 fn seabios(more: &[&str]) -> Vm {
     let mut args = vec!["-nographic", "-vga", "none", "-monitor", "null", "-serial", "stdio"];
@@ -41,7 +22,7 @@ fn cmos() -> Code {
 
 fn cmos_with(more: &[&str]) -> Vec<u8> {
     let scratch = Scratch::new(&format!("cmos{}", more.join("").replace(['/', ':'], "")));
-    firmware(&scratch, &cmos(), more).take(0x80, 20)
+    cmos().start(&scratch, more).take(0x80, 20)
 }
 
 fn word(bytes: &[u8], at: usize) -> u16 {
@@ -85,7 +66,7 @@ fn ticks(more: &[&str]) -> u8 {
         .bytes(&[0x31, 0xc9, 0xe4, 0x71, 0xa8, 0x40, 0x74, 0x04, 0xfe, 0xc1, 0x79, 0xf6, 0x88, 0xc8])
         .put()
         .sleep();
-    firmware(&scratch, &code, more).take(1, 20)[0]
+    code.start(&scratch, more).take(1, 20)[0]
 }
 
 #[test]
@@ -120,7 +101,7 @@ fn every_sixteenth_write_is_slow_with_the_windows_2000_hack_only() {
     let disk = scratch.file("disk");
     std::fs::write(&disk, vec![0u8; 1 << 20]).expect("disk");
     // On a busy host any write may take long, so quick ones are waited for.
-    let mut vm = firmware(&scratch, &pio_writes(), &["-hda", &disk, "-win2k-hack"]);
+    let mut vm = pio_writes().start(&scratch, &["-hda", &disk, "-win2k-hack"]);
     let (mut groups, mut quick) = (0, false);
     while groups < 4 || !quick {
         let group = vm.take(16, 20);
@@ -129,7 +110,7 @@ fn every_sixteenth_write_is_slow_with_the_windows_2000_hack_only() {
         groups += 1;
     }
     drop(vm);
-    let mut vm = firmware(&scratch, &pio_writes(), &["-hda", &disk]);
+    let mut vm = pio_writes().start(&scratch, &["-hda", &disk]);
     while vm.take(16, 20)[15] != b'q' {}
 }
 
@@ -156,10 +137,10 @@ fn startdate_sets_the_clock() {
 fn localtime_sets_the_clock_to_the_zone_of_the_host() {
     let clock = |more: &[&str]| {
         let scratch = Scratch::new(&format!("zone{}", more.len()));
-        let args = with_firmware(&scratch, &cmos());
+        let args = cmos().firmware_args(&scratch);
         let program = programs().join("qemu");
         let mut all = vec!["TZ=ABC-05:30", program.to_str().expect("path in UTF-8")];
-        all.extend(words(&args, more));
+        all.extend(args.iter().map(String::as_str).chain(more.iter().copied()));
         seconds(&Vm::start("/usr/bin/env", &all).take(0x80, 20))
     };
     let apart = (clock(&["-localtime"]) - clock(&[])).rem_euclid(86_400);
@@ -294,7 +275,7 @@ impl Identity {
 /// The drives of a VM by their index; `None` where there is none.
 fn drives(name: &str, more: &[&str]) -> Vec<Option<Identity>> {
     let scratch = Scratch::new(name);
-    let bytes = firmware(&scratch, &identities(), more).take(4 * 513, 20);
+    let bytes = identities().start(&scratch, more).take(4 * 513, 20);
     let drives = bytes.chunks(513).map(|drive| {
         let words = drive[1..].chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
         (drive[0] == 0x58).then_some(Identity { words })

@@ -4,15 +4,14 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 
-use bulkhead_bus::messages::{Query, READ_MAX};
-use bulkhead_bus::wire;
-use bulkhead_config::Target;
-use iced_x86::{Decoder, DecoderOptions, FastFormatter};
-
 use super::commands::Outcome;
+use super::disassembly;
 use super::expr::Parser;
 use crate::fail::reason;
 use crate::vm::Vm;
+use bulkhead_bus::messages::{Query, READ_MAX};
+use bulkhead_bus::wire;
+use bulkhead_config::Target;
 
 /// Most bytes one dump shows.
 const DUMP_MAX: u64 = 1 << 20;
@@ -185,7 +184,7 @@ fn disassemble(vm: &mut Vm<'_>, addr: u64, linear: bool, format: Format, out: &m
         },
     };
     let count = format.count.min(4096);
-    let mut formatter = FastFormatter::new();
+    let mut formatter = disassembly::formatter();
     let mut at = addr;
     for _ in 0..count {
         // An instruction may end right before a page that is not there.
@@ -204,12 +203,10 @@ fn disassemble(vm: &mut Vm<'_>, addr: u64, linear: bool, format: Format, out: &m
                 return Ok(());
             }
         };
-        let instruction = Decoder::with_ip(bits, &bytes, at, DecoderOptions::NONE).decode();
-        let mut text = String::new();
-        formatter.format(&instruction, &mut text);
         let width = if bits == 64 { 16 } else { 8 };
+        let (text, length) = disassembly::instruction(&mut formatter, bits, at, &bytes);
         let _ = writeln!(out, "0x{at:0width$x}:  {text}");
-        at = at.wrapping_add((instruction.len() as u64).max(1));
+        at = at.wrapping_add(length);
     }
     Ok(())
 }

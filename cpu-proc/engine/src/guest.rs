@@ -136,9 +136,9 @@ pub trait Machine {
     fn take_requests(&mut self) -> Requests;
     /// Guest time-stamp counter.
     fn tsc(&mut self) -> u64;
-    /// The processor reports a numeric error outside itself (x86: FERR#, a rising edge for IRQ 13) and is about to stand
-    /// still. True: carry on regardless (IGNNE# is asserted, or nothing is connected).
-    fn fpu_error(&mut self) -> bool {
+    /// The processor reports a numeric error outside itself and is about to stand still (`active`, x86: FERR#, for IRQ 13), or the
+    /// error has been dealt with. True: carry on regardless (IGNNE# is asserted, or nothing is connected).
+    fn fpu_error(&mut self, _active: bool) -> bool {
         true
     }
     /// The local APIC as seen by the CPU: reads a register MSR or task priority. See [`ApicAccess`].

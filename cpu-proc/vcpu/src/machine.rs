@@ -470,6 +470,12 @@ impl Machine for Pc {
         value
     }
 
+    fn fpu_error(&mut self, active: bool) -> bool {
+        let go_on = self.board.set_ferr(active);
+        self.settle_and_notify(self.clock.now());
+        go_on
+    }
+
     fn a20_mask(&self) -> u64 {
         if self.a20.iter().any(|(_, open)| *open) { u64::MAX } else { !(1 << 20) }
     }

@@ -23,12 +23,15 @@ use crate::pci::{ConfigWrite, Decode, PciBus, PciFunction, TemplateError};
 use crate::pic8259::Pic8259;
 use crate::piix3::{self, Reset};
 use crate::pit8254::Pit8254;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// PCI place of the power management function.
 const PM_DEVFN: u8 = piix3::DEVFN | 3;
 /// ISA interrupt of the SCI.
 const SCI_IRQ: u8 = 9;
+/// ISA interrupt of numeric errors.
+const FPU_IRQ: u8 = 13;
 /// IOAPIC input that IRQ 0 is wired to.
 const TIMER_PIN: u8 = 2;
 
@@ -89,6 +92,29 @@ pub enum Event {
     PciConfig(ConfigWrite),
 }
 
+/// The numeric error logic of an AT (82371SB, "Coprocessor error register"): FERR# latches IRQ 13; a write to port F0h takes it back
+/// and, as long as FERR# is asserted, lets the processor carry on (IGNNE#).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FpuError {
+    ferr: bool,
+    ignne: bool,
+    irq: bool,
+}
+
+impl FpuError {
+    /// An edge of FERR#.
+    fn set(&mut self, active: bool) {
+        self.irq |= active;
+        self.ignne &= active;
+        self.ferr = active;
+    }
+
+    fn acknowledge(&mut self) {
+        self.irq = false;
+        self.ignne = self.ferr;
+    }
+}
+
 /// The chips and the wires between them.
 #[derive(Clone, Debug)]
 pub struct Board {
@@ -105,6 +131,7 @@ pub struct Board {
     reset_control: u8,
     /// Levels driven by ISA devices, bit n is IRQ n.
     isa_lines: u16,
+    fpu: FpuError,
     // Wires (derived from the above).
     pit_level: bool,
     isa_levels: u16,
@@ -176,6 +203,7 @@ impl Board {
             pci: PciBus::new(),
             reset_control: 0,
             isa_lines: 0,
+            fpu: FpuError::default(),
             pit_level: false,
             isa_levels: 0,
             pin_levels: 0,
@@ -225,6 +253,7 @@ impl Board {
         self.pm.reset();
         self.pci.reset();
         self.reset_control = 0;
+        self.fpu = FpuError::default();
         self.events.clear();
         self.sync_config();
         self.settle(now);
@@ -322,6 +351,15 @@ impl Board {
         self.set_isa_irq(irq, false);
     }
 
+    /// Drives FERR# of the CPU; the level of IGNNE#.
+    pub fn set_ferr(&mut self, active: bool) -> bool {
+        if active != self.fpu.ferr {
+            self.fpu.set(active);
+            self.sync_outputs();
+        }
+        self.fpu.ignne
+    }
+
     /// Drives the interrupt pin of a PCI function.
     pub fn set_intx(&mut self, devfn: u8, level: bool) {
         self.pci.set_intx(devfn, level);
@@ -409,6 +447,9 @@ impl Board {
             {
                 isa |= 1 << (irq & 15);
             }
+        }
+        if self.fpu.irq {
+            isa |= 1 << FPU_IRQ;
         }
         if self.config.acpi && self.pm.sci() {
             isa |= 1 << SCI_IRQ;

@@ -7,6 +7,9 @@ use crate::pic8259::spec as pic;
 use crate::piix3;
 use crate::pit8254::spec as pit;
 
+/// A write takes the numeric error interrupt back, see [`super::FpuError`].
+const COPROCESSOR_ERROR: u16 = 0xf0;
+
 fn ones(size: u8) -> u32 {
     u32::MAX >> (32 - 8 * u32::from(size.clamp(1, 4)))
 }
@@ -135,6 +138,11 @@ impl Board {
                 self.update(now);
                 self.pit.write(port, value, now);
                 self.update(now);
+                return true;
+            }
+            COPROCESSOR_ERROR => {
+                self.fpu.acknowledge();
+                self.sync_outputs();
                 return true;
             }
             _ => {}

@@ -1,6 +1,6 @@
 //! The saved form of a board.
 
-use super::{Board, BoardConfig};
+use super::{Board, BoardConfig, FpuError};
 use crate::acpipm::AcpiPm;
 use crate::hpet::Hpet;
 use crate::ioapic82093::Ioapic82093;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Version of the saved form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Every chip's state, versioned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,7 @@ pub struct BoardState {
     pci: PciState,
     reset_control: u8,
     isa_lines: u16,
+    fpu: FpuError,
     pit_level: bool,
     isa_levels: u16,
     pin_levels: u32,
@@ -71,6 +72,7 @@ impl Board {
             pci,
             reset_control,
             isa_lines,
+            fpu,
             pit_level,
             isa_levels,
             pin_levels,
@@ -95,6 +97,7 @@ impl Board {
             pci: pci.save(),
             reset_control: *reset_control,
             isa_lines: *isa_lines,
+            fpu: *fpu,
             pit_level: *pit_level,
             isa_levels: *isa_levels,
             pin_levels: *pin_levels,
@@ -118,6 +121,7 @@ impl Board {
             pci,
             reset_control,
             isa_lines,
+            fpu,
             pit_level,
             isa_levels,
             pin_levels,
@@ -148,6 +152,7 @@ impl Board {
         self.pci = bus;
         self.reset_control = reset_control;
         self.isa_lines = isa_lines;
+        self.fpu = fpu;
         self.pit_level = pit_level;
         self.isa_levels = isa_levels;
         self.pin_levels = pin_levels;

@@ -406,6 +406,35 @@ fn wide_access_is_split_over_byte_registers() {
 }
 
 #[test]
+fn numeric_error_latches_irq_13_until_port_f0_is_written() {
+    let mut board = pc();
+    set_up_pics(&mut board);
+    out(&mut board, 0xa1, 0xdf, 0);
+    assert!(!board.set_ferr(true));
+    assert_eq!(board.acknowledge(0, 0), Some(0x75));
+    out(&mut board, 0xa0, 0x20, 0);
+    out(&mut board, 0x20, 0x20, 0);
+    // The error is still there: no second edge, and after the write the processor may ignore it.
+    assert!(!board.set_ferr(true));
+    assert!(!board.interrupt_pending(0, 0));
+    out(&mut board, 0xf0, 0, 0);
+    assert!(board.set_ferr(true));
+    let saved = board.save();
+    assert!(!board.set_ferr(false));
+    // The next error is not ignored. Dealt with before the write, it leaves nothing behind.
+    assert!(!board.set_ferr(true));
+    assert!(board.interrupt_pending(0, 0));
+    assert!(!board.set_ferr(false));
+    assert_eq!(board.acknowledge(0, 0), Some(0x75));
+    out(&mut board, 0xf0, 0, 0);
+    assert!(!board.set_ferr(true));
+    board.restore(saved).unwrap();
+    assert!(board.set_ferr(true), "restored with IGNNE#");
+    board.reset(0);
+    assert!(!board.set_ferr(true));
+}
+
+#[test]
 fn management_command_is_an_event_only_with_smm() {
     let mut board = Board::new(BoardConfig { smm: true, ..BoardConfig::pc(1) });
     assert_eq!(config_read(&mut board, 0x0b, 0x58, 4), 0);

@@ -170,12 +170,19 @@ impl Cpu {
 
     /// Recomputes the summary bits after flags or masks changed.
     pub fn x87_summary(&mut self) {
-        let x87 = &mut self.x87;
-        if x87.status & !x87.control & EXCEPTIONS != 0 {
-            x87.status |= ES | B;
+        if self.x87.status & !self.x87.control & EXCEPTIONS != 0 {
+            self.x87.status |= ES | B;
         } else {
-            x87.status &= !(ES | B);
+            self.x87_settled();
         }
+    }
+
+    /// No exception is pending any more: FERR# falls.
+    pub fn x87_settled(&mut self) {
+        if self.x87.status & ES != 0 {
+            self.core.machine().fpu_error(false);
+        }
+        self.x87.status &= !(ES | B);
     }
 
     /// Records a stack fault. True when it is masked, and the caller supplies the default result.
@@ -223,7 +230,7 @@ fn report(cpu: &mut Cpu) -> Result<(), Fault> {
     if cpu.cr0 & NE != 0 {
         return Err(raise(cpu, vector::MF, None));
     }
-    if cpu.core.machine().fpu_error() {
+    if cpu.core.machine().fpu_error(true) {
         return Ok(());
     }
     cpu.core.exit = exit::RESUME;

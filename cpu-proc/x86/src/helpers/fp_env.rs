@@ -65,10 +65,11 @@ fn classify(value: &[u8; 16]) -> u16 {
 
 /// `Fp::X87Control`.
 pub fn init_or_clear(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    cpu.x87_settled();
     if imm & 1 == 0 {
         cpu.x87_init();
     } else {
-        cpu.x87.status &= !(EXCEPTIONS | SF | ES | B);
+        cpu.x87.status &= !(EXCEPTIONS | SF);
     }
     Ok(0)
 }
