@@ -34,7 +34,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
         .iter()
         .filter_map(|name| manifest.descriptor(name))
         .collect();
-    bulkhead_security::enter(&manifest.role, &keep, manifest.run_as).map_err(StartError::Refused)?;
+    bulkhead_security::enter(&manifest.role, &keep, manifest.terms()).map_err(StartError::Refused)?;
     bulkhead_bus::sys::release_program_pages();
     block.set_ready();
     server::serve(&block, &bell, image.as_mut())

@@ -16,10 +16,12 @@ pub mod firmware;
 mod images;
 mod machines;
 mod monitor;
+mod privileges;
 mod restart;
 mod spawn;
 mod sys;
 mod tree;
+mod violations;
 mod vm;
 
 use fail::{Fail, reason};
@@ -60,6 +62,7 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
         Machine::Pc => &machines::pc::PC,
         Machine::IsaPc => &machines::isapc::ISAPC,
     };
+    let mut privileges = privileges::Privileges::new(config)?;
     let mut parts = open(config, machine)?;
     if let Some(notice) = notice {
         // If nobody can read it, there is nobody to tell.
@@ -67,10 +70,11 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     }
     vm::hold_signals();
     let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;
-    let tree = tree::build(config, machine, &parts)?;
+    let tree = tree::build(config, machine, &parts, &privileges)?;
     // The processes have copies in shared memory: a kernel and its ramdisk would stay here for the life of the machine.
     parts.firmware.1 = Vec::new();
     sys::return_free_memory();
+    privileges.drop()?;
     bulkhead_security::enter_broker().map_err(Fail)?;
     let mut vm = vm::Vm::new(config, tree, parts);
     if let Some(notify) = daemon {
@@ -212,7 +216,7 @@ fn daemonize() -> Result<Role, Fail> {
 
 /// Leaves terminal and folder, and releases the parent.
 fn detach(notify: OwnedFd) -> Result<(), Fail> {
-    let null = File::options().read(true).write(true).open("/dev/null").map_err(|e| Fail(reason(&e)))?;
+    let null = sys::nothing().map_err(|e| Fail(reason(&e)))?;
     nix::unistd::chdir("/")?;
     for fd in 0..3 {
         sys::replace(null.as_fd(), fd).map_err(|e| Fail(reason(&e)))?;

@@ -225,7 +225,7 @@ fn stand_in(recipe: &Recipe) -> Option<(Arc<DeadDevice>, std::thread::JoinHandle
 }
 
 impl Vm<'_> {
-    fn name_of(&self, index: usize) -> String {
+    pub(crate) fn name_of(&self, index: usize) -> String {
         self.tree.processes.get(index).map(|process| process.name.clone()).unwrap_or_default()
     }
 
@@ -412,7 +412,7 @@ impl Vm<'_> {
         }
     }
 
-    fn condemn(&mut self, index: usize, why: &'static str, own_fault: bool) {
+    pub(crate) fn condemn(&mut self, index: usize, why: &'static str, own_fault: bool) {
         if let Some(place) = self.keeper.places.get_mut(index)
             && place.verdict.is_none()
         {

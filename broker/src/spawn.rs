@@ -1,13 +1,17 @@
 //! Starting one process: exec of a small program beside this one, descriptors by number, no environment.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Instant;
 
-use bulkhead_bus::manifest::{MANIFEST_FD, Manifest};
+use bulkhead_bus::manifest::{MANIFEST_FD, Manifest, fd};
 use bulkhead_bus::{serve, sys as bus_sys};
+use bulkhead_security::Watch;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::fail::{Fail, reason};
@@ -28,8 +32,12 @@ pub struct Process {
     pub said: usize,
     /// The last of it that was not empty, for the record of its end.
     pub last: String,
+    /// Nothing that it says replaces `last` any more.
+    pub last_is_final: bool,
     /// Start.
     pub since: Instant,
+    /// Its jail.
+    pub jail: Watch,
     _child: Child,
 }
 
@@ -38,6 +46,8 @@ pub struct Process {
 #[derive(Debug)]
 pub struct Recipe {
     program: &'static str,
+    /// The program as it was at start, for when its name is out of reach.
+    held: Option<OwnedFd>,
     manifest: Manifest,
     fds: Vec<(String, OwnedFd)>,
 }
@@ -55,7 +65,18 @@ impl Recipe {
         let copy = |(name, fd): &(String, BorrowedFd<'_>)| Ok((name.clone(), fd.try_clone_to_owned()?));
         let fds = fds.iter().map(copy).collect::<std::io::Result<Vec<_>>>();
         let fds = fds.map_err(|e| Fail(format!("{}: {}", manifest.name, reason(&e))))?;
-        Ok(Recipe { program, manifest, fds })
+        Ok(Recipe { program, held: None, manifest, fds })
+    }
+
+    /// Keeps the program open, so that it can be started when its name is out of reach.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn hold_program(&mut self) -> Result<(), Fail> {
+        let path = folder()?.join(self.program);
+        let file = File::open(&path).map_err(|e| Fail(format!("{}: {}", path.display(), reason(&e))))?;
+        self.held = Some(file.into());
+        Ok(())
     }
 
     /// Starts a process. From the main thread only: the child dies with its starter.
@@ -64,7 +85,7 @@ impl Recipe {
     /// As [`spawn`].
     pub fn start(&self) -> Result<Process, Fail> {
         let fds: Vec<_> = self.fds.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
-        spawn(self.program, self.manifest.clone(), &fds)
+        spawn(self.program, self.held.as_ref().map(AsFd::as_fd), self.manifest.clone(), &fds)
     }
 
     /// The descriptor named `name`.
@@ -78,13 +99,17 @@ impl Recipe {
     }
 }
 
-/// Folder of the programs of the machine: that of this program.
+/// Folder of the programs of the machine: that of this program, looked up once, while it can be.
 ///
 /// # Errors
 /// When the kernel does not say where this program is.
-fn folder() -> Result<PathBuf, Fail> {
+fn folder() -> Result<&'static Path, Fail> {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(folder) = FOLDER.get() {
+        return Ok(folder);
+    }
     let own = std::env::current_exe().map_err(|e| Fail(format!("own program: {}", reason(&e))))?;
-    Ok(own.parent().map(PathBuf::from).unwrap_or_default())
+    Ok(FOLDER.get_or_init(|| own.parent().map(PathBuf::from).unwrap_or_default()))
 }
 
 /// A sealed memory file holding `bytes`, readable by whoever gets it.
@@ -109,16 +134,22 @@ pub fn memory(name: &str, bytes: u64) -> Result<OwnedFd, Fail> {
         .map_err(|e| Fail(format!("cannot allocate {bytes} bytes for {name}: {}", reason(&e))))
 }
 
-/// Starts `program` under the manifest's name with `fds` by name. The manifest's own list is filled in here.
+/// Starts `program`, by descriptor when it is `held` and its name leads nowhere, under the manifest's name with `fds` by name.
+/// The manifest's own list is filled in here, and the socket for the report of its jail added.
 ///
 /// # Errors
 /// When the program is missing or cannot be started.
 pub fn spawn(
     program: &str,
+    held: Option<BorrowedFd<'_>>,
     mut manifest: Manifest,
     fds: &[(String, BorrowedFd<'_>)],
 ) -> Result<Process, Fail> {
     let fail = |why: String| Fail(format!("cannot start {}: {why}", manifest.name));
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(Fail::from)?;
+    let mut fds = fds.to_vec();
+    fds.push((fd::REPORT.to_owned(), theirs.as_fd()));
     manifest.fds =
         fds.iter().enumerate().map(|(at, (name, _))| (name.clone(), MANIFEST_FD + 1 + at as i32)).collect();
     if MANIFEST_FD as usize + 1 + fds.len() > sys::FIRST_OWN as usize {
@@ -133,10 +164,11 @@ pub fn spawn(
     command
         .arg0(&manifest.name)
         .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdin(sys::nothing().map_err(|e| fail(reason(&e)))?)
+        .stdout(sys::nothing().map_err(|e| fail(reason(&e)))?)
         .stderr(Stdio::piped());
-    sys::hand_over(&mut command, numbers);
+    let by_descriptor = held.filter(|_| File::open(&path).is_err());
+    sys::hand_over(&mut command, numbers, &manifest.name, by_descriptor.map(|fd| fd.as_raw_fd()));
     let mut child = command.spawn().map_err(|e| fail(format!("{}: {}", path.display(), reason(&e))))?;
     let pidfd = sys::pidfd_open(child.id()).map_err(|e| fail(reason(&e)))?;
     Ok(Process {
@@ -146,7 +178,9 @@ pub fn spawn(
         stderr: child.stderr.take(),
         said: 0,
         last: String::new(),
+        last_is_final: false,
         since: Instant::now(),
+        jail: Watch::new(ours),
         _child: child,
     })
 }
@@ -215,7 +249,9 @@ impl Process {
                     String::new()
                 } else {
                     let text = printable(bytes.get(..len).unwrap_or_default());
-                    if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
+                    if !self.last_is_final
+                        && let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty())
+                    {
                         self.last = line.trim().chars().take(LAST_MAX).collect();
                     }
                     text

@@ -74,10 +74,20 @@ pub fn pidfd_kill(fd: BorrowedFd<'_>) {
     };
 }
 
-/// Makes `command` hand over `fds` as descriptors 3, 4, ..., ignore the terminal's signals, and die with the thread
-/// that starts it. The descriptors must stay open until it is started.
-pub fn hand_over(command: &mut Command, fds: Vec<RawFd>) {
+/// `/dev/null`, which may be out of reach by name: one of [`reserve_descriptors`].
+///
+/// # Errors
+/// The kernel's.
+pub fn nothing() -> io::Result<OwnedFd> {
+    duplicate(FIRST_OWN - 1)
+}
+
+/// Makes `command` hand over `fds` as descriptors 3, 4, ..., ignore the terminal's signals, leave no core file, and die with the
+/// thread that starts it. With `program`, that open program is executed instead of the command's, as `name` and without an
+/// environment. The descriptors must stay open until it is started.
+pub fn hand_over(command: &mut Command, fds: Vec<RawFd>, name: &str, program: Option<RawFd>) {
     let broker = std::process::id() as libc::pid_t;
+    let name = std::ffi::CString::new(name).unwrap_or_default();
     let child = move || {
         // SAFETY: only async-signal-safe system calls with plain values, between fork and exec.
         unsafe {
@@ -97,6 +107,24 @@ pub fn hand_over(command: &mut Command, fds: Vec<RawFd>) {
                 if libc::dup2(*fd, 3 + index as RawFd) < 0 {
                     return Err(io::Error::last_os_error());
                 }
+            }
+            // From its first instruction on: it maps guest memory before it enters its jail.
+            let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            if libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if let Some(program) = program {
+                let args = [name.as_ptr(), std::ptr::null()];
+                let environment = [std::ptr::null::<libc::c_char>()];
+                libc::syscall(
+                    libc::SYS_execveat,
+                    program,
+                    c"".as_ptr(),
+                    args.as_ptr(),
+                    environment.as_ptr(),
+                    libc::AT_EMPTY_PATH,
+                );
+                return Err(io::Error::last_os_error());
             }
         }
         Ok(())

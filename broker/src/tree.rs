@@ -1,5 +1,6 @@
 //! The tree of processes of one machine: its memory, its links, every process with its manifest.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -30,11 +31,10 @@ use crate::fail::{Fail, reason};
 use crate::images::OpenDrive;
 use crate::machines::standard::DEBUG_EXIT_REGION;
 use crate::machines::{Bulk, Device, Machine, When};
+use crate::privileges::Privileges;
 use crate::spawn::{self, Process, Recipe};
 use crate::sys;
 
-/// User and group of every process when the broker is the superuser's: nobody's.
-const UNPRIVILEGED: (u32, u32) = (65534, 65534);
 /// Longest start of all processes.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -99,13 +99,15 @@ fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fail> {
 }
 
 /// Shared memory of the whole machine.
-struct Shared {
+struct Shared<'a> {
     irq: OwnedFd,
     clock: OwnedFd,
     cpu_bell: OwnedFd,
     ram: OwnedFd,
     code: OwnedFd,
-    run_as: Option<(u32, u32)>,
+    privileges: &'a Privileges,
+    /// Manifests so far: the number of the next process.
+    manifests: Cell<u32>,
     ram_bytes: u64,
 }
 
@@ -121,8 +123,9 @@ impl<'a> Fds<'a> {
     }
 }
 
-impl Shared {
+impl Shared<'_> {
     fn manifest(&self, name: String, role: &str, config: Vec<u8>, source: u32) -> Manifest {
+        let number = self.manifests.replace(self.manifests.get() + 1);
         Manifest {
             name,
             role: role.to_owned(),
@@ -131,7 +134,7 @@ impl Shared {
             source,
             ram_bytes: self.ram_bytes,
             bulk_bytes: 0,
-            run_as: self.run_as,
+            run_as: self.privileges.of_process(number),
         }
     }
 }
@@ -221,16 +224,16 @@ struct Slot<'a> {
 fn slot<'a>(device: &'a Device, parts: &Parts) -> Result<Slot<'a>, Fail> {
     let bulk = match device.bulk {
         Bulk::None => None,
-        Bulk::Zeroed(bytes, _) => Some((spawn::memory(device.name, bytes)?, bytes)),
+        Bulk::Zeroed(bytes, _) => Some((spawn::memory(&format!("{}-bulk", device.name), bytes)?, bytes)),
         Bulk::Firmware if parts.firmware.1.is_empty() => None,
         Bulk::Firmware => {
             let bytes = &parts.firmware.1;
-            Some((spawn::memory_with(device.name, bytes)?, bytes.len() as u64))
+            Some((spawn::memory_with(&format!("{}-bulk", device.name), bytes)?, bytes.len() as u64))
         }
     };
     Ok(Slot {
         device,
-        file: spawn::memory(device.name, DEVICE_BYTES as u64)?,
+        file: spawn::memory(&format!("{}-device", device.name), DEVICE_BYTES as u64)?,
         bell: spawn::memory("bell", BELL_BYTES as u64)?,
         bulk,
     })
@@ -305,9 +308,14 @@ fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], par
 ///
 /// # Errors
 /// One line; every process started so far is ended.
-pub fn build(config: &MachineConfig, machine: &Machine, parts: &Parts) -> Result<Tree, Fail> {
+pub fn build(
+    config: &MachineConfig,
+    machine: &Machine,
+    parts: &Parts,
+    privileges: &Privileges,
+) -> Result<Tree, Fail> {
     let mut processes = Vec::new();
-    let tree = start(config, machine, parts, &mut processes);
+    let tree = start(config, machine, parts, privileges, &mut processes);
     match tree {
         Ok(mut tree) => {
             tree.processes = processes;
@@ -327,6 +335,7 @@ fn start(
     config: &MachineConfig,
     machine: &Machine,
     parts: &Parts,
+    privileges: &Privileges,
     processes: &mut Vec<Process>,
 ) -> Result<Tree, Fail> {
     let shared = Shared {
@@ -335,7 +344,8 @@ fn start(
         cpu_bell: spawn::memory("bell", BELL_BYTES as u64)?,
         ram: spawn::memory("ram", config.ram_bytes)?,
         code: spawn::memory("code", code_map_bytes(config.ram_bytes))?,
-        run_as: nix::unistd::geteuid().is_root().then_some(UNPRIVILEGED),
+        privileges,
+        manifests: Cell::new(0),
         ram_bytes: config.ram_bytes,
     };
     let clock = Clock::new(map(&shared.clock, CLOCK_BYTES)?);
@@ -349,7 +359,7 @@ fn start(
     let mut drives = Vec::new();
     let mut block_ends = Vec::new();
     for drive in &parts.drives {
-        let link = Link::new(&drive.name, BLOCK_LINK)?;
+        let link = Link::new(&format!("{}-block", drive.name), BLOCK_LINK)?;
         let peer = Bell::new(Mapping::anonymous(BELL_BYTES).map_err(|e| Fail(reason(&e)))?);
         let end = BlockServer::new(map(&link.memory, BLOCK_LINK)?, peer.into());
         end.set_medium(Medium {
@@ -365,7 +375,7 @@ fn start(
     let mut serials = Vec::new();
     for char in &parts.serials {
         serials.push(match char {
-            Some(_) => Some(Link::new("serial", BYTES_LINK)?),
+            Some(_) => Some(Link::new("serial-bytes", BYTES_LINK)?),
             None => None,
         });
     }
@@ -373,13 +383,18 @@ fn start(
     // With any `-d`, the firmware's debug output goes into the log too.
     let debug_text = match config.log_items.is_empty() {
         true => None,
-        false => Some(Link::new("debug", BYTES_LINK)?),
+        false => Some(Link::new("debug-bytes", BYTES_LINK)?),
     };
     let mut monitors = Vec::new();
     let mut handles = Vec::new();
     let mut recipes = Vec::new();
     let mut spawn_kept = |program, manifest, fds: &[(String, BorrowedFd<'_>)]| {
-        let recipe = Recipe::new(program, manifest, fds)?;
+        let mut fds = fds.to_vec();
+        fds.extend(privileges.root().map(|root| (fd::ROOT.to_owned(), root.as_fd())));
+        let mut recipe = Recipe::new(program, manifest, &fds)?;
+        if privileges.hides_programs() {
+            recipe.hold_program()?;
+        }
         processes.push(recipe.start()?);
         recipes.push(recipe);
         Ok::<usize, Fail>(processes.len() - 1)
@@ -532,7 +547,7 @@ fn start_cpu(
     config: &MachineConfig,
     machine: &Machine,
     parts: &Parts,
-    shared: &Shared,
+    shared: &Shared<'_>,
     slots: &[Slot<'_>],
     log: &OwnedFd,
     processes: &mut Vec<Process>,
@@ -540,7 +555,7 @@ fn start_cpu(
     let settings = cpu_config(config, machine, slots, parts);
     let manifest = shared.manifest("bh-cpu".to_owned(), "cpu", encode(&settings)?, 0);
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    let rom = rom_memory("bios", &parts.bios)?;
+    let rom = rom_memory("bios-rom", &parts.bios)?;
     let vga_rom = parts.vga_bios.as_deref().map(|rom| rom_memory("vga-rom", rom)).transpose()?;
     let mut fds = Fds::default();
     for (name, memory) in [
@@ -565,7 +580,10 @@ fn start_cpu(
             fds.add(format!("{}{index}", fd::BULK), memory);
         }
     }
-    processes.push(spawn::spawn("bh-cpu", manifest, &fds.list)?);
+    if let Some(root) = shared.privileges.root() {
+        fds.add(fd::ROOT, root);
+    }
+    processes.push(spawn::spawn("bh-cpu", None, manifest, &fds.list)?);
     drop(theirs);
     let mut cpu = CpuLink::new(ours);
     let end = Instant::now() + START_LIMIT;

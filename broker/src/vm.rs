@@ -44,6 +44,8 @@ pub struct Vm<'a> {
     pub cpu: u32,
     /// Deaths and successors.
     pub keeper: Keeper,
+    /// Forbidden system calls by process.
+    pub violations: Vec<u64>,
     log_path: PathBuf,
     log: Option<File>,
     log_ended: bool,
@@ -72,6 +74,7 @@ enum Source {
     Log,
     End(usize),
     Words(usize),
+    Jail(usize),
     Monitor(usize),
 }
 
@@ -79,6 +82,7 @@ impl<'a> Vm<'a> {
     /// Takes over a machine whose processes are ready.
     pub fn new(config: &'a MachineConfig, tree: Tree, parts: Parts) -> Vm<'a> {
         let keeper = Keeper::new(&tree);
+        let violations = vec![0; tree.processes.len()];
         Vm {
             config,
             tree,
@@ -88,6 +92,7 @@ impl<'a> Vm<'a> {
             exit: None,
             buttons: 0,
             cpu: 0,
+            violations,
             log_path: PathBuf::from(LOG_FILE),
             log: None,
             log_ended: false,
@@ -142,6 +147,9 @@ impl<'a> Vm<'a> {
                 if let Some(stderr) = &process.stderr {
                     watch(Source::Words(index), stderr.as_fd(), PollFlags::POLLIN);
                 }
+                if let Some(jail) = process.jail.fd() {
+                    watch(Source::Jail(index), jail, PollFlags::POLLIN);
+                }
             }
             for (index, session) in sessions.iter().enumerate() {
                 if let Some((fd, flags)) = session.interest() {
@@ -162,8 +170,10 @@ impl<'a> Vm<'a> {
         };
         // First of all: whatever else is done may need a device's answer.
         for source in &ready {
-            if let Source::End(index) = source {
-                self.mourn(*index);
+            match source {
+                Source::End(index) => self.mourn(*index),
+                Source::Jail(index) => self.attend_jail(*index),
+                _ => {}
             }
         }
         self.tend();
@@ -180,7 +190,7 @@ impl<'a> Vm<'a> {
                 Source::Cpu => self.hear_cpu(),
                 Source::Log => self.copy_log(),
                 Source::Words(index) => self.hear(index),
-                Source::End(_) => {}
+                Source::End(_) | Source::Jail(_) => {}
                 Source::Monitor(index) => {
                     if let Some(session) = sessions.get_mut(index) {
                         session.serve(self);

@@ -53,6 +53,10 @@ pub mod fd {
     pub const BYTES: &str = "bytes";
     /// Block link memfd, numbered: `block0`, ...
     pub const BLOCK: &str = "block";
+    /// Socket over which the process reports from its jail.
+    pub const REPORT: &str = "report";
+    /// Folder of `-chroot`, which becomes the root.
+    pub const ROOT: &str = "root";
     /// Control socket (CPU process and back ends that talk to the broker by messages).
     pub const CONTROL: &str = "control";
     /// Image files of a block back end, numbered: `image0` (top), ...

@@ -80,6 +80,11 @@ impl Manifest {
         self.fds.iter().find(|(have, _)| have == name).map(|(_, fd)| *fd)
     }
 
+    /// What the broker decided about the jail: user and group, folder of `-chroot`, report socket.
+    pub fn terms(&self) -> (Option<(u32, u32)>, Option<i32>, Option<i32>) {
+        (self.run_as, self.descriptor(fd::ROOT), self.descriptor(fd::REPORT))
+    }
+
     /// Takes over the descriptor named `name`. To be called once for each name.
     ///
     /// # Errors

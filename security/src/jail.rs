@@ -2,96 +2,226 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::RawFd;
 
-use landlock::{ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
 };
 
+use crate::listener;
 use crate::policies::{self, Call, Test};
 use crate::sys;
+use crate::watch::Lacks;
 
 /// Standard error stays open: the broker gave it a pipe that it reads with suspicion.
-const STDERR: i32 = 2;
+const STDERR: RawFd = 2;
+/// Exit status after a panic.
+const PANICKED: i32 = 101;
+/// Memory of its own that a process may have, and what it may map beyond what it has when it enters its jail.
+const ROOM: u64 = 64 << 20;
+/// The same for the CPU process, whose tables of compiled code grow with the guest's programs.
+const CPU_ROOM: u64 = 2 << 30;
+/// New descriptors that a character back end may hold: its client, and one on the way in.
+const CLIENTS: u64 = 8;
 
-/// Locks this process down for good: [`confine`], then [`seal`].
+/// What the broker decides about a jail.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// User and group to become when the process is the superuser's.
+    pub run_as: Option<(u32, u32)>,
+    /// Folder of `-chroot`, to become the root; without it the root is empty.
+    pub root: Option<RawFd>,
+    /// Socket to the broker's [`crate::Watch`]; without it a violation ends the process unexplained.
+    pub report: Option<RawFd>,
+}
+
+/// A process that is confined and not yet filtered.
+#[derive(Debug)]
+#[must_use = "a process without its filter is not in its jail"]
+pub struct Confined {
+    lacks: Lacks,
+    report: Option<RawFd>,
+    highest: RawFd,
+    /// Bytes mapped, where the process table tells.
+    mapped: Option<u64>,
+}
+
+/// Locks this process down for good: [`confine`], then [`Confined::seal`].
 ///
-/// `keep` are the descriptors still needed (memory that is mapped is not); `run_as` is the user and group to become when
-/// the process is the superuser's.
+/// `keep` are the descriptors still needed (memory that is mapped is not).
 ///
 /// # Errors
 /// One line naming the step that failed. The caller must end the process then.
-pub fn enter(role: &str, keep: &[i32], run_as: Option<(u32, u32)>) -> Result<(), String> {
-    confine(keep, run_as)?;
-    seal(role)
+pub fn enter(role: &str, keep: &[RawFd], terms: impl Into<Terms>) -> Result<(), String> {
+    confine(keep, terms)?.seal(role)
 }
 
-/// Everything of the jail but the system call filter: parent death, descriptors, limits, root, user, privileges, landlock.
+/// User and group, folder of `-chroot`, report socket: the parts of [`Terms`] as a manifest has them.
+impl From<(Option<(u32, u32)>, Option<RawFd>, Option<RawFd>)> for Terms {
+    fn from((run_as, root, report): (Option<(u32, u32)>, Option<RawFd>, Option<RawFd>)) -> Terms {
+        Terms { run_as, root, report }
+    }
+}
+
+/// Everything of the jail but the system call filter and the limits: parent death, descriptors, namespaces, root, user,
+/// capabilities, privileges, landlock. To be called while the process has one thread.
 ///
 /// # Errors
 /// As [`enter`].
-pub fn confine(keep: &[i32], run_as: Option<(u32, u32)>) -> Result<(), String> {
+pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, String> {
+    let terms = terms.into();
+    let mut lacks = Lacks::NOTHING;
     let parent = sys::parent();
+    let mapped = sys::mapped_bytes();
     step("process name", sys::take_name())?;
     step("parent death signal", sys::die_with_parent())?;
     step("dumpable", sys::not_dumpable())?;
+    // The default handlers of the standard library would need system calls to die, and so would its way to abort.
+    sys::default_fault_handlers();
+    end_on_panic();
+    // A second arena would need calls that change the protection of memory.
+    sys::one_arena();
     let mut kept = keep.to_vec();
     kept.push(STDERR);
-    step("closing descriptors", sys::close_all_but(&kept))?;
+    kept.extend(terms.report);
+    let with_root: Vec<RawFd> = kept.iter().copied().chain(terms.root).collect();
+    step("closing descriptors", sys::close_all_but(&with_root))?;
     step("core limit", sys::limit(libc::RLIMIT_CORE, 0))?;
-    if let (true, Some((user, group))) = (sys::is_root(), run_as) {
-        step("chroot", sys::chroot_into_nothing())?;
-        step("dropping privileges", sys::drop_to(user, group))?;
-        // A change of credentials clears both.
-        step("parent death signal", sys::die_with_parent())?;
-        step("dumpable", sys::not_dumpable())?;
+    let superuser = sys::is_root();
+    let separate = sys::separate(!superuser).is_ok();
+    if !separate {
+        lacks |= Lacks::NAMESPACES;
     }
+    match terms.root {
+        Some(root) if superuser => step("chroot", sys::chroot_into(root))?,
+        _ if separate => step("empty root", sys::empty_root())?,
+        _ if superuser => step("chroot", sys::chroot_into_nothing())?,
+        // Nothing of the file system is lost to it all the same: landlock has no rule.
+        _ => {}
+    }
+    if let Some(root) = terms.root {
+        step("closing descriptors", sys::close_one(root))?;
+    }
+    if superuser || separate {
+        step("capability bounds", sys::drop_bounding_set())?;
+    }
+    if let (true, Some((user, group))) = (superuser, terms.run_as) {
+        step("dropping privileges", sys::drop_to(user, group))?;
+    }
+    step("capabilities", sys::drop_capabilities())?;
+    // A change of credentials clears both.
+    step("parent death signal", sys::die_with_parent())?;
+    step("dumpable", sys::not_dumpable())?;
     if sys::parent() != parent {
         return Err("jail: the broker is gone".to_owned());
     }
     step("no new privileges", sys::no_new_privileges())?;
-    landlock().map_err(|error| format!("jail: landlock: {error}"))
+    match landlock() {
+        Ok(RulesetStatus::NotEnforced) => lacks |= Lacks::LANDLOCK,
+        Ok(_) => {}
+        Err(error) => return Err(format!("jail: landlock: {error}")),
+    }
+    let highest = kept.into_iter().max().unwrap_or(STDERR);
+    Ok(Confined { lacks, report: terms.report, highest, mapped })
 }
 
-/// Installs the role's system call filter on every thread: anything that the policy does not list kills the process.
-///
-/// # Errors
-/// As [`enter`].
-pub fn seal(role: &str) -> Result<(), String> {
-    let calls = policies::of(role).ok_or_else(|| format!("jail: no policy for role {role}"))?;
-    let program = compile(&calls, SeccompAction::KillProcess, SeccompAction::Allow)
-        .map_err(|error| format!("jail: policy {role}: {error}"))?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|error| format!("jail: seccomp: {error}"))
+impl Confined {
+    /// Lowers the limits and installs the role's system call filter on every thread. Anything that the policy does not list
+    /// stops the calling thread for good and is told to the broker, which kills the process; without a broker that listens,
+    /// the kernel kills it.
+    ///
+    /// # Errors
+    /// As [`enter`].
+    pub fn seal(self, role: &str) -> Result<(), String> {
+        let calls = policies::of(role).ok_or_else(|| format!("jail: no policy for role {role}"))?;
+        let filter = |action| {
+            compile(&calls, action, SeccompAction::Allow)
+                .map_err(|error| format!("jail: policy {role}: {error}"))
+        };
+        let deadly = filter(SeccompAction::KillProcess)?;
+        let telling = listener::telling(filter(SeccompAction::Trace(listener::MARK))?);
+        let messenger = match self.report {
+            Some(report) => Some(step("messenger", listener::Messenger::start(report))?),
+            None => None,
+        };
+        self.limit(role)?;
+        let Some(messenger) = messenger else {
+            return seccompiler::apply_filter_all_threads(&deadly)
+                .map_err(|error| format!("jail: seccomp: {error}"));
+        };
+        match listener::install(&telling) {
+            Ok(fd) => step("messenger", messenger.deliver(self.lacks, Some(fd))),
+            Err(_) => {
+                // A kernel before 5.7, or somebody above has the only listener that there can be.
+                seccompiler::apply_filter_all_threads(&deadly)
+                    .map_err(|error| format!("jail: seccomp: {error}"))?;
+                step("messenger", messenger.deliver(self.lacks | Lacks::EXPLANATIONS, None))
+            }
+        }
+    }
+
+    /// No new descriptors (but clients, and the listener while it is handed over), processes, locked memory or files, and
+    /// bounded memory.
+    fn limit(&self, role: &str) -> Result<(), String> {
+        let clients = if role == "char" { CLIENTS } else { 0 };
+        let room = if role == "cpu" { CPU_ROOM } else { ROOM };
+        step("limits", sys::limit(libc::RLIMIT_NOFILE, self.highest as u64 + 2 + clients))?;
+        step("limits", sys::limit(libc::RLIMIT_DATA, room))?;
+        if let Some(mapped) = self.mapped {
+            step("limits", sys::limit(libc::RLIMIT_AS, mapped + room))?;
+        }
+        step("limits", sys::limit(libc::RLIMIT_NPROC, 0))?;
+        step("limits", sys::limit(libc::RLIMIT_MEMLOCK, 0))?;
+        step("limits", sys::limit(libc::RLIMIT_MSGQUEUE, 0))?;
+        // Back ends write files; nobody else has one to write.
+        if !matches!(role, "block" | "char") {
+            step("limits", sys::limit(libc::RLIMIT_FSIZE, 0))?;
+        }
+        Ok(())
+    }
 }
 
-/// The broker's own filter, on every thread; whatever it starts from now on inherits it.
+/// The broker's own filter, on every thread; whatever it starts from now on inherits it below its own.
 ///
 /// # Errors
 /// As [`enter`].
 pub fn enter_broker() -> Result<(), String> {
     step("no new privileges", sys::no_new_privileges())?;
-    let calls: Vec<&Call> = policies::denied_to_broker().iter().collect();
-    let program = compile(&calls, SeccompAction::Allow, SeccompAction::KillProcess)
+    // With nobody who traces, "trace" refuses the call (ENOSYS). See `policies::broker` for why it does not kill.
+    let program = compile(&policies::broker(), SeccompAction::Trace(listener::MARK), SeccompAction::Allow)
         .map_err(|error| format!("jail: policy broker: {error}"))?;
+    let program = listener::foreign_calls_too(program);
     seccompiler::apply_filter_all_threads(&program).map_err(|error| format!("jail: seccomp: {error}"))
 }
 
-fn step(what: &str, result: io::Result<()>) -> Result<(), String> {
+fn step<T>(what: &str, result: io::Result<T>) -> Result<T, String> {
     result.map_err(|error| format!("jail: {what}: {error}"))
 }
 
+/// Makes a panic end the process after its message, by one system call instead of the many of an abort.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        eprintln!("thread '{}' {panic}", thread.name().unwrap_or("unnamed"));
+        sys::end_now(PANICKED);
+    }));
+}
+
 /// Nothing of the file system, no TCP, no signals or abstract sockets outwards; as much of it as this kernel knows.
-fn landlock() -> Result<(), landlock::RulesetError> {
+fn landlock() -> Result<RulesetStatus, landlock::RulesetError> {
     let abi = ABI::V6;
-    Ruleset::default()
+    let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?
         .restrict_self()?;
-    Ok(())
+    Ok(status.ruleset)
 }
 
 fn compile(

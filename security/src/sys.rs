@@ -87,6 +87,150 @@ pub fn chroot_into_nothing() -> io::Result<()> {
     Err(last)
 }
 
+/// Makes the folder behind a descriptor the root.
+pub fn chroot_into(folder: i32) -> io::Result<()> {
+    // SAFETY: plain values and valid C strings.
+    unsafe {
+        check(libc::fchdir(folder))?;
+        check(libc::chroot(c".".as_ptr()))?;
+        check(libc::chdir(c"/".as_ptr()))
+    }
+}
+
+/// Leaves the host's mounts, network, IPC objects, name and control groups for fresh ones of this process alone, with
+/// `user` in a user namespace that maps nobody: as one call, so that either all of it holds or nothing.
+pub fn separate(user: bool) -> io::Result<()> {
+    let mut kinds = libc::CLONE_NEWNS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    if user {
+        kinds |= libc::CLONE_NEWUSER;
+    }
+    // SAFETY: plain values; descriptors and memory stay.
+    check(unsafe { libc::unshare(kinds) })
+}
+
+/// Replaces every mount of this process's own namespace by an empty read-only file system.
+pub fn empty_root() -> io::Result<()> {
+    const FLAGS: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_RDONLY;
+    let none = std::ptr::null();
+    // SAFETY: valid C strings, null where the kernel takes none.
+    unsafe {
+        // What is unmounted here must not be unmounted elsewhere.
+        check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+        let mount = |place: &std::ffi::CStr| {
+            check(libc::mount(
+                c"none".as_ptr(),
+                place.as_ptr(),
+                c"tmpfs".as_ptr(),
+                FLAGS,
+                c"size=4k,nr_inodes=1".as_ptr().cast(),
+            ))?;
+            check(libc::chdir(place.as_ptr()))
+        };
+        mount(c"/proc").or_else(|_| mount(c"/tmp")).or_else(|_| mount(c"/dev"))?;
+        if libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) == 0 {
+            // The old root lies on top of the new one.
+            check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
+        } else {
+            // The very first root of a system cannot be moved.
+            check(libc::chroot(c".".as_ptr()))?;
+        }
+        check(libc::chdir(c"/".as_ptr()))
+    }
+}
+
+/// Takes every capability out of the bounding set. Needs one of them.
+pub fn drop_bounding_set() -> io::Result<()> {
+    for capability in 0..64 {
+        // SAFETY: plain values; EINVAL behind the last capability that this kernel has.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+            let error = io::Error::last_os_error();
+            return if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) };
+        }
+    }
+    Ok(())
+}
+
+/// Gives up every capability: ambient, permitted, effective, inheritable.
+pub fn drop_capabilities() -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3` of `linux/capability.h`.
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let none = [0u32; 6];
+    // SAFETY: header (version, this process) and data (twice three words) as the call has them.
+    unsafe {
+        // Kernels without ambient capabilities have none to clear.
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        if libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+/// Puts back the default action of memory faults and of a child's end: no handler runs, no child has to be waited for.
+pub fn default_fault_handlers() {
+    // SAFETY: no handler is given.
+    unsafe {
+        libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+        libc::signal(libc::SIGBUS, libc::SIG_DFL);
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+    }
+}
+
+/// Keeps the allocator of every thread to the one arena that grows without changing protections.
+pub fn one_arena() {
+    // SAFETY: plain values.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Ends the process by one system call.
+pub fn end_now(status: i32) -> ! {
+    // SAFETY: never returns.
+    unsafe { libc::_exit(status) }
+}
+
+/// Bytes mapped by this process, where the process table can be read.
+pub fn mapped_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().next()?.parse().ok()?;
+    pages.checked_mul(4096)
+}
+
+/// First address of this program and the address behind its last.
+pub fn program_range() -> (u64, u64) {
+    unsafe extern "C" fn measure(
+        info: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        data: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the C library passes a valid description of a loaded object; the program itself comes first.
+        let (base, headers) = unsafe {
+            let headers = std::slice::from_raw_parts((*info).dlpi_phdr, usize::from((*info).dlpi_phnum));
+            ((*info).dlpi_addr, headers)
+        };
+        let loads = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+        let end = loads.map(|header| base + header.p_vaddr + header.p_memsz).max().unwrap_or(base);
+        // SAFETY: the pair below.
+        unsafe { *data.cast::<(u64, u64)>() = (base, end) };
+        1
+    }
+    let mut range = (0, 0);
+    // SAFETY: the callback has the right signature; the pair outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(measure), (&raw mut range).cast()) };
+    range
+}
+
+/// Closes a descriptor.
+pub fn close_one(fd: i32) -> io::Result<()> {
+    let fd = u32::try_from(fd).map_err(io::Error::other)?;
+    close_range(fd, fd)
+}
+
 /// Gives up groups, group and user, for every thread.
 pub fn drop_to(user: u32, group: u32) -> io::Result<()> {
     // SAFETY: plain values; a null list of length 0 is allowed.

@@ -1,137 +1,102 @@
-//! Every role's jail, tried from inside: forbidden system calls kill the process, allowed ones work.
+//! Every role's jail, tried from inside: forbidden system calls end the process and explain themselves, allowed ones work.
 //!
-//! The test program starts itself again as the process in the jail: `inside` does one action named in the environment.
+//! The process in the jail is `examples/prisoner.rs`.
 
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use bulkhead_security::policies::DEVICE_ROLES;
-use bulkhead_security::{confine, enter, enter_broker};
+use bulkhead_security::policies::{DEVICE_ROLES, OTHER_ROLES};
+use bulkhead_security::{Lacks, Place, Violation, Watch};
 
-const ROLE: &str = "BULKHEAD_TEST_ROLE";
-const ACTION: &str = "BULKHEAD_TEST_ACTION";
-const NOBODY: Option<(u32, u32)> = Some((65534, 65534));
+mod actions;
+use actions::{ALLOWED, FORBIDDEN, INET};
 
-fn every_role() -> Vec<&'static str> {
-    DEVICE_ROLES.iter().copied().chain(["block", "char", "cpu"]).collect()
+/// Where the prisoner finds its report socket.
+const REPORT: RawFd = 20;
+
+fn every_role() -> impl Iterator<Item = &'static str> {
+    DEVICE_ROLES.iter().chain(OTHER_ROLES).copied()
 }
 
-/// A system call and whether it succeeded.
-type Action = (&'static str, fn() -> bool);
-
-/// `syscall(2)` with small integers and pointers to constants only.
-fn call(number: libc::c_long, args: [usize; 6]) -> bool {
-    // SAFETY: the tests below pass nothing that the kernel would write to, but for addresses that are null.
-    unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4], args[5]) >= 0 }
-}
-
-/// Address of the name of a file that everybody may open.
-fn null_path() -> usize {
-    c"/dev/null".as_ptr() as usize
-}
-
-const ANON: usize = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
-const RW: usize = (libc::PROT_READ | libc::PROT_WRITE) as usize;
-const RX: usize = (libc::PROT_READ | libc::PROT_EXEC) as usize;
-const INET: usize = libc::AF_INET as usize;
-const STREAM: usize = libc::SOCK_STREAM as usize;
-
-const FORBIDDEN: &[Action] = &[
-    ("openat", || call(libc::SYS_openat, [libc::AT_FDCWD as usize, null_path(), 0, 0, 0, 0])),
-    ("open", || call(libc::SYS_open, [null_path(), 0, 0, 0, 0, 0])),
-    ("socket", || call(libc::SYS_socket, [INET, STREAM, 0, 0, 0, 0])),
-    ("ptrace", || call(libc::SYS_ptrace, [0; 6])),
-    ("execve", || call(libc::SYS_execve, [null_path(), 0, 0, 0, 0, 0])),
-    ("fork", || call(libc::SYS_fork, [0; 6])),
-    ("clone", || call(libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0, 0])),
-    ("kill", || call(libc::SYS_kill, [1, 0, 0, 0, 0, 0])),
-    ("tgkill of another process", || call(libc::SYS_tgkill, [1, 1, 0, 0, 0, 0])),
-    ("memfd_create", || call(libc::SYS_memfd_create, [null_path(), 0, 0, 0, 0, 0])),
-    ("executable mmap", || call(libc::SYS_mmap, [0, 4096, RX, ANON, usize::MAX, 0])),
-    ("executable mprotect", || call(libc::SYS_mprotect, [0, 4096, RX, 0, 0, 0])),
-    ("unshare", || call(libc::SYS_unshare, [0; 6])),
-    ("io_uring_setup", || call(libc::SYS_io_uring_setup, [0; 6])),
-    ("process_vm_writev", || call(libc::SYS_process_vm_writev, [0; 6])),
-    ("bpf", || call(libc::SYS_bpf, [0; 6])),
-    ("prctl", || call(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as usize, 1, 0, 0, 0, 0])),
-    ("dup", || call(libc::SYS_dup, [2, 0, 0, 0, 0, 0])),
-];
-
-const ALLOWED: &[Action] = &[
-    ("write to standard error", || call(libc::SYS_write, [2, 0, 0, 0, 0, 0])),
-    ("mmap", || call(libc::SYS_mmap, [0, 4096, RW, ANON, usize::MAX, 0])),
-    ("large allocation", || {
-        let block = vec![1u8; 8 << 20];
-        std::hint::black_box(&block).len() == 8 << 20
-    }),
-    ("clock", || std::time::Instant::now().elapsed().as_secs() < 10),
-    ("hash table", || std::collections::HashMap::from([(1, 2)]).len() == 1),
-    ("sched_yield", || call(libc::SYS_sched_yield, [0; 6])),
-];
-
-/// The process in the jail; a test without work in every ordinary run.
-#[test]
-fn inside() {
-    let (Ok(role), Ok(action)) = (std::env::var(ROLE), std::env::var(ACTION)) else { return };
-    let entered = match (role.as_str(), action.as_str()) {
-        ("broker", _) => enter_broker(),
-        (_, "confined") => confine(&[], NOBODY),
-        (role, _) => enter(role, &[], NOBODY),
-    };
-    let done = match (entered, action.as_str()) {
-        (Err(error), _) => {
-            eprintln!("{error}");
-            false
+fn start(role: &str, action: &str, report: Option<OwnedFd>) -> Child {
+    let own = std::env::current_exe().expect("own program");
+    let folder = own.parent().and_then(std::path::Path::parent).expect("target folder");
+    let mut command = Command::new(folder.join("examples/prisoner"));
+    command.args([role, action]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    if let Some(report) = report {
+        command.arg(REPORT.to_string());
+        // SAFETY: one async-signal-safe call with plain values.
+        unsafe {
+            command.pre_exec(move || match libc::dup2(report.as_raw_fd(), REPORT) {
+                REPORT => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
         }
-        (Ok(()), "confined") => confined(),
-        (Ok(()), action) => {
-            let known = FORBIDDEN.iter().chain(ALLOWED).find(|(name, _)| *name == action);
-            known.is_some_and(|(_, run)| run())
-        }
-    };
-    // SAFETY: ends the process at once, from whatever state the jail left it in.
-    unsafe { libc::syscall(libc::SYS_exit_group, if done { 7 } else { 8 }) };
+    }
+    command.spawn().expect("the prisoner starts")
 }
 
-/// What holds before the filter, when it can still be asked for.
-fn confined() -> bool {
-    // SAFETY: plain queries.
-    let (user, dumpable, privileges) = unsafe {
-        (
-            libc::getuid(),
-            libc::prctl(libc::PR_GET_DUMPABLE),
-            libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0),
-        )
-    };
-    let no_file = std::fs::File::open("/dev/null").is_err() && std::fs::read_dir("/").is_err();
-    let no_network = std::net::TcpStream::connect("127.0.0.1:9")
-        .is_err_and(|error| error.raw_os_error() == Some(libc::EACCES));
-    // SAFETY: a query on a descriptor that must be closed.
-    let closed = unsafe { libc::fcntl(0, libc::F_GETFD) } < 0;
-    user != 0 && dumpable == 0 && privileges == 1 && no_file && no_network && closed
-}
-
-/// Signal or exit status of one action in a role's jail.
+/// Signal or exit status of one action in a role's jail, with nobody who listens.
 fn attempt(role: &str, action: &str) -> Result<i32, i32> {
-    let program = std::env::current_exe().expect("own program");
-    let output = Command::new(program)
-        .args(["inside", "--exact", "--test-threads=1"])
-        .env(ROLE, role)
-        .env(ACTION, action)
-        .output()
-        .expect("the test program starts");
+    let output = start(role, action, None).wait_with_output().expect("its end");
     match output.status.signal() {
         Some(signal) => Err(signal),
         None => Ok(output.status.code().unwrap_or(-1)),
     }
 }
 
+/// What a broker that listens is told about one action: how the jail is, and the violation.
+fn listened(role: &str, action: &str) -> (Lacks, Option<Violation>) {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let mut child = start(role, action, Some(theirs.into()));
+    let mut watch = Watch::new(ours.into());
+    let end = Instant::now() + Duration::from_secs(60);
+    let (mut lacks, mut violation) = (None, None);
+    while child.try_wait().expect("own child").is_none() && violation.is_none() {
+        violation = watch.attend();
+        lacks = lacks.or(watch.lacks());
+        assert!(Instant::now() < end, "{action} in {role} goes on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = child.kill();
+    let status = child.wait().expect("its end");
+    if violation.is_some() {
+        // It was still there to be killed: it had not come back from its call.
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{action} in {role}");
+    }
+    violation = violation.or_else(|| watch.attend());
+    (lacks.or(watch.lacks()).expect("a report"), violation)
+}
+
 #[test]
-fn a_forbidden_call_kills_the_process_in_every_role() {
-    for role in every_role() {
-        for (name, _) in FORBIDDEN {
+fn a_forbidden_call_ends_the_process_where_nobody_listens() {
+    for role in ["rtc", "block", "char", "cpu"] {
+        for (name, ..) in FORBIDDEN {
             assert_eq!(attempt(role, name), Err(libc::SIGSYS), "{name} in {role}");
         }
+    }
+}
+
+#[test]
+fn a_forbidden_call_is_told_with_name_and_place_in_every_role() {
+    for role in every_role() {
+        for (name, number, _) in FORBIDDEN {
+            let (_, violation) = listened(role, name);
+            let violation = violation.unwrap_or_else(|| panic!("{name} in {role} is not told"));
+            assert_eq!(violation.call, *number, "{name} in {role}: {violation}");
+            assert!(matches!(violation.place, Place::Program(1..)), "{violation}");
+        }
+    }
+}
+
+#[test]
+fn neither_handlers_nor_masks_nor_other_threads_hide_a_forbidden_call() {
+    for action in ["deaf", "in a thread"] {
+        let violation = listened("cpu", action).1.expect(action);
+        assert_eq!((violation.call, violation.args[0]), (libc::SYS_socket, INET as u64), "{action}");
+        assert_eq!(attempt("cpu", action), Err(libc::SIGSYS), "{action}");
     }
 }
 
@@ -141,7 +106,16 @@ fn what_every_process_needs_works_in_every_role() {
         for (name, _) in ALLOWED {
             assert_eq!(attempt(role, name), Ok(7), "{name} in {role}");
         }
+        assert_eq!(listened(role, "mmap").1, None, "{role}");
     }
+}
+
+#[test]
+fn a_panic_says_why_and_ends_the_process_without_a_violation() {
+    let output = start("rtc", "panic", None).wait_with_output().expect("its end");
+    assert_eq!(output.status.code(), Some(101));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("on purpose") && text.contains("prisoner.rs"), "{text}");
 }
 
 #[test]
@@ -150,10 +124,11 @@ fn a_confined_process_has_no_files_network_descriptors_or_privileges() {
 }
 
 #[test]
-fn the_broker_keeps_files_and_loses_sockets_and_tracing() {
+fn the_broker_keeps_files_and_is_refused_sockets_and_tracing() {
     assert_eq!(attempt("broker", "openat"), Ok(7));
-    for name in ["socket", "ptrace", "bpf", "io_uring_setup", "unshare", "process_vm_writev"] {
-        assert_eq!(attempt("broker", name), Err(libc::SIGSYS), "{name}");
+    for name in ["socket", "ptrace", "bpf", "io_uring_setup", "process_vm_writev", "executable mmap", "kill"]
+    {
+        assert_eq!(attempt("broker", name), Ok(8), "{name}");
     }
 }
 

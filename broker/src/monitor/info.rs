@@ -167,7 +167,7 @@ fn uuid(uuid: [u8; 16], out: &mut String) {
     out.push('\n');
 }
 
-/// Kilobytes of a line of `/proc/PID/smaps_rollup` or `status`.
+/// First number of a line of `/proc/PID/smaps_rollup` or `status`.
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
@@ -176,23 +176,29 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 fn processes(vm: &Vm<'_>, out: &mut String) {
     let _ = writeln!(
         out,
-        "{:>7} {:<18} {:>9} {:>8} {:>9} {:>9}",
-        "pid", "process", "uptime", "restarts", "rss/kB", "pss/kB"
+        "{:>7} {:<18} {:>9} {:>8} {:>9} {:>9} {:>10} {:>10}  jail",
+        "pid", "process", "uptime", "restarts", "rss/kB", "pss/kB", "user", "violations"
     );
-    let mut line = |pid: u32, name: &str, uptime: f64, restarts: &str| {
+    let mut line = |pid: u32, name: &str, uptime: f64, restarts: &str, violations: u64, jail: &str| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let show = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |kb| kb.to_string());
         let (rss, pss) = (show(kilobytes(&status, "VmRSS")), show(kilobytes(&rollup, "Pss")));
-        let _ = writeln!(out, "{pid:>7} {name:<18} {uptime:>8.1}s {restarts:>8} {rss:>9} {pss:>9}");
+        let user = show(kilobytes(&status, "Uid"));
+        let _ = writeln!(
+            out,
+            "{pid:>7} {name:<18} {uptime:>8.1}s {restarts:>8} {rss:>9} {pss:>9} {user:>10} {violations:>10}  {jail}"
+        );
     };
     let oldest =
         vm.tree.processes.iter().map(|process| process.since.elapsed().as_secs_f64()).fold(0.0, f64::max);
-    line(std::process::id(), "broker", oldest.max(vm.keeper.uptime().as_secs_f64()), "0");
+    line(std::process::id(), "broker", oldest.max(vm.keeper.uptime().as_secs_f64()), "0", 0, "broker");
     for (index, process) in vm.tree.processes.iter().enumerate() {
         let restarts =
             if vm.keeper.is_dead(index) { "dead".to_owned() } else { vm.keeper.restarts(index).to_string() };
-        line(process.pid, &process.name, process.since.elapsed().as_secs_f64(), &restarts);
+        let violations = vm.violations.get(index).copied().unwrap_or(0);
+        let jail = process.jail.lacks().map_or_else(|| "starting".to_owned(), |lacks| lacks.word());
+        line(process.pid, &process.name, process.since.elapsed().as_secs_f64(), &restarts, violations, &jail);
     }
 }
 

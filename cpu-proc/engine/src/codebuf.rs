@@ -16,7 +16,7 @@ impl CodeBuf {
     /// Reserves `len` bytes (a multiple of the host's page size); memory is taken as it is touched.
     pub fn new(len: usize) -> io::Result<CodeBuf> {
         // SAFETY: the name is a C string; the flags are valid.
-        let raw = unsafe { libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC) };
+        let raw = unsafe { libc::memfd_create(c"compiled".as_ptr(), libc::MFD_CLOEXEC) };
         if raw < 0 {
             return Err(io::Error::last_os_error());
         }

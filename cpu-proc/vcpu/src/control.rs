@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 
 use bulkhead_bus::irq::IrqPage;
 use bulkhead_bus::messages::{FromCpu, PACKET_MAX, ToCpu};
@@ -18,14 +18,21 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts the reader thread. The end of the broker ends this process. `waiting` is set while messages wait.
-    pub fn new(socket: OwnedFd, irq: Arc<IrqPage>, waiting: Arc<AtomicBool>) -> Control {
+    /// Starts the reader thread; returns when it runs and needs no system calls of a start any more. The end of the broker
+    /// ends this process. `waiting` is set while messages wait.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(socket: OwnedFd, irq: Arc<IrqPage>, waiting: Arc<AtomicBool>) -> std::io::Result<Control> {
         use std::os::fd::AsRawFd;
         let socket = Arc::new(socket);
         let queue = Arc::new(Mutex::new(VecDeque::new()));
         let (from, to, flag) = (socket.clone(), queue.clone(), waiting.clone());
-        std::thread::spawn(move || {
+        let gate = Arc::new(Barrier::new(2));
+        let open = gate.clone();
+        let read = move || {
             let mut packet = vec![0u8; PACKET_MAX];
+            open.wait();
             loop {
                 match recv(from.as_raw_fd(), &mut packet, MsgFlags::empty()) {
                     Err(nix::errno::Errno::EINTR) => {}
@@ -39,8 +46,10 @@ impl Control {
                     }
                 }
             }
-        });
-        Control { socket, queue, waiting }
+        };
+        std::thread::Builder::new().name("control".to_owned()).spawn(read)?;
+        gate.wait();
+        Ok(Control { socket, queue, waiting })
     }
 
     /// Next message, if any.

@@ -113,9 +113,9 @@ pub fn start() -> Result<Vm, StartError> {
     let socket = manifest.take(fd::CONTROL)?;
     keep.push(socket.as_raw_fd());
     // The control thread inherits the confinement and gets the filter with everybody else.
-    bulkhead_security::confine(&keep, manifest.run_as).map_err(StartError::Refused)?;
-    let control = Control::new(socket, irq, waiting);
-    bulkhead_security::seal(&manifest.role).map_err(StartError::Refused)?;
+    let confined = bulkhead_security::confine(&keep, manifest.terms()).map_err(StartError::Refused)?;
+    let control = Control::new(socket, irq, waiting).map_err(refused)?;
+    confined.seal(&manifest.role).map_err(StartError::Refused)?;
     Ok(Vm { cpu, pc, control, running: false, no_reboot: config.no_reboot, faulted: false })
 }
 

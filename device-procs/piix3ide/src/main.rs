@@ -6,7 +6,7 @@ use bulkhead_piix3ide::Piix3Ide;
 
 fn main() {
     serve::main(
-        |manifest| bulkhead_security::enter(&manifest.role, &[], manifest.run_as),
+        |manifest| bulkhead_security::enter(&manifest.role, &[], manifest.terms()),
         |config| {
             let config = wire::decode(config).map_err(|error| error.to_string())?;
             Ok(Piix3Ide::new(config))

@@ -6,7 +6,7 @@ use bulkhead_vga::Vga;
 
 fn main() {
     serve::main(
-        |manifest| bulkhead_security::enter(&manifest.role, &[], manifest.run_as),
+        |manifest| bulkhead_security::enter(&manifest.role, &[], manifest.terms()),
         |config| {
             let config = wire::decode(config).map_err(|error| error.to_string())?;
             Vga::new(config)

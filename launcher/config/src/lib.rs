@@ -66,6 +66,10 @@ pub struct MachineConfig {
     pub no_shutdown: bool,
     /// `-daemonize`.
     pub daemonize: bool,
+    /// `-chroot`.
+    pub chroot: Option<PathBuf>,
+    /// `-runas`.
+    pub run_as: Option<RunAs>,
     /// `-option-rom`, at most 16.
     pub option_roms: Vec<PathBuf>,
     /// `-localtime`, `-startdate`.
@@ -121,6 +125,8 @@ impl MachineConfig {
             no_reboot: false,
             no_shutdown: false,
             daemonize: false,
+            chroot: None,
+            run_as: None,
             option_roms: Vec::new(),
             rtc: RtcBase::Utc,
             escape_char: 0x01,
@@ -134,6 +140,15 @@ impl MachineConfig {
             debug_exit: None,
         }
     }
+}
+
+/// Whom `-runas` names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunAs {
+    /// A user of the host, with the group of its entry.
+    User(String),
+    /// User and group by number.
+    Ids(u32, u32),
 }
 
 /// Guest architecture of the program used.

@@ -52,7 +52,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
     let monitor = if config.monitor { Some(UnixStream::from(manifest.take("monitor")?)) } else { None };
     let mut keep = host.descriptors();
     keep.extend(monitor.as_ref().map(AsRawFd::as_raw_fd));
-    bulkhead_security::confine(&keep, manifest.run_as).map_err(StartError::Refused)?;
+    let confined = bulkhead_security::confine(&keep, manifest.terms()).map_err(StartError::Refused)?;
     let shared = Arc::new(Shared::new(&config, link, monitor, host.first_output()));
     let gate = Arc::new(Barrier::new(2));
     let (theirs, open) = (shared.clone(), gate.clone());
@@ -66,7 +66,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
         })
         .map_err(refused)?;
     gate.wait();
-    bulkhead_security::seal(&manifest.role).map_err(StartError::Refused)?;
+    confined.seal(&manifest.role).map_err(StartError::Refused)?;
     gate.wait();
     bulkhead_bus::sys::release_program_pages();
     bell.set_ready();

@@ -1,7 +1,7 @@
 //! Options about the machine itself: type, CPUs, memory, boot order, identity, display and a few switches with
 //! arguments.
 
-use bulkhead_config::{DebugExit, Machine, Target, Vga};
+use bulkhead_config::{DebugExit, Machine, RunAs, Target, Vga};
 
 use crate::draft::Draft;
 use crate::error::Stop;
@@ -210,6 +210,31 @@ pub fn device(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
 /// `-pidfile`.
 pub fn pidfile(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     draft.config.pidfile = Some(given.path()?);
+    Ok(())
+}
+
+/// `-chroot`.
+pub fn chroot(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
+    draft.config.chroot = Some(given.path()?);
+    Ok(())
+}
+
+/// `-runas`: a name, or two numbers.
+pub fn run_as(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
+    let text = given.text()?;
+    // The highest number means "no change" to the kernel.
+    let id = |digits: &str| {
+        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        digits.parse::<u32>().ok().filter(|id| plain && *id != u32::MAX)
+    };
+    draft.config.run_as = Some(match text.split_once(':') {
+        None if text.is_empty() => return Err(given.bad("a user expected").into()),
+        None => RunAs::User(text.to_owned()),
+        Some((user, group)) => match (id(user), id(group)) {
+            (Some(user), Some(group)) => RunAs::Ids(user, group),
+            _ => return Err(given.bad("neither a user nor uid:gid").into()),
+        },
+    });
     Ok(())
 }
 

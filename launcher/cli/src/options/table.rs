@@ -123,7 +123,7 @@ pub static OPTIONS: &[Row] = &[
     row!(Debug, "icount", NotYet, later("[N|auto]", "one instruction every 2^N ns of virtual time")),
     row!(Debug, "echr", Value(machine::echr), works("numeric_ascii_value", "escape character of the terminal instead of Ctrl-a (1)")),
     row!(Debug, "virtioconsole", NotYet, later("c", "set the virtio console")),
-    row!(Debug, "chroot", NotYet, later("dir", "change root to dir before the guest starts")),
-    row!(Debug, "runas", NotYet, later("user", "change to this user before the guest starts")),
+    row!(Debug, "chroot", Value(machine::chroot), works("dir", "change root to dir before the guest starts")),
+    row!(Debug, "runas", Value(machine::run_as), works("user", "change to this user (or uid:gid) before the guest starts")),
     row!(Debug, "device", Value(machine::device), works("isa-debug-exit[,iobase=N][,iosize=N]", "add a port whose write ends the machine with status (value << 1) | 1")),
 ];

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use bulkhead_config::{
-    AcpiTable, Cache, CharDevice, DebugExit, Drive, Geometry, Machine, MachineConfig, Media, RtcBase, Smbios,
-    Target, Translation, Vga,
+    AcpiTable, Cache, CharDevice, DebugExit, Drive, Geometry, Machine, MachineConfig, Media, RtcBase, RunAs,
+    Smbios, Target, Translation, Vga,
 };
 
 use super::{error, good, line, printed, request};
@@ -69,6 +69,10 @@ fn every_simple_option_sets_its_field() {
         }),
         ("-append quiet -kernel vmlinuz", |c| c.append == "quiet"),
         ("-pidfile run/pid", |c| c.pidfile == Some("run/pid".into())),
+        ("-chroot /var/empty", |c| c.chroot == Some("/var/empty".into())),
+        ("-runas nobody", |c| c.run_as == Some(RunAs::User("nobody".to_owned()))),
+        ("-runas 1000", |c| c.run_as == Some(RunAs::User("1000".to_owned()))),
+        ("-runas 12:34", |c| c.run_as == Some(RunAs::Ids(12, 34))),
         ("-S", |c| c.stopped),
         ("-d in_asm,int", |c| c.log_items == ["in_asm", "int"]),
         ("-d all", |c| c.log_items == ["all"]),
@@ -306,6 +310,13 @@ fn every_bad_line_names_the_option_and_the_reason() {
         (vec!["-m=32"], "-m=32: invalid option"),
         (vec!["-m"], "-m: requires an argument"),
         (vec!["-usb"], "-usb: not supported yet"),
+        (vec!["-chroot", ""], "-chroot \"\": empty file name"),
+        (vec!["-runas", ""], "-runas \"\": a user expected"),
+        (vec!["-runas", "a:b"], "-runas a:b: neither a user nor uid:gid"),
+        (vec!["-runas", "1:"], "-runas 1:: neither a user nor uid:gid"),
+        (vec!["-runas", "+1:2"], "-runas +1:2: neither a user nor uid:gid"),
+        (vec!["-runas", "1:4294967295"], "-runas 1:4294967295: neither a user nor uid:gid"),
+        (vec!["-runas", "1:2:3"], "-runas 1:2:3: neither a user nor uid:gid"),
         (vec!["--usb"], "-usb: not supported yet"),
         (vec!["-usbdevice"], "-usbdevice: not supported yet"),
         (vec!["-fda", "x"], "-fda: not supported yet"),
