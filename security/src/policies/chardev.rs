@@ -15,4 +15,5 @@ pub const CALLS: &[Call] = &[
         &[Test::Is(1, libc::IPPROTO_TCP as u64), Test::Is(2, libc::TCP_NODELAY as u64)],
         "nodelay on an accepted client",
     ),
+    any(libc::SYS_sigaltstack, "orderly end: the standard library takes down its signal stack"),
 ];

@@ -8,4 +8,5 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_recvfrom, "control socket"),
     any(libc::SYS_sendto, "control socket"),
     any(libc::SYS_write, "log pipe"),
+    any(libc::SYS_sigaltstack, "orderly end: the standard library takes down its signal stack"),
 ];
