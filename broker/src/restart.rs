@@ -446,13 +446,16 @@ impl Vm<'_> {
     /// `device_restart`: a new process of the program now on disk, also where the place was given up.
     pub(crate) fn restart_process(&mut self, name: &str) -> Result<(), String> {
         let index = self.replaceable(name)?;
+        // Somebody has looked at it: what was before no longer slows it down.
+        if let Some(place) = self.keeper.places.get_mut(index) {
+            place.failures = 0;
+            place.crashes.clear();
+        }
         if !self.keeper.is_vacant(index) {
             self.condemn(index, "was replaced by device_restart", false);
             return Ok(());
         }
         if let Some(place) = self.keeper.places.get_mut(index) {
-            place.failures = 0;
-            place.crashes.clear();
             let state = std::mem::replace(&mut place.state, State::Pausing(Instant::now()));
             if let State::Dead(Some((dead, thread))) = state {
                 dead.stop();

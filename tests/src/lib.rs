@@ -4,9 +4,11 @@
 //! `tests/guests/make` into `target/guests`.
 
 pub mod code;
+pub mod installed;
 pub mod monitor;
 pub mod screen;
 
+pub use installed::Installed;
 pub use monitor::Monitor;
 pub use screen::Screen;
 

@@ -1,0 +1,338 @@
+//! The jails as they are in a running machine: identities, capabilities, namespaces, limits, memory and descriptors of every
+//! process; `-runas` and `-chroot`. What is tried from inside is in `escape.rs`.
+//!
+//! Much of it only the superuser can look at, since no process is dumpable; what an ordinary user can see is tested for both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use bulkhead_tests::{Installed, Monitor, Scratch, Vm, programs};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+
+fn is_root() -> bool {
+    // SAFETY: no arguments, only asks.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// A file of a process or thread in /proc.
+fn proc(pid: u32, name: &str) -> String {
+    let path = format!("/proc/{pid}/{name}");
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The words of a field of the status of a process or thread.
+fn status(pid: u32, field: &str) -> Vec<String> {
+    let text = proc(pid, "status");
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))).expect("field");
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn threads(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("process exists");
+    tasks.flatten().map(|task| task.file_name().to_string_lossy().parse().expect("number")).collect()
+}
+
+/// The processes by `info processes`: process number and the state of the jail, without the broker.
+fn jails(monitor: &mut Monitor) -> BTreeMap<String, (u32, String)> {
+    let table = monitor.ask("info processes");
+    let rows = table.lines().filter(|line| line.contains(" bh-"));
+    rows.map(|row| {
+        let words: Vec<&str> = row.split_whitespace().collect();
+        (words[1].to_owned(), (words[0].parse().expect("number"), words[words.len() - 1].to_owned()))
+    })
+    .collect()
+}
+
+/// A stopped VM started by these words, with its monitor at `socket`.
+fn stopped(start: impl FnOnce(&[&str]) -> Vm, socket: &str, more: &[&str]) -> (Vm, Monitor) {
+    let address = format!("unix:{socket},server,nowait");
+    let mut args = vec!["-nographic", "-S", "-serial", "null", "-monitor", &address];
+    args.extend(more);
+    let vm = start(&args);
+    (vm, Monitor::connect(socket))
+}
+
+/// What holds for every process, whoever started it.
+fn assert_powerless(pid: u32, name: &str) {
+    for thread in threads(pid) {
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(status(thread, set), ["0000000000000000"], "{set} of {name}");
+        }
+        assert_eq!(status(thread, "NoNewPrivs"), ["1"], "{name}");
+        assert_eq!(status(thread, "Seccomp"), ["2"], "{name}");
+    }
+    let limits = proc(pid, "limits");
+    let limit = |title: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(title)).expect("limit");
+        line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for title in ["Max core file size", "Max processes", "Max locked memory", "Max msgqueue size"] {
+        assert_eq!(limit(title), ["0", "0"], "{title} of {name}");
+    }
+    for title in ["Max open files", "Max data size"] {
+        assert_ne!(limit(title)[1], "unlimited", "{title} of {name}");
+    }
+    if !name.starts_with("bh-block") && !name.starts_with("bh-char") {
+        assert_eq!(limit("Max file size"), ["0", "0"], "{name}");
+    }
+}
+
+/// Whether a process shares none of our namespaces that its jail says it has left.
+fn assert_apart(pid: u32, name: &str, jail: &str) {
+    let whole = !jail.contains("no-namespaces");
+    for kind in ["mnt", "net", "ipc", "uts", "cgroup"] {
+        let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/{kind}")).expect("namespace");
+        assert_eq!(of(&pid.to_string()) != of("self"), whole, "{kind} of {name}, whose jail is {jail}");
+    }
+    let root = format!("/proc/{pid}/root/.");
+    assert_eq!(std::fs::read_dir(&root).expect(&root).count(), 0, "root of {name}");
+}
+
+#[test]
+fn every_process_is_powerless_alone_and_somebody_else() {
+    let scratch = Scratch::new("alone");
+    let (vm, mut monitor) = stopped(|args| Vm::start(PROGRAM, args), &scratch.file("monitor"), &[]);
+    let jails = jails(&mut monitor);
+    assert!(jails.len() >= 13, "{jails:?}");
+    let mut users = BTreeSet::new();
+    for (name, (pid, jail)) in &jails {
+        assert_powerless(*pid, name);
+        let (user, group) = (status(*pid, "Uid"), status(*pid, "Gid"));
+        users.insert(user[0].clone());
+        if is_root() {
+            assert_apart(*pid, name, jail);
+            assert_ne!(user[0], "0", "{name}");
+            assert!(user.iter().chain(&group).all(|id| *id == user[0]), "{name}: {user:?} {group:?}");
+            assert_eq!(status(*pid, "Groups"), Vec::<String>::new(), "{name}");
+            assert_eq!(status(*pid, "CapBnd"), ["0000000000000000"], "{name}");
+        }
+    }
+    // One for each, unless this user namespace has no numbers for that.
+    let numbers = std::fs::read_to_string("/proc/self/uid_map").expect("uid_map");
+    if is_root() && numbers.contains("4294967295") {
+        assert_eq!(users.len(), jails.len(), "{users:?}");
+    } else {
+        assert_eq!(users.len(), 1, "{users:?}");
+    }
+    drop(vm);
+}
+
+/// Kinds of memory with how they may be mapped, by program, from the pages of the roles.
+fn pages() -> BTreeMap<String, BTreeSet<(String, String)>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../security/roles");
+    let mut pages = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("pages").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("page");
+        let Some((_, memory)) = text.split_once("## Memory\n") else { continue };
+        let program = text.split('`').nth(1).expect("program").to_owned();
+        let rows = memory.lines().filter(|line| line.starts_with("| ")).skip(1);
+        let rows = rows.map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            (cells[1].to_owned(), cells[2].to_owned())
+        });
+        pages.insert(program, rows.collect());
+    }
+    pages
+}
+
+/// The shared memory of a process by kind and access, and everything else that is executable.
+fn mapped(pid: u32) -> (BTreeSet<(String, String)>, Vec<String>) {
+    let mut shared = BTreeSet::new();
+    let mut executable = Vec::new();
+    for line in proc(pid, "maps").lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (access, name) = (words[1], words.get(5).copied().unwrap_or(""));
+        assert!(!(access.contains('w') && access.contains('x')), "{line}");
+        match name.strip_prefix("/memfd:") {
+            Some(memory) => {
+                let kind = memory.rsplit('-').next().unwrap_or(memory).to_owned();
+                let access: String = access.chars().filter(|letter| "rwx".contains(*letter)).collect();
+                shared.insert((kind, access));
+            }
+            None if access.contains('x') => executable.push(name.to_owned()),
+            None => {}
+        }
+    }
+    (shared, executable)
+}
+
+#[test]
+fn every_process_maps_what_its_page_says_and_guest_ram_only_where_it_is_needed() {
+    if !is_root() {
+        eprintln!("only the superuser may read the mappings of a process that is not dumpable");
+        return;
+    }
+    let scratch = Scratch::new("maps");
+    let disk = scratch.file("disk");
+    std::fs::write(&disk, vec![0u8; 1 << 20]).expect("disk");
+    // With a log and an overlay, so that every kind of memory and descriptor is there.
+    let more = ["-d", "cpu_reset", "-snapshot", "-hda", &disk];
+    let (_vm, mut monitor) = stopped(|args| Vm::start(PROGRAM, args), &scratch.file("monitor"), &more);
+    let pages = pages();
+    let mut with_ram = BTreeSet::new();
+    for (name, (pid, _)) in jails(&mut monitor) {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).expect("program");
+        let program = program.file_name().expect("name").to_string_lossy().into_owned();
+        let page = pages.get(&program).unwrap_or_else(|| panic!("{program} has no page"));
+        let (shared, executable) = mapped(pid);
+        let more: Vec<_> = shared.difference(page).collect();
+        assert!(more.is_empty(), "{name} maps {more:?}, which its page does not have");
+        if name == "bh-cpu" {
+            let less: Vec<_> = page.difference(&shared).collect();
+            assert!(less.is_empty(), "{name} does not map {less:?}");
+        }
+        if shared.iter().any(|(kind, _)| kind == "ram") {
+            with_ram.insert(program.clone());
+        }
+        for mapping in executable {
+            let known = mapping.ends_with(&program) || ["[vdso]", "[vsyscall]"].contains(&mapping.as_str());
+            assert!(known, "{name} can execute {mapping:?}");
+        }
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count();
+        let most = match program.as_str() {
+            "bh-block" | "bh-cpu" => 3,
+            "bh-char" => 4,
+            _ => 1,
+        };
+        assert!((1..=most).contains(&fds), "{name} has {fds} descriptors");
+    }
+    assert_eq!(with_ram.into_iter().collect::<Vec<_>>(), ["bh-cpu", "bh-fwcfg", "bh-ide"]);
+}
+
+/// Asserts that the program refuses to start with exactly this line.
+fn refused(program: &str, args: &[&str], line: &str) {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output().expect("program starts");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("{PROGRAM}: {line}\n"));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_wrong_user_or_root_is_one_line() {
+    let program = programs().join(PROGRAM);
+    let program = program.to_str().expect("path in UTF-8");
+    let given = |option: &str, value: &str, reason: &str| {
+        refused(program, &["-nographic", option, value], &format!("{option} {value}: {reason}"));
+    };
+    given("-runas", "nobody-by-this-name", "no such user");
+    given("-runas", "1:2:3", "neither a user nor uid:gid");
+    given("-chroot", "/nowhere", "no such file or directory");
+    given("-chroot", "/etc/passwd", "not a directory");
+    if is_root() {
+        given("-runas", "root", "the superuser keeps every privilege");
+        let here = Installed::new("refused");
+        let ours = here.file(PROGRAM);
+        let start = ["--reuid=12345", "--regid=12345", "--clear-groups", &ours, "-nographic"];
+        let given = |option: &str, value: &str, reason: &str| {
+            let args = [&start[..], &[option, value]].concat();
+            refused("setpriv", &args, &format!("{option} {value}: {reason}"));
+        };
+        given("-runas", "daemon", "only the superuser can change the user");
+        given("-chroot", "/", "only the superuser can change the root");
+    } else {
+        given("-runas", "daemon", "only the superuser can change the user");
+        given("-chroot", "/", "only the superuser can change the root");
+    }
+}
+
+/// Asserts that every process, the broker included, is this user with this group alone.
+fn assert_all_are(vm: &Vm, user: &str, group: &str) {
+    for (pid, name) in vm.processes() {
+        for thread in threads(pid) {
+            assert_eq!(status(thread, "Uid"), [user; 4], "{name}");
+            assert_eq!(status(thread, "Gid"), [group; 4], "{name}");
+            assert_eq!(status(thread, "Groups"), Vec::<String>::new(), "{name}");
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                assert_eq!(status(thread, set), ["0000000000000000"], "{set} of {name}");
+            }
+        }
+    }
+}
+
+/// Kills a process by its monitor name and waits for the successor, which is the only one with another number.
+fn succeed(monitor: &mut Monitor, name: &str) -> (u32, String) {
+    let (before, _) = jails(monitor).remove(name).expect(name);
+    assert_eq!(monitor.ask(&format!("device_kill {name}")), "");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let (now, jail) = jails(monitor).remove(name).expect(name);
+        if now != before && jail != "starting" {
+            return (now, jail);
+        }
+        assert!(std::time::Instant::now() < end, "{name} has no successor");
+    }
+}
+
+#[test]
+fn run_as_changes_every_process_and_its_successors() {
+    if !is_root() {
+        eprintln!("only the superuser can change the user: a_wrong_user_or_root_is_one_line has the rest");
+        return;
+    }
+    for (whom, user, group) in [("daemon", "1", "1"), ("12345:12346", "12345", "12346")] {
+        let scratch = Scratch::new(&format!("runas-{user}"));
+        let socket = scratch.file("monitor");
+        let (vm, mut monitor) = stopped(|args| Vm::start(PROGRAM, args), &socket, &["-runas", whom]);
+        assert_all_are(&vm, user, group);
+        for name in ["bh-rtc", "bh-block-hdc", "bh-char-serial0"] {
+            let (pid, _) = succeed(&mut monitor, name);
+            assert_powerless(pid, name);
+        }
+        assert_all_are(&vm, user, group);
+    }
+}
+
+#[test]
+fn chroot_encloses_every_process_and_its_successors() {
+    if !is_root() {
+        eprintln!("only the superuser can change the root: a_wrong_user_or_root_is_one_line has the rest");
+        return;
+    }
+    let here = Installed::new("chroot");
+    let cell = here.file("cell");
+    std::fs::create_dir(&cell).expect("folder");
+    std::os::unix::fs::chown(&cell, Some(12345), Some(12346)).expect("owner");
+    let socket = here.file("monitor");
+    let more = ["-chroot", &cell, "-runas", "12345:12346"];
+    let (vm, mut monitor) = stopped(|args| here.start(args), &socket, &more);
+    let assert_all_in = || {
+        for (pid, name) in vm.processes() {
+            let root = std::fs::read_link(format!("/proc/{pid}/root")).expect("root");
+            assert_eq!(root, Path::new(&cell), "{name}");
+        }
+    };
+    assert_all_in();
+    let (pid, _) = succeed(&mut monitor, "bh-rtc");
+    assert_powerless(pid, "bh-rtc");
+    assert_all_in();
+    assert_all_are(&vm, "12345", "12346");
+    // The monitor's files are in there.
+    assert_eq!(monitor.ask("pmemsave 0 16 \"/dump\""), "");
+    let dump = std::fs::metadata(here.file("cell/dump")).expect("dump");
+    assert_eq!((dump.len(), dump.uid()), (16, 12345));
+}
+
+#[test]
+fn an_ordinary_users_machine_has_its_jails_too() {
+    if !is_root() {
+        eprintln!("this user is ordinary: every_process_is_powerless_alone_and_somebody_else is the test");
+        return;
+    }
+    let here = Installed::new("ordinary");
+    let program = here.file(PROGRAM);
+    let start = |args: &[&str]| {
+        let words = ["--reuid=12345", "--regid=12345", "--clear-groups", &program];
+        Vm::start("/usr/bin/setpriv", &[&words[..], args].concat())
+    };
+    let (vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
+    let (pid, jail) = succeed(&mut monitor, "bh-rtc");
+    assert_apart(pid, "bh-rtc", &jail);
+    for (name, (pid, jail)) in jails(&mut monitor) {
+        assert_powerless(pid, &name);
+        assert_apart(pid, &name, &jail);
+        assert_eq!(status(pid, "Uid"), ["12345"; 4], "{name}");
+    }
+    drop(vm);
+}
