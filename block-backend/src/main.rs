@@ -28,7 +28,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
     let bell = manifest.bell(fd::BELL)?;
     let link = format!("{}0", fd::BLOCK);
     let peer = manifest.bell(&format!("{link}{}", fd::PEER_BELL))?;
-    let block = BlockServer::new(manifest.map(&link, BLOCK_LINK, true)?, peer);
+    let block = BlockServer::new(manifest.map(&link, BLOCK_LINK, true)?, peer).traced(manifest.tracer()?);
     let mut image: Box<dyn Image> = if config.empty { Box::new(Empty) } else { open(&manifest, &config)? };
     let keep: Vec<i32> = [format!("{}0", fd::IMAGE), fd::OVERLAY.to_owned()]
         .iter()

@@ -53,7 +53,9 @@ pub fn serve_pending(server: &BlockServer, image: &mut dyn Image) -> bool {
     // Slots of writes that are done but not durable.
     let mut held: Vec<usize> = Vec::new();
     for request in requests {
+        server.begin(&request);
         let outcome = run(server, image, request);
+        server.end(&request, outcome);
         if request.op == BlockOp::Write && outcome == BlockStatus::Ok && image.is_write_through() {
             held.push(request.slot);
         } else {

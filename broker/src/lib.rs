@@ -20,6 +20,7 @@ mod privileges;
 mod restart;
 mod spawn;
 mod sys;
+mod trace;
 mod tree;
 mod violations;
 mod vm;
@@ -27,6 +28,8 @@ mod vm;
 use fail::{Fail, reason};
 use firmware::{Items, key};
 use tree::Parts;
+
+pub use trace::help as trace_help;
 
 /// Largest option ROM.
 const OPTION_ROM_MAX: u64 = 0x2_0000;
@@ -64,13 +67,14 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     };
     let mut privileges = privileges::Privileges::new(config)?;
     let mut parts = open(config, machine)?;
+    let tracing = trace::open(&config.trace)?;
     if let Some(notice) = notice {
         // If nobody can read it, there is nobody to tell.
         let _ = writeln!(std::io::stderr(), "{}: {notice}", config.program);
     }
     vm::hold_signals();
     let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;
-    let tree = tree::build(config, machine, &parts, &privileges)?;
+    let tree = tree::build(config, machine, &parts, &privileges, tracing)?;
     // The processes have copies in shared memory: a kernel and its ramdisk would stay here for the life of the machine.
     parts.firmware.1 = Vec::new();
     sys::return_free_memory();

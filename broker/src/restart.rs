@@ -25,6 +25,7 @@ use bulkhead_bus::device::DEVICE_BYTES;
 use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
 use bulkhead_bus::manifest::fd;
 use bulkhead_bus::sys::{self as bus_sys, Mapping};
+use bulkhead_bus::trace::{Id, events};
 
 use crate::spawn::{End, Recipe};
 use crate::tree::Tree;
@@ -229,10 +230,16 @@ impl Vm<'_> {
         self.tree.processes.get(index).map(|process| process.name.clone()).unwrap_or_default()
     }
 
+    fn trace(&self, event: Id, index: usize) {
+        let pid = self.tree.processes.get(index).map_or(0, |process| process.pid);
+        self.tree.tracing.own().begin(event, || [index as u64, pid.into(), 0, 0]);
+    }
+
     /// The process at `index`, which can be replaced, has ended and was collected.
     pub(crate) fn died(&mut self, index: usize, end: &End) {
         let now = bus_sys::monotonic_ns();
         let (pid, last) = self.tree.processes.get(index).map(|p| (p.pid, p.last.clone())).unwrap_or_default();
+        self.trace(events::PROCESS_END, index);
         let name = self.name_of(index);
         let device = self.tree.devices.iter().find(|d| d.process == index);
         let attempts = device.and_then(|device| {
@@ -312,6 +319,7 @@ impl Vm<'_> {
                 if let Some(place) = self.keeper.places.get_mut(index) {
                     place.restarts = place.restarts.wrapping_add(1);
                 }
+                self.trace(events::PROCESS_START, index);
                 self.set_state(index, State::Starting(Instant::now()));
             }
             Some(Err(error)) => {
@@ -366,6 +374,7 @@ impl Vm<'_> {
 
     fn served(&mut self, index: usize, at: u64) {
         let now = bus_sys::monotonic_ns();
+        self.trace(events::PROCESS_READY, index);
         self.set_state(index, State::Serving);
         let Some(place) = self.keeper.places.get_mut(index) else { return };
         place.failures = 0;

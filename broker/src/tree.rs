@@ -34,6 +34,7 @@ use crate::machines::{Bulk, Device, Machine, When};
 use crate::privileges::Privileges;
 use crate::spawn::{self, Process, Recipe};
 use crate::sys;
+use crate::trace::{self, Tracing};
 
 /// Longest start of all processes.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -86,6 +87,8 @@ pub struct Tree {
     pub recipes: Vec<Recipe>,
     /// `-d` output of the CPU process.
     pub log: OwnedFd,
+    /// Trace files of all processes, and what is done with them.
+    pub tracing: Tracing,
     /// Keeps shared memory alive for successors.
     _memory: Vec<OwnedFd>,
 }
@@ -313,9 +316,10 @@ pub fn build(
     machine: &Machine,
     parts: &Parts,
     privileges: &Privileges,
+    tracing: trace::Opened,
 ) -> Result<Tree, Fail> {
     let mut processes = Vec::new();
-    let tree = start(config, machine, parts, privileges, &mut processes);
+    let tree = start(config, machine, parts, privileges, tracing, &mut processes);
     match tree {
         Ok(mut tree) => {
             tree.processes = processes;
@@ -336,6 +340,7 @@ fn start(
     machine: &Machine,
     parts: &Parts,
     privileges: &Privileges,
+    tracing: trace::Opened,
     processes: &mut Vec<Process>,
 ) -> Result<Tree, Fail> {
     let shared = Shared {
@@ -355,6 +360,7 @@ fn start(
     for device in machine.devices.iter().filter(|device| exists(device, parts, config)) {
         slots.push(slot(device, parts)?);
     }
+    let mut tracing = Tracing::new(tracing, slots.iter().map(|slot| slot.device.name.to_owned()).collect());
     // Links first: both ends need them.
     let mut drives = Vec::new();
     let mut block_ends = Vec::new();
@@ -388,8 +394,10 @@ fn start(
     let mut monitors = Vec::new();
     let mut handles = Vec::new();
     let mut recipes = Vec::new();
-    let mut spawn_kept = |program, manifest, fds: &[(String, BorrowedFd<'_>)]| {
+    let mut spawn_kept = |program, manifest: Manifest, fds: &[(String, BorrowedFd<'_>)]| {
+        let trace = tracing.add(&manifest.name, &manifest.role, manifest.source)?;
         let mut fds = fds.to_vec();
+        fds.push((fd::TRACE.to_owned(), trace));
         fds.extend(privileges.root().map(|root| (fd::ROOT.to_owned(), root.as_fd())));
         let mut recipe = Recipe::new(program, manifest, &fds)?;
         if privileges.hides_programs() {
@@ -513,7 +521,8 @@ fn start(
         char("bh-char-monitor".to_owned(), host, None, true)?;
     }
     wait_ready(&handles, &blocks, &back_ends, processes)?;
-    let cpu = start_cpu(config, machine, parts, &shared, &slots, &log_write, processes)?;
+    let cpu = start_cpu(config, machine, parts, &shared, &slots, &log_write, &mut tracing, processes)?;
+    tracing.complete()?;
     let mut memory = vec![shared.irq, shared.clock, shared.cpu_bell, shared.ram, shared.code];
     for slot in slots {
         memory.extend([slot.file, slot.bell]);
@@ -532,6 +541,7 @@ fn start(
         blocks,
         recipes,
         log: log_read,
+        tracing,
         _memory: memory,
     })
 }
@@ -543,6 +553,7 @@ fn rom_memory(name: &str, rom: &[u8]) -> Result<OwnedFd, Fail> {
     spawn::memory_with(name, &padded)
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is one part of the machine")]
 fn start_cpu(
     config: &MachineConfig,
     machine: &Machine,
@@ -550,10 +561,12 @@ fn start_cpu(
     shared: &Shared<'_>,
     slots: &[Slot<'_>],
     log: &OwnedFd,
+    tracing: &mut Tracing,
     processes: &mut Vec<Process>,
 ) -> Result<CpuLink, Fail> {
     let settings = cpu_config(config, machine, slots, parts);
     let manifest = shared.manifest("bh-cpu".to_owned(), "cpu", encode(&settings)?, 0);
+    let trace = tracing.add(&manifest.name, &manifest.role, 0)?;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let rom = rom_memory("bios-rom", &parts.bios)?;
     let vga_rom = parts.vga_bios.as_deref().map(|rom| rom_memory("vga-rom", rom)).transpose()?;
@@ -570,6 +583,7 @@ fn start_cpu(
     ] {
         fds.add(name, memory);
     }
+    fds.list.push((fd::TRACE.to_owned(), trace));
     if let Some(rom) = &vga_rom {
         fds.add("rom1", rom);
     }

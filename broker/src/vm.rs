@@ -107,6 +107,7 @@ impl<'a> Vm<'a> {
         if stdio && !self.config.daemonize {
             sys::raw_terminal(0, !self.config.nographic);
         }
+        self.tree.tracing.run();
         let monitors = std::mem::take(&mut self.tree.monitors);
         let mut sessions: Vec<Session> = monitors.into_iter().map(Session::new).collect();
         if !self.config.stopped {
@@ -333,5 +334,6 @@ impl<'a> Vm<'a> {
         for process in &self.tree.processes {
             process.collect();
         }
+        self.tree.tracing.finish();
     }
 }

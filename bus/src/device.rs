@@ -27,6 +27,7 @@ use std::sync::atomic::Ordering;
 use crate::bell::{Bell, SPIN_NS};
 use crate::chip::{Class, Rule};
 use crate::sys::{self, Mapping};
+use crate::trace::{Id, Tracer, access, events, place};
 
 /// Bytes of a device file.
 pub const DEVICE_BYTES: usize = 0x20000;
@@ -119,6 +120,11 @@ impl Request {
         if self.kind == kind::READ_BLOCK { 0 } else { u64::MAX }
     }
 
+    /// The numbers of a trace record of it.
+    pub(crate) fn traced(&self, index: u32) -> [u64; 4] {
+        [index.into(), place(self.kind, self.region, self.offset, self.size), self.value, 0]
+    }
+
     pub(crate) fn store(&self, map: &Mapping, index: u32) {
         let at = RING + (index % RING_ENTRIES) as usize * 16;
         let head = u64::from(self.kind)
@@ -156,14 +162,23 @@ pub struct DevicePort {
     belled: u32,
     rules: Vec<Vec<Rule>>,
     sizes: Vec<u64>,
+    tracer: Tracer,
 }
 
 impl DevicePort {
     /// Over a ready device's file, its bell, and the page whose bell the device rings for its answers (the vCPU's).
     pub fn new(map: Mapping, bell: Bell, own: Arc<crate::irq::IrqPage>) -> DevicePort {
         let tail = map.word(TAIL).load(Ordering::SeqCst);
-        let mut port =
-            DevicePort { map, bell, own, tail, belled: tail, rules: Vec::new(), sizes: Vec::new() };
+        let mut port = DevicePort {
+            map,
+            bell,
+            own,
+            tail,
+            belled: tail,
+            rules: Vec::new(),
+            sizes: Vec::new(),
+            tracer: Tracer::off(),
+        };
         let regions = (port.map.word(REGIONS).load(Ordering::Acquire) as usize).min(REGIONS_MAX);
         for region in 0..regions {
             let at = REGION_TABLE + region * REGION_BYTES;
@@ -182,6 +197,17 @@ impl DevicePort {
             port.rules.push(rules.collect());
         }
         port
+    }
+
+    /// Records its accesses with `tracer`, which is that of the device.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> DevicePort {
+        DevicePort { tracer, ..self }
+    }
+
+    /// What its accesses are recorded with.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// Declared size of a region, 0 when there is none.
@@ -265,13 +291,25 @@ impl DevicePort {
     /// Register read of `1 << size` bytes.
     pub fn read(&mut self, region: u8, offset: u32, size: u8) -> u64 {
         if let Some(value) = self.mirrored(region, offset, size) {
+            self.tracer.count_access(access::MIRROR, 1);
+            self.tracer.begin(events::CPU_READ_MIRROR, || [place(0, region, offset, size), value, 0, 0]);
             return value;
         }
+        self.tracer.count_access(access::READ, 1);
+        self.begin(events::CPU_READ, region, offset, size, [0; 2]);
         let index = self.push(Request { kind: kind::READ, size, region, offset, value: 0 });
         self.ring();
         self.wait(index.wrapping_add(1));
         let mask = u64::MAX >> (64 - (8u32 << size.min(3)));
-        self.response(index) & mask
+        let value = self.response(index) & mask;
+        self.tracer.end(events::CPU_READ, || [index.into(), value, 0, 0]);
+        value
+    }
+
+    /// Records the beginning of the access that is pushed next.
+    #[inline]
+    fn begin(&self, event: Id, region: u8, offset: u32, size: u8, more: [u64; 2]) {
+        self.tracer.begin(event, || [self.tail.into(), place(0, region, offset, size), more[0], more[1]]);
     }
 
     /// The mirrored value of a register, valid only while everything this end has sent is done.
@@ -294,6 +332,15 @@ impl DevicePort {
         let class = self.write_class(region, offset, size);
         let sync = !matches!(class, Class::Posted | Class::Kick);
         let kind = if sync { kind::WRITE_SYNC } else { kind::WRITE };
+        self.tracer.count_access(
+            match class {
+                Class::Posted => access::POSTED,
+                Class::Kick => access::KICK,
+                Class::Sync | Class::Mirror => access::WRITE,
+            },
+            1,
+        );
+        self.begin(events::CPU_WRITE, region, offset, size, [value, class as u64]);
         let index = self.push(Request { kind, size, region, offset, value });
         if sync {
             self.ring();
@@ -301,16 +348,20 @@ impl DevicePort {
         } else if class == Class::Kick || self.tail.wrapping_sub(self.belled) >= BELL_AFTER {
             self.ring();
         }
+        self.tracer.end(events::CPU_WRITE, || [index.into(), 0, 0, 0]);
     }
 
     /// `rep ins`: consecutive reads of `1 << size` bytes; what the device does not fill reads as ones.
     pub fn read_block(&mut self, region: u8, offset: u32, size: u8, data: &mut [u8]) {
         for part in data.chunks_mut(BLOCK_BYTES) {
             let request = Request { kind: kind::READ_BLOCK, size, region, offset, value: part.len() as u64 };
+            self.tracer.count_access(access::BLOCK_IN, request.value);
+            self.begin(events::CPU_READ_BLOCK, region, offset, size, [request.value, 0]);
             let index = self.push(request);
             self.ring();
             self.wait(index.wrapping_add(1));
             let filled = (self.response(index) as usize).min(part.len());
+            self.tracer.end(events::CPU_READ_BLOCK, || [index.into(), filled as u64, 0, 0]);
             let (have, rest) = part.split_at_mut(filled);
             if !self.map.read(BLOCK, have) {
                 have.fill(0xff);
@@ -324,17 +375,22 @@ impl DevicePort {
         for part in data.chunks(BLOCK_BYTES) {
             let _ = self.map.write(BLOCK, part);
             let request = Request { kind: kind::WRITE_BLOCK, size, region, offset, value: part.len() as u64 };
+            self.tracer.count_access(access::BLOCK_OUT, request.value);
+            self.begin(events::CPU_WRITE_BLOCK, region, offset, size, [request.value, 0]);
             let index = self.push(request);
             self.ring();
             self.wait(index.wrapping_add(1));
+            self.tracer.end(events::CPU_WRITE_BLOCK, || [index.into(), 0, 0, 0]);
         }
     }
 
     /// Resets the chip and waits until it has.
     pub fn reset(&mut self) {
+        self.tracer.begin(events::CPU_RESET, || [self.tail.into(), 0, 0, 0]);
         let index = self.push(Request { kind: kind::RESET, ..Request::default() });
         self.ring();
         self.wait(index.wrapping_add(1));
+        self.tracer.end(events::CPU_RESET, || [index.into(), 0, 0, 0]);
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::bell::Bell;
 use crate::chip::{LINES, Outputs};
 use crate::sys::Mapping;
+use crate::trace::{Tracer, counter, events};
 
 /// Most sources.
 pub const SOURCES: usize = 62;
@@ -73,19 +74,29 @@ impl IrqPage {
     }
 
     /// Device: publishes its outputs; tells the CPU only when something changed.
-    pub fn publish(&self, source: usize, out: &Outputs) {
+    pub fn publish(&self, source: usize, out: &Outputs, tracer: &Tracer) {
         let mut news = false;
         for line in 0..LINES {
             let values = [u32::from(out.level[line]), out.pulses[line], out.value[line]];
-            if values[0] == 1 && self.page.word(Self::at(source, 0, line)).load(Ordering::Relaxed) == 0 {
-                self.page.word(Self::at(source, 3, line)).fetch_add(1, Ordering::SeqCst);
+            let words = [0, 1, 2].map(|row| self.page.word(Self::at(source, row, line)));
+            let old = words.map(|word| word.load(Ordering::Relaxed));
+            if old == values {
+                continue;
+            }
+            news = true;
+            let rises = self.page.word(Self::at(source, 3, line));
+            let rise = u32::from(values[0] == 1 && old[0] == 0);
+            let edges = rises.load(Ordering::Relaxed).wrapping_add(rise).wrapping_add(values[1]);
+            tracer.count(counter::INTERRUPTS, u64::from(values[1].wrapping_sub(old[1]).wrapping_add(rise)));
+            // Before the CPU can see it.
+            tracer.begin(events::LINE, || [line as u64, values[0].into(), edges.into(), values[2].into()]);
+            if rise == 1 {
+                rises.fetch_add(1, Ordering::SeqCst);
             }
             // The value first, so that whoever sees the edge sees its value.
             for row in [2, 1, 0] {
-                let word = self.page.word(Self::at(source, row, line));
-                if word.load(Ordering::Relaxed) != values[row] {
-                    word.store(values[row], Ordering::SeqCst);
-                    news = true;
+                if old[row] != values[row] {
+                    words[row].store(values[row], Ordering::SeqCst);
                 }
             }
         }

@@ -20,4 +20,5 @@ pub mod ram;
 pub mod serve;
 pub mod shm;
 pub mod sys;
+pub mod trace;
 pub mod wire;

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::bell::Bell;
 use crate::sys::{self, Mapping};
+use crate::trace::{Tracer, counter, events};
 
 // ---- byte streams -------------------------------------------------------------------------------------------------
 
@@ -32,12 +33,39 @@ pub struct ByteEnd {
     map: Mapping,
     peer: Arc<Bell>,
     side: Side,
+    tracer: Tracer,
+    number: u32,
 }
 
 impl ByteEnd {
     /// Over a mapping of [`BYTES_LINK`] bytes and the peer's bell.
     pub fn new(map: Mapping, peer: Arc<Bell>, side: Side) -> ByteEnd {
-        ByteEnd { map, peer, side }
+        ByteEnd { map, peer, side, tracer: Tracer::off(), number: 0 }
+    }
+
+    /// Records and counts what goes over it, as link `number` of its process.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer, number: u32) -> ByteEnd {
+        ByteEnd { tracer, number, ..self }
+    }
+
+    /// Before bytes are sent: the other end records them later.
+    fn note_sent(&self, count: usize) {
+        let (counter, event, args) = match self.side {
+            Side::Device => (counter::OUT, events::BYTES_OUT, [self.number.into(), count as u64, 0, 0]),
+            Side::Host => (counter::IN, events::CHAR_IN, [count as u64, 0, 0, 0]),
+        };
+        self.tracer.count(counter, count as u64);
+        self.tracer.begin(event, || args);
+    }
+
+    fn note_received(&self, count: usize) {
+        let (counter, event, args) = match self.side {
+            Side::Device => (counter::IN, events::BYTES_IN, [self.number.into(), count as u64, 0, 0]),
+            Side::Host => (counter::OUT, events::CHAR_OUT, [count as u64, 0, 0, 0]),
+        };
+        self.tracer.count(counter, count as u64);
+        self.tracer.begin(event, || args);
     }
 
     fn lane(&self, sending: bool) -> (usize, usize) {
@@ -83,6 +111,7 @@ impl ByteEnd {
         let tail = self.map.word(lane).load(Ordering::Relaxed);
         self.copy_in(data, tail, bytes.get(..count).unwrap_or_default());
         if count > 0 {
+            self.note_sent(count);
             sys::publish(self.map.word(lane), tail.wrapping_add(count as u32));
             self.peer.ring();
         }
@@ -101,6 +130,7 @@ impl ByteEnd {
         let head = self.map.word(lane + 0x40).load(Ordering::Relaxed);
         self.copy_out(data, head, to.get_mut(..count).unwrap_or_default());
         if count > 0 {
+            self.note_received(count);
             sys::publish(self.map.word(lane + 0x40), head.wrapping_add(count as u32));
             self.peer.ring();
         }
@@ -123,6 +153,7 @@ impl ByteEnd {
         let end = position.wrapping_add(count as u32);
         let tail = self.map.word(lane).load(Ordering::Relaxed);
         if end.wrapping_sub(tail) as i32 > 0 {
+            self.note_sent(end.wrapping_sub(tail) as usize);
             sys::publish(self.map.word(lane), end);
             self.peer.ring();
         }
@@ -138,6 +169,9 @@ impl ByteEnd {
         let waiting = tail.wrapping_sub(position).min(BYTES_CAPACITY);
         let count = to.len().min(waiting as usize);
         self.copy_out(data, position, to.get_mut(..count).unwrap_or_default());
+        if count > 0 {
+            self.note_received(count);
+        }
         if self.map.word(lane + 0x40).load(Ordering::Relaxed) != position {
             sys::publish(self.map.word(lane + 0x40), position);
             self.peer.ring();
@@ -263,12 +297,20 @@ fn read_medium(map: &Mapping) -> Medium {
 pub struct BlockClient {
     map: Mapping,
     peer: Arc<Bell>,
+    tracer: Tracer,
+    number: u32,
 }
 
 impl BlockClient {
     /// Over a mapping of [`BLOCK_LINK`] bytes and the back end's bell.
     pub fn new(map: Mapping, peer: Arc<Bell>) -> BlockClient {
-        BlockClient { map, peer }
+        BlockClient { map, peer, tracer: Tracer::off(), number: 0 }
+    }
+
+    /// Records and counts its requests, as drive `number` of its device.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer, number: u32) -> BlockClient {
+        BlockClient { tracer, number, ..self }
     }
 
     /// The medium.
@@ -288,6 +330,10 @@ impl BlockClient {
         self.map.dword(at + 0x08).store(offset, Ordering::Relaxed);
         self.map.word(at + 0x10).store(length as u32, Ordering::Relaxed);
         self.map.dword(at + 0x18).store(sequence, Ordering::Relaxed);
+        self.tracer.count(counter::BLOCKS, 1);
+        self.tracer.begin(events::BLOCK_SUBMIT, || {
+            [self.number.into(), sequence, offset, (length as u64) << 8 | op as u64]
+        });
         sys::publish(self.map.word(at), 1);
         self.peer.ring();
         true
@@ -319,6 +365,11 @@ impl BlockClient {
     pub fn release(&self, slot: usize) {
         let word = self.map.word(slot_at(slot));
         if word.load(Ordering::Acquire) == 2 {
+            let get = |offset| self.map.word(slot_at(slot) + offset).load(Ordering::Relaxed);
+            self.tracer.begin(events::BLOCK_DONE, || {
+                let sequence = self.map.dword(slot_at(slot) + 0x18).load(Ordering::Relaxed);
+                [self.number.into(), sequence, get(0x14).into(), 0]
+            });
             word.store(0, Ordering::Release);
         }
     }
@@ -393,12 +444,46 @@ pub struct BlockRequest {
 pub struct BlockServer {
     map: Mapping,
     peer: Arc<Bell>,
+    tracer: Tracer,
 }
 
 impl BlockServer {
     /// Over a mapping of [`BLOCK_LINK`] bytes and the device's bell.
     pub fn new(map: Mapping, peer: Arc<Bell>) -> BlockServer {
-        BlockServer { map, peer }
+        BlockServer { map, peer, tracer: Tracer::off() }
+    }
+
+    /// Records and counts its requests.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> BlockServer {
+        BlockServer { tracer, ..self }
+    }
+
+    fn sequence(&self, slot: usize) -> u64 {
+        self.map.dword(slot_at(slot) + 0x18).load(Ordering::Relaxed)
+    }
+
+    /// Records that a request is begun.
+    pub fn begin(&self, request: &BlockRequest) {
+        self.tracer.count(counter::BLOCKS, 1);
+        self.tracer.begin(events::BLOCK_RUN, || {
+            let operation = (request.length as u64) << 8 | request.op as u64;
+            [self.sequence(request.slot), request.offset, operation, 0]
+        });
+    }
+
+    /// Records that a request has run with this outcome, which may still have to be made durable.
+    pub fn end(&self, request: &BlockRequest, status: BlockStatus) {
+        let bytes = match (request.op, status) {
+            (BlockOp::Read, BlockStatus::Ok) => Some((counter::IN, request.length)),
+            (BlockOp::Write, BlockStatus::Ok) => Some((counter::OUT, request.length)),
+            (_, BlockStatus::Ok) => None,
+            _ => Some((counter::FAILED, 1)),
+        };
+        if let Some((counter, count)) = bytes {
+            self.tracer.count(counter, count as u64);
+        }
+        self.tracer.end(events::BLOCK_RUN, || [self.sequence(request.slot), status as u64, 0, 0]);
     }
 
     /// States the medium (also the broker, before start).
@@ -504,6 +589,7 @@ impl BlockServer {
     pub fn complete(&self, slot: usize, status: BlockStatus) {
         let at = slot_at(slot);
         self.map.word(at + 0x14).store(status as u32, Ordering::Relaxed);
+        self.tracer.begin(events::BLOCK_COMPLETE, || [self.sequence(slot), status as u64, 0, 0]);
         sys::publish(self.map.word(at), 2);
         self.map.word(0x20).fetch_add(1, Ordering::SeqCst);
         self.peer.ring();

@@ -57,6 +57,8 @@ pub mod fd {
     pub const REPORT: &str = "report";
     /// Folder of `-chroot`, which becomes the root.
     pub const ROOT: &str = "root";
+    /// The process's own trace file, see [`crate::trace`].
+    pub const TRACE: &str = "trace";
     /// Control socket (CPU process and back ends that talk to the broker by messages).
     pub const CONTROL: &str = "control";
     /// Image files of a block back end, numbered: `image0` (top), ...

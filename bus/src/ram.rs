@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::irq::IrqPage;
 use crate::sys::Mapping;
+use crate::trace::{Tracer, counter, events};
 
 /// End of the RAM below the PCI hole.
 pub const LOW_LIMIT: u64 = 0xe000_0000;
@@ -90,12 +91,29 @@ impl CodeMap {
 pub struct GuestRam {
     memory: Mapping,
     code: Option<(CodeMap, Arc<IrqPage>)>,
+    tracer: Tracer,
 }
 
 impl GuestRam {
     /// Over the whole RAM file; `code` for writers in a running machine.
     pub fn new(memory: Mapping, code: Option<(CodeMap, Arc<IrqPage>)>) -> GuestRam {
-        GuestRam { memory, code }
+        GuestRam { memory, code, tracer: Tracer::off() }
+    }
+
+    /// Records and counts what is read and written.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> GuestRam {
+        GuestRam { tracer, ..self }
+    }
+
+    fn note_read(&self, gpa: u64, len: usize) {
+        self.tracer.count(counter::DMA_READ, len as u64);
+        self.tracer.begin(events::DMA_READ, || [gpa, len as u64, 0, 0]);
+    }
+
+    fn note_write(&self, gpa: u64, len: usize) {
+        self.tracer.count(counter::DMA_WRITE, len as u64);
+        self.tracer.begin(events::DMA_WRITE, || [gpa, len as u64, 0, 0]);
     }
 
     /// Bytes of RAM.
@@ -121,7 +139,9 @@ impl GuestRam {
     /// Reads guest memory; false and nothing read when the range is not RAM.
     #[must_use]
     pub fn read(&self, gpa: u64, to: &mut [u8]) -> bool {
-        self.offset(gpa, to.len() as u64).is_some_and(|offset| self.memory.read(offset, to))
+        let Some(offset) = self.offset(gpa, to.len() as u64) else { return false };
+        self.note_read(gpa, to.len());
+        self.memory.read(offset, to)
     }
 
     /// Writes guest memory; false and nothing written when the range is not RAM.
@@ -131,6 +151,7 @@ impl GuestRam {
         if !self.memory.write(offset, from) {
             return false;
         }
+        self.note_write(gpa, from.len());
         self.wrote(offset, from.len());
         true
     }
@@ -144,6 +165,7 @@ impl GuestRam {
         }
         // SAFETY: both ranges are inside their mappings, which are distinct.
         unsafe { std::ptr::copy_nonoverlapping(from.base().add(at), self.memory.base().add(offset), len) };
+        self.note_write(gpa, len);
         self.wrote(offset, len);
         true
     }
@@ -157,6 +179,7 @@ impl GuestRam {
         }
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(self.memory.base().add(offset), to.base().add(at), len) };
+        self.note_read(gpa, len);
         true
     }
 

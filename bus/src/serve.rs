@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::bell::{BELL_BYTES, Bell, SPIN_NS};
-use crate::chip::{Access, Chip, Class, Control, Description, Env, Outputs, Reg, STATE_MAX};
+use crate::chip::{Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, STATE_MAX};
 use crate::clock::{CLOCK_BYTES, Clock};
 use crate::control;
 use crate::device::{self, CONTROL, DEVICE_BYTES, Request, kind, slot};
@@ -20,6 +20,7 @@ use crate::manifest::{MANIFEST_FD, Manifest, fd};
 use crate::ram::{CodeMap, GuestRam, code_map_bytes};
 use crate::shm::Bulk;
 use crate::sys::{self, Mapping};
+use crate::trace::{TRACE_BYTES, Tracer, counter, events};
 use crate::wire;
 
 /// A child that cannot start; it says why on standard error and exits with 1, and the broker reports it.
@@ -116,6 +117,17 @@ impl Manifest {
         Ok(Arc::new(Bell::new(self.map(name, BELL_BYTES, true)?)))
     }
 
+    /// Maps the process's trace file; without one nothing is recorded.
+    ///
+    /// # Errors
+    /// As [`Manifest::map`].
+    pub fn tracer(&self) -> Result<Tracer, StartError> {
+        match self.descriptor(fd::TRACE) {
+            Some(_) => Ok(Tracer::new(self.map(fd::TRACE, TRACE_BYTES, true)?)),
+            None => Ok(Tracer::off()),
+        }
+    }
+
     /// Maps the interrupt page with the vCPU's bell.
     ///
     /// # Errors
@@ -156,6 +168,7 @@ struct Server<C: Chip> {
     bytes: Vec<ByteEnd>,
     blocks: Vec<BlockClient>,
     bulk: Bulk,
+    tracer: Tracer,
     /// Data of the block transaction under way.
     block: Vec<u8>,
     consumed: u32,
@@ -210,22 +223,25 @@ impl<C: Chip> Server<C> {
         let chip = make(&manifest.config).map_err(StartError::Refused)?;
         let map = manifest.map(fd::DEVICE, DEVICE_BYTES, true)?;
         let irq = manifest.irq_page()?;
+        let tracer = manifest.tracer()?;
         let bell = manifest.bell(fd::BELL)?;
         let ram = match manifest.descriptor(fd::RAM) {
-            Some(_) => Some(manifest.guest_ram(Some(irq.clone()))?),
+            Some(_) => Some(manifest.guest_ram(Some(irq.clone()))?.traced(tracer.clone())),
             None => None,
         };
         let mut bytes = Vec::new();
         while manifest.descriptor(&format!("{}{}", fd::BYTES, bytes.len())).is_some() {
             let name = format!("{}{}", fd::BYTES, bytes.len());
             let peer = manifest.bell(&format!("{name}{}", fd::PEER_BELL))?;
-            bytes.push(ByteEnd::new(manifest.map(&name, BYTES_LINK, true)?, peer, Side::Device));
+            let end = ByteEnd::new(manifest.map(&name, BYTES_LINK, true)?, peer, Side::Device);
+            bytes.push(end.traced(tracer.clone(), bytes.len() as u32));
         }
         let mut blocks = Vec::new();
         while manifest.descriptor(&format!("{}{}", fd::BLOCK, blocks.len())).is_some() {
             let name = format!("{}{}", fd::BLOCK, blocks.len());
             let peer = manifest.bell(&format!("{name}{}", fd::PEER_BELL))?;
-            blocks.push(BlockClient::new(manifest.map(&name, BLOCK_LINK, true)?, peer));
+            let client = BlockClient::new(manifest.map(&name, BLOCK_LINK, true)?, peer);
+            blocks.push(client.traced(tracer.clone(), blocks.len() as u32));
         }
         let bulk = match manifest.bulk_bytes {
             0 => Mapping::anonymous(4096)
@@ -246,6 +262,7 @@ impl<C: Chip> Server<C> {
             bytes,
             blocks,
             bulk: Bulk::new(bulk),
+            tracer,
             block: vec![0; device::BLOCK_BYTES],
             consumed: 0,
             answered: 0,
@@ -343,7 +360,7 @@ impl<C: Chip> Server<C> {
         self.outputs = outputs;
         // The mirror first: the handler of the interrupt may read a mirrored status register at once.
         self.mirror();
-        self.irq.publish(self.source, &self.outputs);
+        self.irq.publish(self.source, &self.outputs, &self.tracer);
         sys::publish(self.map.word(device::HEAD), self.consumed);
     }
 
@@ -377,14 +394,19 @@ impl<C: Chip> Server<C> {
             let news = self.news();
             if news != seen {
                 seen = news;
+                self.tracer.begin(events::LINK, || [0; 4]);
                 self.call(|chip, env| chip.event(env));
                 self.commit();
+                self.tracer.end(events::LINK, || [0; 4]);
                 self.finish();
                 worked = true;
             }
             if self.is_due() {
+                self.tracer.count(counter::TIMERS, 1);
+                self.tracer.begin(events::TIMER, || [self.clock.now(), 0, 0, 0]);
                 self.call(|chip, env| chip.timer(env));
                 self.commit();
+                self.tracer.end(events::TIMER, || [0; 4]);
                 self.finish();
                 worked = true;
             }
@@ -440,11 +462,15 @@ impl<C: Chip> Server<C> {
         while self.consumed != tail && tail.wrapping_sub(start) <= device::RING_ENTRIES {
             let index = self.consumed;
             let request = Request::load(&self.map, index);
+            self.tracer.count(counter::REQUESTS, 1);
+            self.tracer.begin(events::REQUEST, || request.traced(index));
             let response = if self.begin(index) { self.serve(request) } else { request.unanswered() };
             let at = device::RESPONSES + (index % device::RING_ENTRIES) as usize * 8;
             self.map.dword(at).store(response, Ordering::Release);
             self.consumed = index.wrapping_add(1);
             self.commit();
+            // Before the head moves: the CPU's end of it comes later.
+            self.tracer.end(events::REQUEST, || [index.into(), response, 0, 0]);
             self.finish();
             if request.kind != kind::WRITE {
                 self.irq.cpu_bell().ring();
@@ -478,19 +504,25 @@ impl<C: Chip> Server<C> {
             Reg { region: request.region, offset: u64::from(request.offset), size: 1 << request.size.min(3) };
         let size = self.description.regions.get(usize::from(reg.region)).map_or(0, |region| region.size);
         if request.kind != kind::RESET && reg.offset >= size {
+            self.tracer.count(counter::REJECTED, 1);
             return u64::MAX;
         }
         match request.kind {
-            kind::READ => self.call(|chip, env| -> Access { chip.read(reg, env) }).unwrap_or(u64::MAX),
+            kind::READ => {
+                let access = self.call(|chip, env| -> Access { chip.read(reg, env) });
+                self.counted(access).unwrap_or(u64::MAX)
+            }
             kind::WRITE | kind::WRITE_SYNC => {
-                let _ = self.call(|chip, env| chip.write(reg, request.value, env));
+                let access = self.call(|chip, env| chip.write(reg, request.value, env));
+                let _ = self.counted(access);
                 0
             }
             kind::READ_BLOCK => {
                 let mut block = std::mem::take(&mut self.block);
                 let len = (request.value as usize).min(block.len());
                 let data = block.get_mut(..len).unwrap_or_default();
-                let filled = self.call(|chip, env| chip.read_block(reg, data, env)).unwrap_or(0).min(len);
+                let access = self.call(|chip, env| chip.read_block(reg, data, env));
+                let filled = self.counted(access).unwrap_or(0).min(len);
                 let _ = self.map.write(device::BLOCK, block.get(..filled).unwrap_or_default());
                 self.block = block;
                 filled as u64
@@ -500,7 +532,8 @@ impl<C: Chip> Server<C> {
                 let len = (request.value as usize).min(block.len());
                 let data = block.get_mut(..len).unwrap_or_default();
                 let _ = self.map.read(device::BLOCK, data);
-                let _ = self.call(|chip, env| chip.write_block(reg, data, env));
+                let access = self.call(|chip, env| chip.write_block(reg, data, env));
+                let _ = self.counted(access);
                 self.block = block;
                 0
             }
@@ -512,6 +545,14 @@ impl<C: Chip> Server<C> {
         }
     }
 
+    /// Counts an access that got no answer.
+    fn counted<T>(&self, access: Result<T, BusError>) -> Result<T, BusError> {
+        if access.is_err() {
+            self.tracer.count(counter::REJECTED, 1);
+        }
+        access
+    }
+
     /// Answers a waiting control request. True when there was one.
     fn answer_control(&mut self) -> bool {
         let word = |offset: usize| self.map.word(CONTROL + offset).load(Ordering::SeqCst);
@@ -519,6 +560,7 @@ impl<C: Chip> Server<C> {
         if number == self.answered {
             return false;
         }
+        self.tracer.begin(events::CONTROL, || [number.into(), 0, 0, 0]);
         let mut bytes = vec![0u8; (word(control::REQUEST_LEN) as usize).min(control::REQUEST_MAX)];
         let _ = self.map.read(CONTROL + control::REQUEST_DATA, &mut bytes);
         let result = match wire::decode::<Control>(&bytes) {
@@ -535,6 +577,7 @@ impl<C: Chip> Server<C> {
         self.map.word(CONTROL + control::REPLY_STATUS).store(status, Ordering::Relaxed);
         self.answered = number;
         self.commit();
+        self.tracer.end(events::CONTROL, || [number.into(), status.into(), 0, 0]);
         self.finish();
         let word = self.map.word(CONTROL + control::REPLY);
         sys::publish(word, number);

@@ -243,3 +243,44 @@ pub fn pause() {
 pub fn publish(word: &AtomicU32, value: u32) {
     word.swap(value, Ordering::SeqCst);
 }
+
+/// Double words of a shared mapping, found once: what the hot path reads or counts without another look at the layout.
+#[derive(Clone, Debug)]
+pub struct Words<const N: usize> {
+    at: std::ptr::NonNull<[std::sync::atomic::AtomicU64; N]>,
+    /// Keeps the words mapped; none when they are static.
+    _map: Option<std::sync::Arc<Mapping>>,
+}
+
+// SAFETY: a pointer to atomics that stay valid as long as this handle, wherever it is.
+unsafe impl<const N: usize> Send for Words<N> {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Sync for Words<N> {}
+
+impl<const N: usize> Words<N> {
+    /// The words at `offset` of a mapping.
+    ///
+    /// # Panics
+    /// As [`Mapping::dword`]: offsets are constants of a layout, never data.
+    pub fn of(map: &std::sync::Arc<Mapping>, offset: usize) -> Words<N> {
+        assert!(offset.is_multiple_of(8) && offset.checked_add(N * 8).is_some_and(|end| end <= map.len()));
+        // SAFETY: inside the mapping, which lies at a whole page and so is aligned and not null.
+        let at = unsafe { std::ptr::NonNull::new_unchecked(map.base().add(offset).cast()) };
+        Words { at, _map: Some(map.clone()) }
+    }
+
+    /// Words that are not shared with anybody.
+    pub const fn fixed(words: &'static [std::sync::atomic::AtomicU64; N]) -> Words<N> {
+        Words { at: std::ptr::NonNull::from_ref(words), _map: None }
+    }
+}
+
+impl<const N: usize> std::ops::Deref for Words<N> {
+    type Target = [std::sync::atomic::AtomicU64; N];
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: valid for as long as `self`, see the constructors, and only ever accessed atomically.
+        unsafe { self.at.as_ref() }
+    }
+}

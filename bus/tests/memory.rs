@@ -10,6 +10,7 @@ use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::irq::{IRQ_BYTES, IrqPage, SOURCES};
 use bulkhead_bus::ram::{CodeMap, GuestRam, HIGH_BASE, LOW_LIMIT, code_map_bytes, file_offset};
 use bulkhead_bus::sys::{self, Mapping};
+use bulkhead_bus::trace::Tracer;
 use bulkhead_bus::wire;
 
 fn anonymous(len: usize) -> Mapping {
@@ -92,13 +93,13 @@ fn level_that_fell_and_rose_between_two_looks_is_an_edge() {
     let before = page.line(7, 2).edges;
     for level in [true, false, true] {
         out.level[2] = level;
-        page.publish(7, &out);
+        page.publish(7, &out, &Tracer::off());
     }
     let line = page.line(7, 2);
     assert!(line.level);
     assert_eq!(line.edges.wrapping_sub(before), 2);
     out.pulses[2] += 1;
-    page.publish(7, &out);
+    page.publish(7, &out, &Tracer::off());
     assert_eq!(page.line(7, 2).edges.wrapping_sub(before), 3);
 }
 
@@ -108,10 +109,10 @@ fn publishing_the_same_outputs_again_is_no_news() {
     let mut out = Outputs::default();
     out.level[0] = true;
     out.value[1] = 9;
-    page.publish(SOURCES - 1, &out);
+    page.publish(SOURCES - 1, &out, &Tracer::off());
     assert_eq!(page.take_news(), 1 << (SOURCES - 1));
     page.attention().store(0, Ordering::SeqCst);
-    page.publish(SOURCES - 1, &out);
+    page.publish(SOURCES - 1, &out, &Tracer::off());
     assert_eq!((page.take_news(), page.attention().load(Ordering::SeqCst)), (0, 0));
     assert_eq!(page.line(SOURCES - 1, 1).value, 9);
 }
@@ -120,7 +121,7 @@ fn publishing_the_same_outputs_again_is_no_news() {
 fn sources_and_lines_out_of_range_stay_inside_the_page() {
     let page = irq_page();
     let out = Outputs { level: [true; 8], ..Outputs::default() };
-    page.publish(usize::MAX, &out);
+    page.publish(usize::MAX, &out, &Tracer::off());
     assert!(page.line(usize::MAX, usize::MAX).level);
 }
 

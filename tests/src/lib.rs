@@ -6,6 +6,7 @@
 pub mod code;
 pub mod installed;
 pub mod monitor;
+pub mod perfetto;
 pub mod screen;
 
 pub use installed::Installed;

@@ -188,6 +188,12 @@ const COMMANDS: &[Command] = &[
             call.vm.restart_process(&name)
         },
     ),
+    command(
+        &["trace-event"],
+        "name|pattern on|off",
+        "switch trace events on or off (see info trace-events)",
+        trace_event,
+    ),
     unbuilt(&["balloon"], "target", "request VM to change its memory allocation (in MB)"),
 ];
 
@@ -323,6 +329,20 @@ fn mouse_button(call: Call<'_, '_, '_>) -> Outcome {
     let buttons = (state & 1) | (state >> 1 & 2) | (state << 1 & 4);
     call.vm.buttons = buttons;
     ask(call.vm, "i8042", &Control::Mouse { dx: 0, dy: 0, dz: 0, buttons }).map(|_| ())
+}
+
+fn trace_event(call: Call<'_, '_, '_>) -> Outcome {
+    let words: Vec<&str> = call.args.split_whitespace().collect();
+    let [pattern, state] = words[..] else { return Err("name|pattern on|off expected".to_owned()) };
+    let on = match state {
+        "on" => true,
+        "off" => false,
+        _ => return Err(format!("on or off expected, not '{state}'")),
+    };
+    match call.vm.tree.tracing.set(pattern, on) {
+        0 => Err(format!("trace event '{pattern}' does not exist")),
+        _ => Ok(()),
+    }
 }
 
 fn boot_set(call: Call<'_, '_, '_>) -> Outcome {

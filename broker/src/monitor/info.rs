@@ -6,10 +6,19 @@ use bulkhead_bus::messages::Query;
 use bulkhead_config::Media;
 
 use super::commands::{Outcome, word};
+use super::counters;
 use crate::vm::Vm;
 
-/// What a subcommand does: with the history, into the output.
-type Show = fn(&mut Vm<'_>, &[String], &mut String) -> Outcome;
+/// What stands around a subcommand.
+pub struct Around<'a> {
+    /// What follows its name.
+    args: &'a str,
+    /// Lines typed before.
+    history: &'a [String],
+}
+
+/// What a subcommand does, into the output.
+type Show = fn(&mut Vm<'_>, &Around<'_>, &mut String) -> Outcome;
 
 /// One subcommand.
 pub struct Topic {
@@ -28,7 +37,7 @@ const fn unbuilt(name: &'static str, help: &'static str) -> Topic {
     Topic { name, help, run: None }
 }
 
-/// Every subcommand of the manual, `processes` and `restarts`.
+/// Every subcommand of the manual; `processes`, `restarts` and `counters`; `trace-events` of later QEMU versions.
 pub const TOPICS: &[Topic] = &[
     topic("version", "show the version of qemu", |_, _, out| {
         out.push_str("0.10.4\n");
@@ -46,8 +55,8 @@ pub const TOPICS: &[Topic] = &[
     unbuilt("blockstats", "show block device statistics"),
     topic("registers", "show the cpu registers", |vm, _, out| ask(vm, Query::Registers(vm.cpu), out)),
     topic("cpus", "show infos for each CPU", |vm, _, out| ask(vm, Query::Cpus, out)),
-    topic("history", "show the command line history", |_, history, out| {
-        for (number, line) in history.iter().enumerate() {
+    topic("history", "show the command line history", |_, around, out| {
+        for (number, line) in around.history.iter().enumerate() {
             let _ = writeln!(out, "{number}: '{line}'");
         }
         Ok(())
@@ -94,6 +103,29 @@ pub const TOPICS: &[Topic] = &[
         restarts(vm, out);
         Ok(())
     }),
+    topic(
+        "counters",
+        "show what each process has done: accesses, interrupts, DMA, requests",
+        |vm, _, out| {
+            counters::show(vm, out);
+            Ok(())
+        },
+    ),
+    topic(
+        "trace-events",
+        "show trace events, or those that match a pattern, and whether they are on",
+        |vm, around, out| {
+            let pattern = word(around.args).unwrap_or_else(|| "*".to_owned());
+            let states = vm.tree.tracing.states(&pattern);
+            if states.is_empty() {
+                return Err(format!("trace event '{pattern}' does not exist"));
+            }
+            for (name, on) in states {
+                let _ = writeln!(out, "{name} : state {}", u8::from(on));
+            }
+            Ok(())
+        },
+    ),
 ];
 
 /// Runs `info SUBCOMMAND`.
@@ -102,8 +134,9 @@ pub fn run(vm: &mut Vm<'_>, args: &str, history: &[String], out: &mut String) ->
         list(out);
         return Ok(());
     };
+    let rest = args.trim_start().strip_prefix(name.as_str()).unwrap_or_default();
     match TOPICS.iter().find(|topic| topic.name == name) {
-        Some(Topic { run: Some(run), .. }) => run(vm, history, out),
+        Some(Topic { run: Some(run), .. }) => run(vm, &Around { args: rest, history }, out),
         Some(_) => Err(format!("info {name}: not supported yet")),
         None => Err(format!("unknown info subcommand: '{name}'")),
     }

@@ -9,6 +9,7 @@ use nix::poll::PollFlags;
 use crate::vm::Vm;
 
 mod commands;
+mod counters;
 mod disassembly;
 mod expr;
 mod info;

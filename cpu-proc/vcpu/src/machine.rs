@@ -9,6 +9,7 @@ use bulkhead_bus::irq::IrqPage;
 use bulkhead_bus::messages::{BulkMap, RegionMap, Space, Wire, WireMap};
 use bulkhead_bus::ram::CodeMap;
 use bulkhead_bus::sys::monotonic_ns;
+use bulkhead_bus::trace::{Tracer, events};
 use bulkhead_chips::board::{Board, Event};
 use bulkhead_chips::i440fx::GRANULE;
 use bulkhead_chips::pci::ROM_BAR;
@@ -77,6 +78,7 @@ pub struct Pc {
     code_changed: bool,
     /// A message of the broker waits: the CPU has to leave its run loop.
     message_waits: Arc<AtomicBool>,
+    tracer: Tracer,
 }
 
 impl Pc {
@@ -96,6 +98,7 @@ impl Pc {
         alarm: Alarm,
         message_waits: Arc<AtomicBool>,
         log: Log,
+        tracer: Tracer,
     ) -> Pc {
         let a20 = wires.iter().filter(|wire| wire.to == Wire::A20).map(|wire| (wire.device, true)).collect();
         let mut pc = Pc {
@@ -121,6 +124,7 @@ impl Pc {
             smm: false,
             code_changed: false,
             message_waits,
+            tracer,
         };
         for region in &pc.regions {
             let range = range_of(region, region.base, region.size);
@@ -249,7 +253,11 @@ impl Pc {
             let changed = line.level != lead.level || rose;
             lead.edges = line.edges;
             lead.level = line.level;
-            let (source, to) = (lead.map.device, lead.map.to);
+            let (source, number, to) = (lead.map.device, lead.map.line, lead.map.to);
+            if changed && let Some(port) = self.devices.ports.get(source as usize) {
+                let args = [number.into(), line.level.into(), line.edges.into(), 0];
+                port.tracer().begin(events::CPU_LINE, || args);
+            }
             if !changed && to != Wire::A20 {
                 continue;
             }
@@ -323,6 +331,7 @@ impl Pc {
     fn port_in(&mut self, port: u16, size: u8) -> u32 {
         let now = self.clock.now();
         if let Some(value) = self.board.port_read(port, size, now) {
+            self.tracer.begin(events::CHIP_READ, || [0, port.into(), size.into(), value.into()]);
             self.settle_and_notify(now);
             return value;
         }
@@ -338,6 +347,7 @@ impl Machine for Pc {
     fn read(&mut self, gpa: u64, size: u8) -> u64 {
         let now = self.clock.now();
         if let Some(value) = self.board.mmio_read(0, gpa, size, now) {
+            self.tracer.begin(events::CHIP_READ, || [1, gpa, size.into(), value]);
             self.settle_and_notify(now);
             return value;
         }
@@ -347,6 +357,7 @@ impl Machine for Pc {
     fn write(&mut self, gpa: u64, size: u8, value: u64) {
         let now = self.clock.now();
         if self.board.mmio_write(0, gpa, size, value, now) {
+            self.tracer.begin(events::CHIP_WRITE, || [1, gpa, size.into(), value]);
             self.settle_and_notify(now);
         } else if (SHADOW..MEGABYTE).contains(&gpa) || (VIDEO..SHADOW).contains(&gpa) && self.phys.smram {
             let bytes = value.to_le_bytes();
@@ -371,6 +382,7 @@ impl Machine for Pc {
         }
         let now = self.clock.now();
         if self.board.port_write(port, size, value, now) {
+            self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
             self.settle_and_notify(now);
             return;
         }
@@ -426,6 +438,9 @@ impl Machine for Pc {
     fn acknowledge_interrupt(&mut self) -> Option<u8> {
         let now = self.clock.now();
         let vector = self.board.acknowledge(0, now);
+        if let Some(vector) = vector {
+            self.tracer.begin(events::INTERRUPT, || [vector.into(), 0, 0, 0]);
+        }
         self.settle();
         vector
     }
@@ -485,7 +500,9 @@ impl Machine for Pc {
         let now = self.clock.now();
         let timeout = self.board.next_deadline().map(|at| Duration::from_nanos(at.saturating_sub(now)));
         let irq = &self.irq;
+        self.tracer.begin(events::HALT, || [0; 4]);
         irq.cpu_bell().sleep(timeout, || irq.attention().load(Ordering::SeqCst) != 0);
+        self.tracer.end(events::HALT, || [0; 4]);
         // A deadline that passed while asleep counts as attention.
         irq.attention().store(1, Ordering::SeqCst);
     }

@@ -42,11 +42,13 @@ pub fn start() -> Result<Vm, StartError> {
         manifest.map(fd::CODE, code_map_bytes(manifest.ram_bytes) as usize, true)?,
         manifest.ram_bytes,
     );
+    let tracer = manifest.tracer()?;
     let mut ports = Vec::new();
     for index in 0..config.devices.len() {
         let name = format!("device{index}");
         let bell = Bell::new(manifest.map(&format!("{name}-bell"), BELL_BYTES, true)?);
-        ports.push(DevicePort::new(manifest.map(&name, DEVICE_BYTES, true)?, bell, irq.clone()));
+        let port = DevicePort::new(manifest.map(&name, DEVICE_BYTES, true)?, bell, irq.clone());
+        ports.push(port.traced(tracer.for_device(index)));
     }
     let mut memories = Vec::new();
     for bulk in &config.bulks {
@@ -97,6 +99,7 @@ pub fn start() -> Result<Vm, StartError> {
         alarm,
         waiting.clone(),
         log,
+        tracer,
     ));
     let model = match (config.model.as_str(), config.long_mode) {
         ("", true) => "qemu64",

@@ -11,6 +11,7 @@ pub mod firmware;
 pub mod machine;
 pub mod params;
 pub mod table;
+pub mod trace;
 
 use std::ffi::OsStr;
 

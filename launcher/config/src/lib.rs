@@ -92,6 +92,8 @@ pub struct MachineConfig {
     pub smbios: Vec<Smbios>,
     /// `-device isa-debug-exit`.
     pub debug_exit: Option<DebugExit>,
+    /// `-trace`.
+    pub trace: Trace,
 }
 
 impl MachineConfig {
@@ -138,6 +140,7 @@ impl MachineConfig {
             acpi_tables: Vec::new(),
             smbios: Vec::new(),
             debug_exit: None,
+            trace: Trace::default(),
         }
     }
 }
@@ -365,4 +368,26 @@ pub struct DebugExit {
     pub iobase: u16,
     /// Ports, 1..=4.
     pub iosize: u16,
+}
+
+/// `-trace`: which events are recorded from the start on, and where what is recorded goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// In command-line order; later ones win.
+    pub switches: Vec<TraceSwitch>,
+    /// `file=`: text. Standard error when none of the three is given.
+    pub file: Option<PathBuf>,
+    /// `timeline=`: a Perfetto trace.
+    pub timeline: Option<PathBuf>,
+    /// `logs=`: a folder for one text file per process.
+    pub logs: Option<PathBuf>,
+}
+
+/// What switches trace events on or off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TraceSwitch {
+    /// A name with `*` and `?` as wildcards; with a dash in front it switches off.
+    Pattern(String),
+    /// A file of such patterns, one a line, `#` begins a comment.
+    File(PathBuf),
 }

@@ -40,7 +40,8 @@ fn link(manifest: &Manifest) -> Result<Option<ByteEnd>, StartError> {
         return Ok(None);
     }
     let peer = manifest.bell(&format!("{name}{}", fd::PEER_BELL))?;
-    Ok(Some(ByteEnd::new(manifest.map(&name, BYTES_LINK, true)?, peer, Side::Host)))
+    let end = ByteEnd::new(manifest.map(&name, BYTES_LINK, true)?, peer, Side::Host);
+    Ok(Some(end.traced(manifest.tracer()?, 0)))
 }
 
 fn start() -> Result<std::convert::Infallible, StartError> {

@@ -1,8 +1,8 @@
-//! The table. Order and syntax are those of chapter 3.3 of the QEMU 0.10.4 manual; `-device` is a later QEMU's.
+//! The table. Order and syntax are those of chapter 3.3 of the QEMU 0.10.4 manual; `-device` and `-trace` are later QEMUs'.
 
 use super::Action::{Flag, Help, NotYet, Value, Version};
 use super::{Form, Group, Row};
-use super::{chardev, cpu, date, drive, firmware, machine};
+use super::{chardev, cpu, date, drive, firmware, machine, trace};
 
 const fn works(syntax: &'static str, help: &'static str) -> Form {
     Form { syntax, help, supported: true }
@@ -126,4 +126,5 @@ pub static OPTIONS: &[Row] = &[
     row!(Debug, "chroot", Value(machine::chroot), works("dir", "change root to dir before the guest starts")),
     row!(Debug, "runas", Value(machine::run_as), works("user", "change to this user (or uid:gid) before the guest starts")),
     row!(Debug, "device", Value(machine::device), works("isa-debug-exit[,iobase=N][,iosize=N]", "add a port whose write ends the machine with status (value << 1) | 1")),
+    row!(Debug, "trace", Value(trace::trace), works("[[enable=]pattern][,events=file][,file=file][,timeline=file][,logs=dir]", "record events of the devices whose name matches pattern or a line of events=; text to file= (default: standard error), a timeline for ui.perfetto.dev, a text file per process in logs= (-trace help for list)")),
 ];

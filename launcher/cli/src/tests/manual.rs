@@ -105,7 +105,7 @@ const HEADINGS: &[&str] = &[
 /// The working options that the first release names; all others must say that they are not supported yet.
 const WORKING: &str = "h version M cpu smp m hda hdb hdc hdd cdrom drive hdachs boot snapshot name uuid nographic vga \
     kernel append initrd serial monitor parallel pidfile S d L bios no-reboot no-shutdown daemonize option-rom \
-    localtime startdate echr chroot runas no-acpi no-hpet no-fd-bootchk rtc-td-hack win2k-hack acpitable smbios device vnc net";
+    localtime startdate echr chroot runas no-acpi no-hpet no-fd-bootchk rtc-td-hack win2k-hack acpitable smbios device trace vnc net";
 
 #[test]
 fn every_heading_of_the_manual_is_in_the_help_with_its_syntax() {
@@ -119,7 +119,11 @@ fn every_heading_of_the_manual_is_in_the_help_with_its_syntax() {
         assert!(found, "{heading}");
     }
     let forms: usize = OPTIONS.iter().map(|row| row.forms.len()).sum();
-    assert_eq!(forms, HEADINGS.len() + 2, "-device and -vnc none are the only forms beyond the headings");
+    assert_eq!(
+        forms,
+        HEADINGS.len() + 3,
+        "-device, -trace and -vnc none are the only forms beyond the headings"
+    );
 }
 
 #[test]
