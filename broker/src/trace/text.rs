@@ -64,6 +64,11 @@ pub fn show(out: &mut String, names: &Names, show: Show, value: u64) {
             Some(name) => write!(out, "{}", name.process),
             None => write!(out, "process {value}"),
         },
+        Show::Class => match value {
+            1 => write!(out, "posted"),
+            2 => write!(out, "kick"),
+            _ => write!(out, "sync"),
+        },
         Show::Space => write!(out, "{}", if value == 0 { "port" } else { "memory" }),
     };
 }

@@ -22,6 +22,8 @@ pub enum Show {
     Process,
     /// An address space: 0 I/O ports, else memory.
     Space,
+    /// How a write goes: [`crate::chip::Class`] as its number.
+    Class,
 }
 
 /// One record: its text, with `{}` for each of its numbers, and the numbers.
@@ -130,7 +132,7 @@ events! {
     CPU_READ_MIRROR, "cpu_read_mirror", CpuForDevice, None, "the CPU reads a register that the device keeps in shared memory",
         "{} value {}" [register Place, value Hex];
     CPU_WRITE, "cpu_write", CpuForDevice, Request, "the CPU writes a register of the device, and waits for it unless posted",
-        "request {} {} value {} class {}" [request Dec, register Place, value Hex, class Dec], "request {}" [request Dec];
+        "request {} {} value {} {}" [request Dec, register Place, value Hex, class Class], "request {}" [request Dec];
     CPU_READ_BLOCK, "cpu_read_block", CpuForDevice, Request, "rep ins: the CPU reads many units of one register",
         "request {} {} bytes {}" [request Dec, register Place, bytes Dec], "request {} filled {}" [request Dec, filled Dec];
     CPU_WRITE_BLOCK, "cpu_write_block", CpuForDevice, Request, "rep outs: the CPU writes many units to one register",

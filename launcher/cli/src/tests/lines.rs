@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use bulkhead_config::{
     AcpiTable, Cache, CharDevice, DebugExit, Drive, Geometry, Machine, MachineConfig, Media, RtcBase, RunAs,
-    Smbios, Target, Translation, Vga,
+    Smbios, Target, Trace, TraceSwitch, Translation, Vga,
 };
 
 use super::{error, good, line, printed, request};
@@ -104,6 +104,12 @@ fn every_simple_option_sets_its_field() {
         ("-net none -vnc none", |c| *c == good("")),
         ("-device isa-debug-exit,iobase=0xf4,iosize=0x04", |c| {
             c.debug_exit == Some(DebugExit { iobase: 0xf4, iosize: 4 })
+        }),
+        ("-trace ide0.* -trace file=a,timeline=b,logs=c -trace enable=-x,events=e", |c| {
+            let pattern = |text: &str| TraceSwitch::Pattern(text.to_owned());
+            let switches = vec![pattern("ide0.*"), pattern("-x"), TraceSwitch::File("e".into())];
+            let (file, timeline, logs) = (Some("a".into()), Some("b".into()), Some("c".into()));
+            c.trace == Trace { switches, file, timeline, logs }
         }),
         ("-device isa-debug-exit", |c| c.debug_exit == Some(DebugExit { iobase: 0x501, iosize: 2 })),
     ];
