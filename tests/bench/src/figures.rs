@@ -10,6 +10,7 @@ use crate::rom;
 use crate::table::{Row, Section, quantile};
 
 /// An emulator under measurement.
+#[derive(Clone)]
 pub struct Emulator {
     /// Program and first arguments for a 64-bit machine.
     pub x86_64: Vec<String>,
@@ -18,6 +19,7 @@ pub struct Emulator {
 }
 
 /// What is measured, and how often.
+#[derive(Clone)]
 pub struct Bench {
     /// Ours.
     pub ours: Emulator,
@@ -135,6 +137,10 @@ impl Bench {
 
     /// Starts a machine with an image as firmware; it has everything a machine has by default but a network card.
     fn firmware(emulator: &Emulator, image: &str) -> Result<Machine, String> {
+        Self::firmware_with(emulator, image, &[])
+    }
+
+    fn firmware_with(emulator: &Emulator, image: &str, more: &[&str]) -> Result<Machine, String> {
         let exit = format!("isa-debug-exit,iobase={:#x},iosize=0x1", rom::EXIT_PORT);
         let args = [
             "-nographic",
@@ -149,7 +155,7 @@ impl Bench {
             "-bios",
             image,
         ];
-        Machine::start(&emulator.x86_64, &[&args[..], &["-device", &exit]].concat())
+        Machine::start(&emulator.x86_64, &[&args[..], &["-device", &exit], more].concat())
     }
 
     /// Time from exec to the first byte of test firmware, and to the end.
@@ -228,9 +234,16 @@ impl Bench {
         Ok(path)
     }
 
-    fn read_disk(&self, emulator: &Emulator, disk: &Path) -> Result<f64, String> {
+    /// Reads the disk with these options; commands of the monitor come right before.
+    fn read_disk(
+        &self,
+        emulator: &Emulator,
+        disk: &Path,
+        more: &[&str],
+        commands: &[String],
+    ) -> Result<f64, String> {
         let drive = format!("file={},if=ide,index=0,media=disk,format=raw", disk.display());
-        let mut machine = self.shell(emulator, &["-drive", &drive])?;
+        let mut machine = self.shell(emulator, &[&["-drive", &drive], more].concat())?;
         // In the order of their dependencies; what a kernel has built in or lacks is skipped.
         machine.send(
             "cd /lib/modules/*; for m in scsi_common scsi_mod libata ata_piix crc64 crc64-rocksoft crct10dif_common \
@@ -238,6 +251,17 @@ impl Bench {
              n=0; while [ ! -b /dev/sda ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; echo disk-$((40 + 2))\n",
         )?;
         machine.expect("disk-42", Duration::from_secs(120))?;
+        if !commands.is_empty() {
+            // The monitor is on the same terminal, behind C-a c.
+            machine.send("\x01c")?;
+            for command in commands {
+                machine.expect("(qemu) ", SHORT)?;
+                machine.send(&format!("{command}\n"))?;
+            }
+            machine.expect("(qemu) ", SHORT)?;
+            machine.send("\x01c\n")?;
+            machine.expect(PROMPT, SHORT)?;
+        }
         machine.send(
             "cat /sys/class/ata_device/dev1.0/xfer_mode; echo go-$((40 + 2)); dd if=/dev/sda of=/dev/null bs=1M iflag=direct; echo done-$((40 + 2))\n",
         )?;
@@ -255,10 +279,72 @@ impl Bench {
 
     /// Sequential read by IDE bus-master DMA.
     pub fn disk_read(&self) -> Section {
-        let pair = self.pair("disk", self.runs, |emulator| self.read_disk(emulator, &self.disk()?));
+        let pair = self.pair("disk", self.runs, |emulator| self.read_disk(emulator, &self.disk()?, &[], &[]));
         let figure = format!("dd of {} MiB, 1 MiB direct reads", self.disk_mib);
         let rows = vec![self.row(&figure, &pair, |rate| *rate, 0, Wanted::RatioAtLeast(1.0))];
         Section { title: "IDE sequential read by DMA, MiB/s by the host's clock, median".into(), rows }
+    }
+
+    /// What tracing costs: off, one device, everything. Ours only; text goes to a file.
+    pub fn tracing(&self) -> [Section; 2] {
+        let alone = Bench { peer: None, ..self.clone() };
+        let text = self.scratch.join("trace.txt");
+        let file = format!("file={}", text.display());
+        let lost = || std::fs::read_to_string(&text).map(|text| lost_share(&text)).unwrap_or_default();
+        let (mut registers, mut disk) = (Vec::new(), Vec::new());
+        for (name, pattern) in TRACED {
+            let pair = alone.pair(&format!("tracing, {name}: registers"), self.runs, |emulator| {
+                let image = self.image("registers.rom", &rom::registers())?;
+                let options = pattern.map(|pattern| format!("{pattern},{file}"));
+                let more = options.iter().flat_map(|option| ["-trace", option.as_str()]).collect::<Vec<_>>();
+                let (output, _) = Self::firmware_with(emulator, &image, &more)?.wait(BOOT)?;
+                let samples = rom::parse(&output)?;
+                Ok((samples, if pattern.is_some() { lost() } else { 0.0 }))
+            });
+            for (at, register) in
+                rom::REGISTERS.iter().enumerate().filter(|(_, r)| TRACED_REGISTERS.contains(&r.label))
+            {
+                let value = |(samples, _): &(Vec<rom::Samples>, f64)| {
+                    let warm = samples.get(at).map(|s| s.warm.as_slice()).unwrap_or_default();
+                    quantile(warm.get(warm.len() / 10..).unwrap_or_default(), 0.5).unwrap_or(f64::NAN)
+                };
+                let figure = format!("{}: {name}", register.label);
+                registers.push(alone.row(&figure, &pair, value, 0, Wanted::Any));
+            }
+            if pattern.is_some() {
+                registers.push(alone.row(
+                    &format!("records lost, %: {name}"),
+                    &pair,
+                    |run| run.1,
+                    1,
+                    Wanted::Any,
+                ));
+            }
+            let pair = alone.pair(&format!("tracing, {name}: disk"), self.runs, |emulator| {
+                let commands: Vec<String> =
+                    pattern.iter().map(|pattern| format!("trace-event {pattern} on")).collect();
+                let rate = self.read_disk(emulator, &self.disk()?, &["-trace", &file], &commands)?;
+                Ok((rate, if pattern.is_some() { lost() } else { 0.0 }))
+            });
+            disk.push(alone.row(
+                &format!("dd of {} MiB: {name}", self.disk_mib),
+                &pair,
+                |run| run.0,
+                0,
+                Wanted::Any,
+            ));
+            if pattern.is_some() {
+                disk.push(alone.row(&format!("records lost, %: {name}"), &pair, |run| run.1, 1, Wanted::Any));
+            }
+        }
+        let _ = std::fs::remove_file(&text);
+        [
+            Section {
+                title: "tracing to a text file: register read inside the guest, nanoseconds, warm p50".into(),
+                rows: registers,
+            },
+            Section { title: "tracing to a text file: IDE sequential read by DMA, MiB/s".into(), rows: disk },
+        ]
     }
 
     /// Use of the host by a guest that waits at its shell: processor, wake-ups, memory.
@@ -348,6 +434,27 @@ impl Bench {
     }
 }
 
+/// What is traced: its name in the table, the pattern.
+const TRACED: [(&str, Option<&str>); 3] =
+    [("off", None), ("one device (ide0.*)", Some("ide0.*")), ("all (*)", Some("*"))];
+
+/// Registers that are read under tracing.
+const TRACED_REGISTERS: [&str; 3] =
+    ["serial line status 3FDh (sync)", "IDE status 1F7h (sync)", "IDE alternate status 3F6h (mirrored)"];
+
+/// How many records of a trace were lost, in percent.
+fn lost_share(text: &str) -> f64 {
+    let lost = |line: &str| line.split_once(":lost ")?.1.split(' ').next()?.parse::<f64>().ok();
+    let (mut written, mut gone) = (0.0, 0.0);
+    for line in text.lines() {
+        match lost(line) {
+            Some(count) => gone += count,
+            None => written += 1.0,
+        }
+    }
+    if written + gone > 0.0 { gone * 100.0 / (written + gone) } else { 0.0 }
+}
+
 /// Processes that stand for one device.
 fn is_device(name: &str) -> bool {
     name.starts_with("bh-") && !["bh-cpu", "bh-block", "bh-char"].iter().any(|other| name.starts_with(other))
@@ -374,6 +481,26 @@ impl Idle {
             pss_kib: after.pss_kib.map_or(f64::NAN, |kib| kib as f64),
             pss_shared_kib: if after.pss_kib.is_some() { after.pss_shared_kib as f64 } else { f64::NAN },
             name: after.name,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_records_are_a_share_of_all() {
+        let text =
+            "bh-cpu@0.1:cpu.interrupt vector 0x8\nbh-ide0@0.2:lost 3 records: the ring was full or garbled\n";
+        assert!((lost_share(text) - 75.0).abs() < 0.001);
+        assert!(lost_share("").abs() < 0.001);
+    }
+
+    #[test]
+    fn traced_registers_are_among_those_that_are_measured() {
+        for label in TRACED_REGISTERS {
+            assert!(rom::REGISTERS.iter().any(|register| register.label == label), "{label}");
         }
     }
 }

@@ -17,14 +17,14 @@ const USAGE: &str = "\
 usage: bench [options]
   --quick            one run of each figure
   --runs N           runs of each figure (default 5; starts: ten times that)
-  --only LIST        some of boot,start,registers,disk,idle (idle measures memory too)
+  --only LIST        some of boot,start,registers,disk,idle (idle measures memory too),tracing
   --markdown         the table as Markdown
   --programs DIR     our programs (default: target/release when it has them, else target/fast)
   --disk-mib N       size of the disk that is read (default 512)
   --idle-seconds N   length of the idle measurement (default 10)
 The peer is the command line in the variable PEER, else qemu-system-x86_64 from PATH; PEER=none runs without.";
 
-const FIGURES: [&str; 5] = ["boot", "start", "registers", "disk", "idle"];
+const FIGURES: [&str; 6] = ["boot", "start", "registers", "disk", "idle", "tracing"];
 
 struct Options {
     runs: usize,
@@ -147,6 +147,7 @@ fn run() -> Result<(), String> {
             "start" => sections.push(bench.start()),
             "registers" => sections.push(bench.registers()),
             "disk" => sections.push(bench.disk_read()),
+            "tracing" => sections.extend(bench.tracing()),
             _ => sections.extend(bench.idle()),
         }
     }
