@@ -54,6 +54,8 @@ const BELL: Memory =
     memory("bell", Access::Write, "its own bell; the virtual CPU's; that of each link's other end");
 const IRQ: Memory = memory("irq", Access::Write, "levels and edges of interrupt lines, attention word");
 const CLOCK: Memory = memory("clock", Access::Read, "guest time");
+const TRACE: Memory =
+    memory("trace", Access::Write, "its own trace file: switches, counters, a ring of records");
 const RAM: Memory = memory("ram", Access::Write, "guest RAM, for its direct memory access");
 const CODE: Memory =
     memory("code", Access::Write, "which pages hold compiled code, which of them it changed");
@@ -65,13 +67,20 @@ const LIES: &str = "It can misbehave as this chip: answer registers wrongly, rai
                     page, and wake the virtual CPU for nothing.";
 
 const fn chip(name: &'static str, program: &'static str, what: &'static str) -> Role {
-    Role { name, program, what, descriptors: &[], memory: &[DEVICE, BELL, IRQ, CLOCK], taken_over: LIES }
+    Role {
+        name,
+        program,
+        what,
+        descriptors: &[],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE],
+        taken_over: LIES,
+    }
 }
 
 /// Every kind of process but the broker.
 pub const ROLES: &[Role] = &[
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, BYTES],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, BYTES],
         taken_over: "It can misbehave as this chip, send any bytes to its character back end, and touch any interrupt line.",
         ..chip("serial", "bh-serial", "a 16550 serial port")
     },
@@ -80,26 +89,29 @@ pub const ROLES: &[Role] = &[
     chip("port92", "bh-port92", "system control port A"),
     chip("dma", "bh-dma", "the 8237 pair"),
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, BYTES],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, BYTES],
         ..chip("debugports", "bh-debugports", "debug ports of the firmware, isa-debug-exit")
     },
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, RAM, CODE, BULK],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, RAM, CODE, BULK],
         taken_over: "It can read and write all of guest RAM, so the guest is lost; and touch any interrupt line. Nothing of the host.",
         ..chip("fwcfg", "bh-fwcfg", "the firmware configuration device, a bus master")
     },
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, BULK],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, BULK],
         taken_over: "It can show a wrong picture and touch any interrupt line.",
         ..chip("vga", "bh-vga", "the standard VGA")
     },
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, RAM, CODE, BLOCK],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, RAM, CODE, BLOCK],
         taken_over: "It can read and write all of guest RAM and, through its block links, the contents of its drives, so the guest is \
                      lost; and touch any interrupt line. Nothing of the host: it has no image, only links to those who do.",
         ..chip("ide", "bh-ide", "the PIIX3 IDE function, a bus master")
     },
-    Role { memory: &[DEVICE, BELL, IRQ, CLOCK], ..chip("template", "bh-template", "the device to copy") },
+    Role {
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE],
+        ..chip("template", "bh-template", "the device to copy")
+    },
     Role {
         name: "block",
         program: "bh-block",
@@ -108,7 +120,7 @@ pub const ROLES: &[Role] = &[
             ("image0", "the image, opened and locked by the broker, for reading only if the drive is"),
             ("overlay", "with -snapshot: an unlinked temporary file that takes the writes"),
         ],
-        memory: &[BELL, BLOCK],
+        memory: &[BELL, BLOCK, TRACE],
         taken_over: "It can read and write this one image (only read it where the drive is read-only), which is what its guest may do \
                      anyway, and make it longer. No guest RAM, no interrupt, no other image.",
     },
@@ -121,7 +133,7 @@ pub const ROLES: &[Role] = &[
             ("listener, client", "a listening socket and its client"),
             ("monitor", "bytes to and from the broker's monitor, where it is shown"),
         ],
-        memory: &[BELL, BYTES],
+        memory: &[BELL, BYTES, TRACE],
         taken_over: "It can read and write its one stream. If the monitor is shown on that stream, it can type monitor commands, which \
                      is as much as whoever sits at the terminal can do: it is as trusted as its client then. No guest RAM, no interrupt.",
     },
@@ -135,6 +147,7 @@ pub const ROLES: &[Role] = &[
             memory("bell", Access::Write, "its own bell and those of all devices"),
             IRQ,
             CLOCK,
+            TRACE,
             memory("ram", Access::Write, "guest RAM"),
             memory("code", Access::Write, "which pages hold compiled code"),
             memory("bulk", Access::Write, "display memory"),
