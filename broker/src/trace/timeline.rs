@@ -173,7 +173,9 @@ impl Timeline {
         self.close_all(names, source, time, out);
         let mut interned = Message::default();
         let mut body = self.event(source, INSTANT);
-        body.number(field::event::NAME_ID, self.name_id(format!("lost {count} records"), &mut interned));
+        body.number(field::event::NAME_ID, self.name_id("lost records".to_owned(), &mut interned));
+        let told = Record { time, event: 0, end: false, device: 0, args: [count, 0, 0, 0] };
+        self.numbers(names, &[("count", Show::Dec)], &told, &mut body, &mut interned);
         emit(names, time, &body, &interned, out);
     }
 

@@ -16,7 +16,7 @@ use super::{Names, text};
 /// How often the rings are looked at. A ring holds some milliseconds of the busiest device.
 const LOOK: Duration = Duration::from_millis(4);
 /// How long a process that was stopped in the middle of a record can hold back the records of all others.
-const HELD_MAX_NS: u64 = 1_000_000_000;
+const HELD_MAX_NS: u64 = 100_000_000;
 /// How long the end of the VM may wait for files to be written.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
 /// Output is written in pieces of about this size.
