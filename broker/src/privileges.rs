@@ -4,7 +4,7 @@
 //! signal, no other process of the host or of the VM is within reach even of one that left its jail. The numbers come from the
 //! range that no system hands out (`0x70000000` to `0x7ffdffff`: above ordinary users, dynamic users and containers, below what
 //! is taken for negative): 64 for each process number that a broker can have, so that two VMs never share one. In a user namespace
-//! that does not map them everybody is `nobody`.
+//! that does not map them everybody is `nobody`, or stays what it is where not even that exists.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,6 +35,8 @@ pub struct Privileges {
     superuser: bool,
     /// First of the processes' own identities.
     own: Option<u32>,
+    /// Everybody's, where there are none of their own.
+    nobody: Option<(u32, u32)>,
 }
 
 impl Privileges {
@@ -80,13 +82,21 @@ impl Privileges {
         };
         let first = FIRST + std::process::id() % BROKERS * EACH;
         let free = is_mapped("uid_map", first, EACH) && is_mapped("gid_map", first, EACH);
-        Ok(Privileges { run_as, root, superuser, own: free.then_some(first) })
+        let nobody = is_mapped("uid_map", NOBODY.0, 1) && is_mapped("gid_map", NOBODY.1, 1);
+        Ok(Privileges {
+            run_as,
+            root,
+            superuser,
+            own: free.then_some(first),
+            nobody: nobody.then_some(NOBODY),
+        })
     }
 
-    /// User and group of the process with this number; `None` when the broker is no superuser, so that all are its user's.
+    /// User and group of the process with this number; `None` when the broker is no superuser, so that all are its user's, or when
+    /// its user namespace has nobody else.
     pub fn of_process(&self, number: u32) -> Option<(u32, u32)> {
         let own = self.own.map(|first| first + number % EACH).map(|id| (id, id));
-        self.superuser.then(|| self.run_as.or(own).unwrap_or(NOBODY))
+        self.run_as.or(own).or(self.nobody).filter(|_| self.superuser)
     }
 
     /// The folder of `-chroot`, for the processes.
@@ -195,6 +205,8 @@ mod tests {
             Privileges { run_as: Some((1, 2)), superuser: true, own: Some(FIRST), ..Privileges::default() };
         assert_eq!(privileges.of_process(5), Some((1, 2)));
         assert_eq!(Privileges::default().of_process(5), None);
-        assert_eq!(Privileges { superuser: true, ..Privileges::default() }.of_process(5), Some(NOBODY));
+        let narrow = Privileges { superuser: true, nobody: Some(NOBODY), ..Privileges::default() };
+        assert_eq!(narrow.of_process(5), Some(NOBODY));
+        assert_eq!(Privileges { superuser: true, ..Privileges::default() }.of_process(5), None);
     }
 }

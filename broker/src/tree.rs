@@ -619,6 +619,9 @@ fn start_cpu(
 /// Fails when a process has ended, with what it said.
 fn check(processes: &mut [Process]) -> Result<(), Fail> {
     for process in processes {
+        if let Some(violation) = crate::violations::at_start(process) {
+            return Err(Fail(violation));
+        }
         if let Some(end) = process.ended() {
             let said = process.last_words();
             let said = said.trim();

@@ -3,6 +3,7 @@
 
 use bulkhead_security::Violation;
 
+use crate::spawn::Process;
 use crate::vm::Vm;
 
 /// Reason of the death in `info restarts`, before the description.
@@ -26,6 +27,12 @@ impl Vm<'_> {
         }
         self.condemn(index, VERDICT, true);
     }
+}
+
+/// The violation of a process that does not serve yet, as a line.
+pub fn at_start(process: &mut Process) -> Option<String> {
+    let violation = process.jail.attend()?;
+    Some(format!("{}: {VERDICT}: {}", process.name, describe(&process.name, &violation)))
 }
 
 /// Thread, call, arguments, place.

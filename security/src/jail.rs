@@ -21,7 +21,7 @@ use crate::watch::Lacks;
 const STDERR: RawFd = 2;
 /// Exit status after a panic.
 const PANICKED: i32 = 101;
-/// Memory of its own that a process may have, and what it may map beyond what it has when it enters its jail.
+/// Memory that a process may have, and map, beyond what it has when it enters its jail.
 const ROOM: u64 = 64 << 20;
 /// The same for the CPU process, whose tables of compiled code grow with the guest's programs.
 const CPU_ROOM: u64 = 2 << 30;
@@ -46,8 +46,9 @@ pub struct Confined {
     lacks: Lacks,
     report: Option<RawFd>,
     highest: RawFd,
-    /// Bytes mapped, where the process table tells.
+    /// Bytes mapped, and those of them that are its own; where the process table tells.
     mapped: Option<u64>,
+    data: Option<u64>,
 }
 
 /// Locks this process down for good: [`confine`], then [`Confined::seal`].
@@ -76,7 +77,7 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
     let terms = terms.into();
     let mut lacks = Lacks::NOTHING;
     let parent = sys::parent();
-    let mapped = sys::mapped_bytes();
+    let (mapped, data) = sys::memory_in_use().unzip();
     step("process name", sys::take_name())?;
     step("parent death signal", sys::die_with_parent())?;
     step("dumpable", sys::not_dumpable())?;
@@ -98,10 +99,10 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
     }
     match terms.root {
         Some(root) if superuser => step("chroot", sys::chroot_into(root))?,
-        _ if separate => step("empty root", sys::empty_root())?,
+        // Some hosts give out namespaces and then allow nothing in them.
+        _ if separate && sys::empty_root().is_ok() => {}
         _ if superuser => step("chroot", sys::chroot_into_nothing())?,
-        // Nothing of the file system is lost to it all the same: landlock has no rule.
-        _ => {}
+        _ => lacks |= Lacks::ROOT,
     }
     if let Some(root) = terms.root {
         step("closing descriptors", sys::close_one(root))?;
@@ -109,8 +110,10 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
     if superuser || separate {
         step("capability bounds", sys::drop_bounding_set())?;
     }
-    if let (true, Some((user, group))) = (superuser, terms.run_as) {
-        step("dropping privileges", sys::drop_to(user, group))?;
+    match terms.run_as {
+        Some((user, group)) if superuser => step("dropping privileges", sys::drop_to(user, group))?,
+        None if superuser => lacks |= Lacks::USER,
+        _ => {}
     }
     step("capabilities", sys::drop_capabilities())?;
     // A change of credentials clears both.
@@ -126,7 +129,7 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
         Err(error) => return Err(format!("jail: landlock: {error}")),
     }
     let highest = kept.into_iter().max().unwrap_or(STDERR);
-    Ok(Confined { lacks, report: terms.report, highest, mapped })
+    Ok(Confined { lacks, report: terms.report, highest, mapped, data })
 }
 
 impl Confined {
@@ -170,7 +173,7 @@ impl Confined {
         let clients = if role == "char" { CLIENTS } else { 0 };
         let room = if role == "cpu" { CPU_ROOM } else { ROOM };
         step("limits", sys::limit(libc::RLIMIT_NOFILE, self.highest as u64 + 2 + clients))?;
-        step("limits", sys::limit(libc::RLIMIT_DATA, room))?;
+        step("limits", sys::limit(libc::RLIMIT_DATA, self.data.unwrap_or(CPU_ROOM) + room))?;
         if let Some(mapped) = self.mapped {
             step("limits", sys::limit(libc::RLIMIT_AS, mapped + room))?;
         }

@@ -24,11 +24,20 @@ impl Lacks {
     pub const LANDLOCK: Lacks = Lacks(2);
     /// Violations end the process unexplained.
     pub const EXPLANATIONS: Lacks = Lacks(4);
+    /// The host's files by name are kept from it by landlock and the filter alone.
+    pub const ROOT: Lacks = Lacks(8);
+    /// It is the superuser of a user namespace that has no other user.
+    pub const USER: Lacks = Lacks(16);
 
     /// For the user: `whole`, or what is missing.
     pub fn word(self) -> String {
-        let names =
-            [(Self::NAMESPACES, "namespaces"), (Self::LANDLOCK, "landlock"), (Self::EXPLANATIONS, "reports")];
+        let names = [
+            (Self::ROOT, "root"),
+            (Self::USER, "user"),
+            (Self::NAMESPACES, "namespaces"),
+            (Self::LANDLOCK, "landlock"),
+            (Self::EXPLANATIONS, "reports"),
+        ];
         let missing: Vec<&str> =
             names.iter().filter(|(bit, _)| self.0 & bit.0 != 0).map(|(_, name)| *name).collect();
         if missing.is_empty() { "whole".to_owned() } else { format!("no-{}", missing.join(",no-")) }

@@ -170,7 +170,7 @@ fn every_process_maps_what_its_page_says_and_guest_ram_only_where_it_is_needed()
     std::fs::write(&disk, vec![0u8; 1 << 20]).expect("disk");
     // With a log and an overlay, so that every kind of memory and descriptor is there.
     let more = ["-d", "cpu_reset", "-snapshot", "-hda", &disk];
-    let (_vm, mut monitor) = stopped(|args| Vm::start(PROGRAM, args), &scratch.file("monitor"), &more);
+    let (vm, mut monitor) = stopped(|args| Vm::start(PROGRAM, args), &scratch.file("monitor"), &more);
     let pages = pages();
     let mut with_ram = BTreeSet::new();
     for (name, (pid, _)) in jails(&mut monitor) {
@@ -199,6 +199,13 @@ fn every_process_maps_what_its_page_says_and_guest_ram_only_where_it_is_needed()
         };
         assert!((1..=most).contains(&fds), "{name} has {fds} descriptors");
     }
+    // The broker controls devices and sees nothing of the guest.
+    let (shared, _) = mapped(vm.pid());
+    assert!(shared.iter().any(|(kind, _)| kind == "device"), "{shared:?}");
+    assert!(
+        !shared.iter().any(|(kind, _)| ["ram", "bulk", "compiled", "bytes"].contains(&kind.as_str())),
+        "{shared:?}"
+    );
     assert_eq!(with_ram.into_iter().collect::<Vec<_>>(), ["bh-cpu", "bh-fwcfg", "bh-ide"]);
 }
 
@@ -312,6 +319,29 @@ fn chroot_encloses_every_process_and_its_successors() {
     assert_eq!(monitor.ask("pmemsave 0 16 \"/dump\""), "");
     let dump = std::fs::metadata(here.file("cell/dump")).expect("dump");
     assert_eq!((dump.len(), dump.uid()), (16, 12345));
+}
+
+#[test]
+fn a_machine_in_a_narrow_container_runs_and_says_what_its_jails_lack() {
+    // A user namespace with one user and no further mount namespace.
+    let narrow = "echo 0 > /proc/sys/user/max_mnt_namespaces && exec \"$0\" \"$@\"";
+    let container = ["--user", "--map-root-user", "sh", "-c", narrow];
+    let possible = Command::new("unshare").args(container).arg("true").stderr(Stdio::null()).status();
+    if !possible.is_ok_and(|status| status.success()) {
+        eprintln!("this host has no user namespaces to make a container of");
+        return;
+    }
+    let here = Installed::new("narrow");
+    let program = here.file(PROGRAM);
+    let start =
+        |args: &[&str]| Vm::start("/usr/bin/unshare", &[&container[..], &[program.as_str()], args].concat());
+    let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
+    let (_, jail) = succeed(&mut monitor, "bh-rtc");
+    assert_eq!(jail, "no-user,no-namespaces");
+    for (name, (pid, jail)) in jails(&mut monitor) {
+        assert_powerless(pid, &name);
+        assert_eq!(jail, "no-user,no-namespaces", "{name}");
+    }
 }
 
 #[test]
