@@ -38,11 +38,13 @@ pub struct Bench {
 }
 
 /// Results of the runs of both sides.
-struct Pair<T> {
-    ours: Vec<T>,
-    peer: Vec<T>,
+pub(crate) struct Pair<T> {
+    /// Ours.
+    pub ours: Vec<T>,
+    /// The peer's.
+    pub peer: Vec<T>,
     /// The first failure of each side: it replaces the figures in the table.
-    failed: [Option<String>; 2],
+    pub failed: [Option<String>; 2],
 }
 
 /// Whether less or more of a figure is better, and how much it may be.
@@ -59,15 +61,20 @@ enum Wanted {
 }
 
 /// The longest a guest may take to boot.
-const BOOT: Duration = Duration::from_secs(300);
+pub(crate) const BOOT: Duration = Duration::from_secs(300);
 /// The longest for anything small.
-const SHORT: Duration = Duration::from_secs(60);
-const UP: &str = "userland is up";
+pub(crate) const SHORT: Duration = Duration::from_secs(60);
+pub(crate) const UP: &str = "userland is up";
 const PROMPT: &str = "# ";
 
 impl Bench {
     /// Runs ours and the peer in turn, who is first changing with each run.
-    fn pair<T>(&self, what: &str, runs: usize, run: impl Fn(&Emulator) -> Result<T, String>) -> Pair<T> {
+    pub(crate) fn pair<T>(
+        &self,
+        what: &str,
+        runs: usize,
+        run: impl Fn(&Emulator) -> Result<T, String>,
+    ) -> Pair<T> {
         let mut pair = Pair { ours: Vec::new(), peer: Vec::new(), failed: [None, None] };
         for number in 0..runs {
             eprintln!("bench: {what}: run {} of {runs}", number + 1);
@@ -89,9 +96,9 @@ impl Bench {
     }
 
     /// The arguments that boot a guest without a display or a network card.
-    fn boot_args(&self, flavour: &str) -> Result<Vec<String>, String> {
+    pub(crate) fn boot_args(&self, flavour: &str, mib: &str) -> Result<Vec<String>, String> {
         let mut args: Vec<String> =
-            ["-nographic", "-vga", "none", "-net", "none", "-m", "256", "-append", "console=ttyS0"]
+            ["-nographic", "-vga", "none", "-net", "none", "-m", mib, "-append", "console=ttyS0"]
                 .map(String::from)
                 .into();
         for (option, file) in [("-kernel", "vmlinuz"), ("-initrd", "initrd.gz")] {
@@ -106,7 +113,7 @@ impl Bench {
 
     /// Boots the amd64 guest to its shell.
     fn shell(&self, emulator: &Emulator, more: &[&str]) -> Result<Machine, String> {
-        let args = self.boot_args("amd64")?;
+        let args = self.boot_args("amd64", "256")?;
         let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
         let mut machine = Machine::start(&emulator.x86_64, &args)?;
         machine.expect(UP, BOOT)?;
@@ -118,7 +125,7 @@ impl Bench {
     pub fn boot(&self) -> Section {
         let rows = ["amd64", "686", "686-pae"].map(|flavour| {
             let pair = self.pair(&format!("boot {flavour}"), self.runs, |emulator| {
-                let args = self.boot_args(flavour)?;
+                let args = self.boot_args(flavour, "256")?;
                 let args: Vec<&str> = args.iter().map(String::as_str).collect();
                 let command = if flavour == "amd64" { &emulator.x86_64 } else { &emulator.i386 };
                 Ok(Machine::start(command, &args)?.expect(UP, BOOT)?.1.as_secs_f64())

@@ -2,6 +2,7 @@
 //!
 //! usage: see [`USAGE`]. The repository's `./bench` builds what it needs first.
 
+mod cpu;
 mod figures;
 mod machine;
 mod rom;
@@ -15,19 +16,22 @@ use figures::{Bench, Emulator};
 
 const USAGE: &str = "\
 usage: bench [options]
-  --quick            one run of each figure
+  --quick            one run of each figure, and of the CPU's programs a fifth of their size
   --runs N           runs of each figure (default 5; starts: ten times that)
-  --only LIST        some of boot,start,registers,disk,idle (idle measures memory too),tracing
+  --only LIST        some of boot,start,registers,disk,idle (idle measures memory too),tracing,cpu
+  --cpu LIST         of the CPU's programs only those whose name contains one of these
   --markdown         the table as Markdown
   --programs DIR     our programs (default: target/release when it has them, else target/fast)
   --disk-mib N       size of the disk that is read (default 512)
   --idle-seconds N   length of the idle measurement (default 10)
 The peer is the command line in the variable PEER, else qemu-system-x86_64 from PATH; PEER=none runs without.";
 
-const FIGURES: [&str; 6] = ["boot", "start", "registers", "disk", "idle", "tracing"];
+const FIGURES: [&str; 7] = ["boot", "start", "registers", "disk", "idle", "tracing", "cpu"];
 
 struct Options {
     runs: usize,
+    quick: bool,
+    cpu: Vec<String>,
     only: Vec<String>,
     markdown: bool,
     programs: Option<PathBuf>,
@@ -37,7 +41,16 @@ struct Options {
 
 fn options(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     let only = FIGURES.map(String::from).into();
-    let mut options = Options { runs: 5, only, markdown: false, programs: None, disk_mib: 512, idle: 10 };
+    let mut options = Options {
+        runs: 5,
+        quick: false,
+        cpu: Vec::new(),
+        only,
+        markdown: false,
+        programs: None,
+        disk_mib: 512,
+        idle: 10,
+    };
     fn value(option: &str, args: &mut impl Iterator<Item = String>) -> Result<String, String> {
         args.next().ok_or_else(|| format!("{option} needs a value"))
     }
@@ -49,7 +62,8 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     }
     while let Some(option) = args.next() {
         match option.as_str() {
-            "--quick" => options.runs = 1,
+            "--quick" => (options.runs, options.quick) = (1, true),
+            "--cpu" => options.cpu = value(&option, &mut args)?.split(',').map(String::from).collect(),
             "--runs" => options.runs = number(&option, &mut args)?,
             "--only" => options.only = value(&option, &mut args)?.split(',').map(String::from).collect(),
             "--markdown" => options.markdown = true,
@@ -148,6 +162,7 @@ fn run() -> Result<(), String> {
             "registers" => sections.push(bench.registers()),
             "disk" => sections.push(bench.disk_read()),
             "tracing" => sections.extend(bench.tracing()),
+            "cpu" => sections.push(bench.cpu(options.quick, &options.cpu)?),
             _ => sections.extend(bench.idle()),
         }
     }
