@@ -286,12 +286,30 @@ pub fn run(cpu: &mut Cpu, op: HostOp, io: &mut Io, dest: Dest, cc: u16) -> bool 
         return run_unmasked(cpu, op, io, dest, cc);
     }
     // Flags that the guest has cleared since, or another guest's.
-    if fp_host::status() & EXCEPTIONS & !x87.status != 0 {
+    if fp_host::raised() & EXCEPTIONS & !x87.status != 0 {
         fp_host::clear_flags();
     }
-    let sw = op(io);
+    let sw = (op.controlled)(io);
+    fp_host::set_raised(sw);
     x87.status = (x87.status & !cc) | (sw & (cc | EXCEPTIONS));
     true
+}
+
+/// Whether an operation may run in place ([`HostOp::plain`]): the guest's control word is what the host has.
+pub fn plain(cpu: &mut Cpu) -> bool {
+    if cpu.x87.control & 0xf3f != fp_host::HOST_CONTROL & 0xf3f {
+        return false;
+    }
+    if fp_host::raised() & EXCEPTIONS & !cpu.x87.status != 0 {
+        fp_host::clear_flags();
+    }
+    true
+}
+
+/// Merges the status word of an operation run in place.
+pub fn merge(cpu: &mut Cpu, sw: u16, cc: u16) {
+    fp_host::set_raised(sw);
+    cpu.x87.status = (cpu.x87.status & !cc) | (sw & (cc | EXCEPTIONS));
 }
 
 /// Precision and rounding of guest control word `control`, all exceptions masked.
@@ -307,7 +325,7 @@ fn run_unmasked(cpu: &mut Cpu, op: HostOp, io: &mut Io, dest: Dest, cc: u16) -> 
     let open = !x87.control & EXCEPTIONS;
     let operands = *io;
     fp_host::clear_flags();
-    let mut sw = op(io);
+    let mut sw = (op.controlled)(io);
     fp_host::clear_flags();
     // A load of a denormal completes before it is reported.
     let early = if dest == Dest::Pushed { IE } else { EARLY };
@@ -321,7 +339,7 @@ fn run_unmasked(cpu: &mut Cpu, op: HostOp, io: &mut Io, dest: Dest, cc: u16) -> 
         let mut again = Io { cw: x87.control & 0xf3f | 0x40, clear: 1, ..operands };
         // Nothing early can be raised any more; inexact would keep its result either way.
         again.cw |= EARLY | PE;
-        sw = op(&mut again);
+        sw = (op.controlled)(&mut again);
         *io = again;
     }
     x87.status = (x87.status & !cc) | (sw & (cc | EXCEPTIONS));

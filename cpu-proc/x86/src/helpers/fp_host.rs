@@ -7,6 +7,7 @@
 //! Source: Intel SDM volume 1 chapter 8, volume 2.
 
 use std::arch::asm;
+use std::cell::Cell;
 
 /// An 80-bit value in the low ten bytes.
 pub type F80 = [u8; 16];
@@ -47,57 +48,103 @@ impl Io {
     }
 }
 
-/// One operation: returns the host's status word right after it.
-pub type HostOp = fn(&mut Io) -> u16;
+/// One operation, in two forms; both return the host's status word right after it.
+#[derive(Clone, Copy)]
+pub struct HostOp {
+    /// Under any control word, on the operands of an [`Io`].
+    pub controlled: fn(&mut Io) -> u16,
+    /// Under [`HOST_CONTROL`], in place: `a` and `b` as in [`Io`], and `m`.
+    pub plain: Plain,
+}
 
-/// The host's status word.
-pub fn status() -> u16 {
-    let sw: u16;
-    // SAFETY: reads the status word into a register, touches nothing else.
-    unsafe { asm!("fnstsw ax", out("ax") sw, options(nomem, nostack, preserves_flags)) };
-    sw
+/// See [`HostOp::plain`].
+///
+/// # Safety
+/// What the operation reads and writes of its three operands is there: 10, 10 and 8 bytes.
+pub type Plain = unsafe fn(*mut F80, *mut F80, *mut u64) -> u16;
+
+thread_local! {
+    /// Flags that may be set in the host's status word. Nothing else on this thread computes with the x87.
+    static RAISED: Cell<u16> = const { Cell::new(u16::MAX) };
+}
+
+/// The exception flags that may be set on the host.
+pub fn raised() -> u16 {
+    RAISED.get()
+}
+
+/// Notes the status word that the last operation returned.
+pub fn set_raised(sw: u16) {
+    RAISED.set(sw);
 }
 
 /// Clears the host's exception flags.
 pub fn clear_flags() {
     // SAFETY: changes only x87 status flags, which inline assembly may clobber.
     unsafe { asm!("fnclex", options(nomem, nostack)) };
+    RAISED.set(0);
 }
 
 macro_rules! host_op {
     ($name:ident: $($before:literal),+ => $($after:literal),*) => {
-        fn $name(io: &mut Io) -> u16 {
-            let sw: u16;
-            // SAFETY: `io` is a live `Io` whose offsets are asserted above; the register stack is empty at entry (all
-            // of it is declared clobbered) and at exit, and the control word is put back.
-            unsafe {
-                asm!(
-                    "fldcw word ptr [{io} + 40]",
-                    $($before,)+
-                    "fnstsw ax",
-                    "cmp word ptr [{io} + 44], 0",
-                    "je 2f",
-                    "fnclex",
-                    "2:",
-                    $($after,)*
-                    "fldcw word ptr [{io} + 42]",
-                    io = in(reg) std::ptr::from_mut(io),
-                    out("ax") sw,
-                    out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
-                    out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
-                    options(nostack)
-                );
+        #[expect(non_upper_case_globals, reason = "the instructions' own names")]
+        const $name: HostOp = {
+            fn controlled(io: &mut Io) -> u16 {
+                let sw: u16;
+                // SAFETY: `io` is a live `Io` whose offsets are asserted above; the register stack is empty at entry
+                // (all of it is declared clobbered) and at exit, and the control word is put back.
+                unsafe {
+                    asm!(
+                        "fldcw word ptr [{io} + 40]",
+                        $($before,)+
+                        "fnstsw ax",
+                        "cmp word ptr [{io} + 44], 0",
+                        "je 2f",
+                        "fnclex",
+                        "2:",
+                        $($after,)*
+                        "fldcw word ptr [{io} + 42] # {a} {b} {m}",
+                        io = in(reg) std::ptr::from_mut(io),
+                        a = in(reg) &raw mut io.a,
+                        b = in(reg) &raw mut io.b,
+                        m = in(reg) &raw mut io.m,
+                        out("ax") sw,
+                        out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
+                        out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
+                        options(nostack)
+                    );
+                }
+                sw
             }
-            sw
-        }
+            unsafe fn plain(a: *mut F80, b: *mut F80, m: *mut u64) -> u16 {
+                let sw: u16;
+                // SAFETY: the caller's promise; the register stack as above.
+                unsafe {
+                    asm!(
+                        $($before,)+
+                        "fnstsw ax # {a} {b} {m}",
+                        $($after,)*
+                        a = in(reg) a,
+                        b = in(reg) b,
+                        m = in(reg) m,
+                        out("ax") sw,
+                        out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
+                        out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
+                        options(nostack)
+                    );
+                }
+                sw
+            }
+            HostOp { controlled, plain }
+        };
     };
 }
 
 /// `a = a op b`, both registers.
 macro_rules! binary {
     ($($name:ident $op:literal),+ $(,)?) => { $(host_op!($name:
-        "fld tbyte ptr [{io} + 16]", "fld tbyte ptr [{io}]", $op
-        => "fstp tbyte ptr [{io}]", "fstp st(0)");)+ };
+        "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", $op
+        => "fstp tbyte ptr [{a}]", "fstp st(0)");)+ };
 }
 binary! {
     add "fadd st, st(1)", mul "fmul st, st(1)", com "fcom st(1)", sub "fsub st, st(1)", subr "fsubr st, st(1)",
@@ -108,66 +155,66 @@ binary! {
 /// `a = a op memory`.
 macro_rules! with_memory {
     ($($name:ident $op:literal),+ $(,)?) => { $(host_op!($name:
-        "fld tbyte ptr [{io}]", $op => "fstp tbyte ptr [{io}]");)+ };
+        "fld tbyte ptr [{a}]", $op => "fstp tbyte ptr [{a}]");)+ };
 }
 with_memory! {
-    add_f32 "fadd dword ptr [{io} + 32]", mul_f32 "fmul dword ptr [{io} + 32]", com_f32 "fcom dword ptr [{io} + 32]",
-    sub_f32 "fsub dword ptr [{io} + 32]", subr_f32 "fsubr dword ptr [{io} + 32]",
-    div_f32 "fdiv dword ptr [{io} + 32]", divr_f32 "fdivr dword ptr [{io} + 32]",
-    add_f64 "fadd qword ptr [{io} + 32]", mul_f64 "fmul qword ptr [{io} + 32]", com_f64 "fcom qword ptr [{io} + 32]",
-    sub_f64 "fsub qword ptr [{io} + 32]", subr_f64 "fsubr qword ptr [{io} + 32]",
-    div_f64 "fdiv qword ptr [{io} + 32]", divr_f64 "fdivr qword ptr [{io} + 32]",
-    add_i32 "fiadd dword ptr [{io} + 32]", mul_i32 "fimul dword ptr [{io} + 32]", com_i32 "ficom dword ptr [{io} + 32]",
-    sub_i32 "fisub dword ptr [{io} + 32]", subr_i32 "fisubr dword ptr [{io} + 32]",
-    div_i32 "fidiv dword ptr [{io} + 32]", divr_i32 "fidivr dword ptr [{io} + 32]",
-    add_i16 "fiadd word ptr [{io} + 32]", mul_i16 "fimul word ptr [{io} + 32]", com_i16 "ficom word ptr [{io} + 32]",
-    sub_i16 "fisub word ptr [{io} + 32]", subr_i16 "fisubr word ptr [{io} + 32]",
-    div_i16 "fidiv word ptr [{io} + 32]", divr_i16 "fidivr word ptr [{io} + 32]",
+    add_f32 "fadd dword ptr [{m}]", mul_f32 "fmul dword ptr [{m}]", com_f32 "fcom dword ptr [{m}]",
+    sub_f32 "fsub dword ptr [{m}]", subr_f32 "fsubr dword ptr [{m}]",
+    div_f32 "fdiv dword ptr [{m}]", divr_f32 "fdivr dword ptr [{m}]",
+    add_f64 "fadd qword ptr [{m}]", mul_f64 "fmul qword ptr [{m}]", com_f64 "fcom qword ptr [{m}]",
+    sub_f64 "fsub qword ptr [{m}]", subr_f64 "fsubr qword ptr [{m}]",
+    div_f64 "fdiv qword ptr [{m}]", divr_f64 "fdivr qword ptr [{m}]",
+    add_i32 "fiadd dword ptr [{m}]", mul_i32 "fimul dword ptr [{m}]", com_i32 "ficom dword ptr [{m}]",
+    sub_i32 "fisub dword ptr [{m}]", subr_i32 "fisubr dword ptr [{m}]",
+    div_i32 "fidiv dword ptr [{m}]", divr_i32 "fidivr dword ptr [{m}]",
+    add_i16 "fiadd word ptr [{m}]", mul_i16 "fimul word ptr [{m}]", com_i16 "ficom word ptr [{m}]",
+    sub_i16 "fisub word ptr [{m}]", subr_i16 "fisubr word ptr [{m}]",
+    div_i16 "fidiv word ptr [{m}]", divr_i16 "fidivr word ptr [{m}]",
     // One-operand instructions have the same frame.
     chs "fchs", abs "fabs", tst "ftst", xam "fxam", sqrt "fsqrt", f2xm1 "f2xm1", sin "fsin", cos "fcos",
     rndint "frndint",
     // Stores that keep the register; the popping forms are popped by the caller.
-    st_f32 "fst dword ptr [{io} + 32]", st_f64 "fst qword ptr [{io} + 32]",
-    ist_i16 "fist word ptr [{io} + 32]", ist_i32 "fist dword ptr [{io} + 32]",
+    st_f32 "fst dword ptr [{m}]", st_f64 "fst qword ptr [{m}]",
+    ist_i16 "fist word ptr [{m}]", ist_i32 "fist dword ptr [{m}]",
 }
 
 /// Stores that exist only in a popping form. Run with invalid and inexact masked only, so they always pop.
 macro_rules! pop_store {
     ($($name:ident $op:literal),+ $(,)?) => { $(host_op!($name:
-        "fld tbyte ptr [{io}]", $op =>);)+ };
+        "fld tbyte ptr [{a}]", $op =>);)+ };
 }
 pop_store! {
-    istp_i64 "fistp qword ptr [{io} + 32]",
-    istt_i16 "fisttp word ptr [{io} + 32]", istt_i32 "fisttp dword ptr [{io} + 32]",
-    istt_i64 "fisttp qword ptr [{io} + 32]",
-    bstp "fbstp tbyte ptr [{io} + 16]",
+    istp_i64 "fistp qword ptr [{m}]",
+    istt_i16 "fisttp word ptr [{m}]", istt_i32 "fisttp dword ptr [{m}]",
+    istt_i64 "fisttp qword ptr [{m}]",
+    bstp "fbstp tbyte ptr [{b}]",
 }
 
 /// `a = constant or memory`.
 macro_rules! load {
-    ($($name:ident $op:literal),+ $(,)?) => { $(host_op!($name: $op => "fstp tbyte ptr [{io}]");)+ };
+    ($($name:ident $op:literal),+ $(,)?) => { $(host_op!($name: $op => "fstp tbyte ptr [{a}]");)+ };
 }
 load! {
-    ld_f32 "fld dword ptr [{io} + 32]", ld_f64 "fld qword ptr [{io} + 32]",
-    ild_i16 "fild word ptr [{io} + 32]", ild_i32 "fild dword ptr [{io} + 32]", ild_i64 "fild qword ptr [{io} + 32]",
-    bld "fbld tbyte ptr [{io} + 16]",
+    ld_f32 "fld dword ptr [{m}]", ld_f64 "fld qword ptr [{m}]",
+    ild_i16 "fild word ptr [{m}]", ild_i32 "fild dword ptr [{m}]", ild_i64 "fild qword ptr [{m}]",
+    bld "fbld tbyte ptr [{b}]",
     ld1 "fld1", ldl2t "fldl2t", ldl2e "fldl2e", ldpi "fldpi", ldlg2 "fldlg2", ldln2 "fldln2", ldz "fldz",
 }
 
 /// `a = op(a, b)` where the instruction itself pops `ST(0)` = `a` and replaces `ST(1)` = `b`.
 macro_rules! binary_pop {
     ($($name:ident $op:literal),+ $(,)?) => { $(host_op!($name:
-        "fld tbyte ptr [{io} + 16]", "fld tbyte ptr [{io}]", $op => "fstp tbyte ptr [{io}]");)+ };
+        "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", $op => "fstp tbyte ptr [{a}]");)+ };
 }
 binary_pop! { yl2x "fyl2x", yl2xp1 "fyl2xp1", patan "fpatan" }
 
 // `a` = what replaces `ST(0)`, `b` = what is pushed.
-host_op!(xtract: "fld tbyte ptr [{io}]", "fxtract" => "fstp tbyte ptr [{io} + 16]", "fstp tbyte ptr [{io}]");
+host_op!(xtract: "fld tbyte ptr [{a}]", "fxtract" => "fstp tbyte ptr [{b}]", "fstp tbyte ptr [{a}]");
 // An operand out of range sets C2 and pushes nothing.
-host_op!(ptan: "fld tbyte ptr [{io}]", "fptan"
-    => "test ah, 4", "jnz 3f", "fstp tbyte ptr [{io} + 16]", "3:", "fstp tbyte ptr [{io}]");
-host_op!(sincos: "fld tbyte ptr [{io}]", "fsincos"
-    => "test ah, 4", "jnz 3f", "fstp tbyte ptr [{io} + 16]", "3:", "fstp tbyte ptr [{io}]");
+host_op!(ptan: "fld tbyte ptr [{a}]", "fptan"
+    => "test ah, 4", "jnz 3f", "fstp tbyte ptr [{b}]", "3:", "fstp tbyte ptr [{a}]");
+host_op!(sincos: "fld tbyte ptr [{a}]", "fsincos"
+    => "test ah, 4", "jnz 3f", "fstp tbyte ptr [{b}]", "3:", "fstp tbyte ptr [{a}]");
 
 /// Arithmetic in ModRM digit order: add, mul, com, comp, sub, subr, div, divr; `ST(0) = ST(0) op source`.
 pub const ARITH_REG: [HostOp; 8] = [add, mul, com, com, sub, subr, div, divr];

@@ -5,7 +5,7 @@
 use bulkhead_engine::Fault;
 
 use super::fp::bits::*;
-use super::fp::{Dest, INDEFINITE, check_pending, run};
+use super::fp::{Dest, INDEFINITE, check_pending, merge, plain, run};
 use super::fp_host::{ARITH_REG, CONSTANTS, F80, HostOp, Io, op};
 use super::ud;
 use crate::state::Cpu;
@@ -86,6 +86,15 @@ fn reversed(reg: usize) -> usize {
     if reg >= 4 { reg ^ 1 } else { reg }
 }
 
+/// Runs an operation on two registers, or on the first and a value, where they are; [`plain`] has allowed it. Neither may be
+/// the pushed result of an operation with two.
+pub fn in_place(cpu: &mut Cpu, op: HostOp, first: u8, second: u8, value: &mut u64) -> u16 {
+    let (a, b) = (cpu.x87_phys(first), cpu.x87_phys(second));
+    let media = cpu.core.media.as_mut_ptr();
+    // SAFETY: register numbers are below 8; an operation that reads and writes one register twice loads both first.
+    unsafe { (op.plain)(media.add(a), media.add(b), value) }
+}
+
 /// `ST(dest) = ST(dest) op ST(src)`.
 fn arithmetic(cpu: &mut Cpu, op: HostOp, dest: u8, src: u8, pops: u8) {
     if cpu.x87_empty(dest) || cpu.x87_empty(src) {
@@ -94,6 +103,11 @@ fn arithmetic(cpu: &mut Cpu, op: HostOp, dest: u8, src: u8, pops: u8) {
             pop(cpu, pops);
         }
         return;
+    }
+    if plain(cpu) {
+        let sw = in_place(cpu, op, dest, src, &mut 0);
+        merge(cpu, sw, C1);
+        return pop(cpu, pops);
     }
     let mut io = Io::new(cpu.x87_st(dest), cpu.x87_st(src), 0);
     if run(cpu, op, &mut io, Dest::Register, C1) {
@@ -112,6 +126,11 @@ fn compare(cpu: &mut Cpu, op: HostOp, i: u8, pops: u8) {
         }
         return;
     }
+    if plain(cpu) {
+        let sw = in_place(cpu, op, 0, i, &mut 0);
+        merge(cpu, sw, COMPARE);
+        return pop(cpu, pops);
+    }
     let mut io = Io::new(cpu.x87_st(0), cpu.x87_st(i), 0);
     if run(cpu, op, &mut io, Dest::Register, COMPARE) {
         pop(cpu, pops);
@@ -127,6 +146,10 @@ pub fn compare_flags(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<
     let i = imm as u8 & 7;
     let (codes, done) = if cpu.x87_empty(0) || cpu.x87_empty(i) {
         (UNORDERED, cpu.x87_stack_fault(false))
+    } else if plain(cpu) {
+        let sw = in_place(cpu, host, 0, i, &mut 0);
+        merge(cpu, sw, 0);
+        (sw & UNORDERED, true)
     } else {
         let mut io = Io::new(cpu.x87_st(0), cpu.x87_st(i), 0);
         // The condition codes stay; the compare's result is taken out of the status word.
@@ -295,6 +318,10 @@ fn unary(cpu: &mut Cpu, host: HostOp, cc: u16) {
         cpu.x87.status &= !(cc & C2);
         underflow_to(cpu, 0);
         return;
+    }
+    if plain(cpu) {
+        let sw = in_place(cpu, host, 0, 0, &mut 0);
+        return merge(cpu, sw, cc);
     }
     let mut io = Io::new(cpu.x87_st(0), [0; 16], 0);
     if run(cpu, host, &mut io, Dest::Register, cc) {

@@ -3,12 +3,13 @@
 //! Source: Intel SDM volume 2.
 
 use bulkhead_engine::Fault;
+use bulkhead_engine::mem::{self, Privilege};
 
 use super::fp::bits::*;
-use super::fp::{Dest, INDEFINITE, check_pending, run};
+use super::fp::{Dest, INDEFINITE, check_pending, merge, plain, run};
 use super::fp_host::{ARITH_MEM, F80, HostOp, Io, op};
-use super::fp_mem::{read_bytes, write_bytes};
-use super::fp_x87::room;
+use super::fp_mem::write_bytes;
+use super::fp_x87::{in_place, room};
 use super::ud;
 use crate::state::Cpu;
 
@@ -48,6 +49,10 @@ fn arithmetic(cpu: &mut Cpu, format: usize, digit: usize, value: u64) {
         if !compare {
             cpu.x87_set(0, INDEFINITE);
         }
+    } else if plain(cpu) {
+        let mut value = value;
+        let sw = in_place(cpu, ARITH_MEM[format & 3][digit & 7], 0, 0, &mut value);
+        merge(cpu, sw, if compare { CC } else { C1 });
     } else {
         let mut io = Io::new(cpu.x87_st(0), [0; 16], value);
         let cc = if compare { CC } else { C1 };
@@ -64,7 +69,22 @@ fn arithmetic(cpu: &mut Cpu, format: usize, digit: usize, value: u64) {
 }
 
 fn load(cpu: &mut Cpu, host: HostOp, mut io: Io) {
-    if room(cpu) && run(cpu, host, &mut io, Dest::Pushed, C1) {
+    if !room(cpu) {
+        return;
+    }
+    if plain(cpu) {
+        // `ST(7)` is what the push makes `ST(0)`; the ten-byte forms have their operand in `b`.
+        let to = cpu.x87_phys(7);
+        let media = cpu.core.media.as_mut_ptr();
+        // SAFETY: a register number is below 8; `io` is alive.
+        let sw = unsafe { (host.plain)(media.add(to), &mut io.b, &mut io.m) };
+        merge(cpu, sw, C1);
+        cpu.x87.status &= !C1;
+        cpu.x87.top = to as u32;
+        cpu.x87.tags |= 1 << to;
+        return;
+    }
+    if run(cpu, host, &mut io, Dest::Pushed, C1) {
         cpu.x87.status &= !C1;
         cpu.x87_push(io.a);
     }
@@ -127,8 +147,11 @@ pub fn with_address(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u
 }
 
 fn load_ten(cpu: &mut Cpu, linear: u64, decimal: bool) -> Result<(), Fault> {
-    let mut value: F80 = [0; 16];
-    read_bytes(cpu, linear, &mut value[..10])?;
+    let first = cpu.wrap(linear);
+    let low = mem::load(&mut cpu.core, first, 8, Privilege::Current)?;
+    let next = cpu.wrap(linear.wrapping_add(8));
+    let high = mem::load(&mut cpu.core, next, 2, Privilege::Current)?;
+    let value: F80 = (u128::from(low) | u128::from(high) << 64).to_le_bytes();
     if decimal {
         load(cpu, op::BLD, Io::new([0; 16], value, 0));
     } else if room(cpu) {
@@ -139,15 +162,22 @@ fn load_ten(cpu: &mut Cpu, linear: u64, decimal: bool) -> Result<(), Fault> {
 }
 
 fn store(cpu: &mut Cpu, linear: u64, form: &Store) -> Result<(), Fault> {
-    let mut io = Io::new(cpu.x87_st(0), [0; 16], form.indefinite);
+    let mut value = form.indefinite;
     let done = if cpu.x87_empty(0) {
         cpu.x87_stack_fault(false)
+    } else if plain(cpu) {
+        let sw = in_place(cpu, form.host, 0, 0, &mut value);
+        merge(cpu, sw, C1);
+        true
     } else {
-        run(cpu, form.host, &mut io, Dest::Memory, C1)
+        let mut io = Io::new(cpu.x87_st(0), [0; 16], value);
+        let done = run(cpu, form.host, &mut io, Dest::Memory, C1);
+        value = io.m;
+        done
     };
     if done {
-        let bytes = io.m.to_le_bytes();
-        write_bytes(cpu, linear, bytes.get(..form.size).unwrap_or(&bytes))?;
+        let linear = cpu.wrap(linear);
+        mem::store(&mut cpu.core, linear, form.size as u32, value, Privilege::Current)?;
         if form.pops {
             cpu.x87_pop();
         }
