@@ -44,6 +44,9 @@ const INDEX: Name = 12;
 const COUNTER: Name = 13;
 const CODE: u64 = 0x1000;
 
+/// `MOVAPS` between registers.
+const MOVAPS: VecOp = VecOp { prefix: 0, map: 1, opcode: 0x28, has_imm: false, imm: 0, digit: 0, fp: false };
+
 struct Gen<'a> {
     rng: &'a mut Rng,
     /// Bits of each temporary that are defined.
@@ -348,7 +351,7 @@ impl Gen<'_> {
             (0x66, 1, 0xd4), // paddq
             (0x66, 1, 0x63), // packsswb
         ];
-        let (d, a) = (self.rng.below(20) as u8, self.rng.below(20) as u8);
+        let (d, a) = (self.vector_slot(), self.vector_slot());
         let plain = |(prefix, map, opcode)| VecOp { prefix, map, opcode, ..VecOp::default() };
         match self.rng.below(8) {
             0..=2 => {
@@ -391,12 +394,27 @@ impl Gen<'_> {
                 self.open = 0;
             }
             _ => {
-                let media = |r: &mut Rng| if r.chance(80) { r.below(8) as u8 } else { 16 + r.below(4) as u8 };
-                let (d, a) = (media(self.rng), media(self.rng));
+                let media = |g: &mut Self, slot: u8| if slot >= VTEMP0 { slot } else { g.rng.below(8) as u8 };
+                let (d, a) = (media(self, d), media(self, a));
                 let insn = plain(self.rng.pick(&[(0, 1, 0xfd), (0, 1, 0x6b), (0, 1, 0xf5), (0, 1, 0x6f)]));
                 self.ops.push(Op::vec(VecShape::MM, W64, d, a, insn));
             }
         }
+        // What a temporary became shows in a guest slot.
+        if d >= VTEMP0 {
+            let seen = self.rng.below(16) as u8;
+            self.ops.push(Op::vec(VecShape::VV, W64, seen, d, MOVAPS));
+        }
+    }
+
+    /// A vector slot that is defined: a guest's, or a temporary with a guest's value.
+    fn vector_slot(&mut self) -> u8 {
+        let slot = self.rng.below(20) as u8;
+        if slot >= VTEMP0 {
+            let from = self.rng.below(16) as u8;
+            self.ops.push(Op::vec(VecShape::VV, W64, slot, from, MOVAPS));
+        }
+        slot
     }
 
     fn pures(&mut self, most: u64, slots: bool, flags: bool) {
@@ -459,8 +477,12 @@ impl Gen<'_> {
                 let w = self.rng.below(5) as u8;
                 let align = if w == 4 && self.rng.chance(30) { ALIGN16 } else { 0 };
                 let m = self.mem(align);
-                let v = self.rng.below(20) as u8;
-                self.ops.push(if self.rng.chance(50) { Op::ldv(w, v, m) } else { Op::stv(w, v, m) });
+                let op = if self.rng.chance(50) {
+                    Op::ldv(w, self.rng.below(20) as u8, m)
+                } else {
+                    Op::stv(w, self.vector_slot(), m)
+                };
+                self.ops.push(op);
             }
             11 => self.vector(),
             12 => {

@@ -114,6 +114,8 @@ pub struct CoreState {
     pub vec: [[u8; 16]; 20],
     /// x87 physical registers (80-bit, little-endian, bytes 0..10); MMX registers are their low 8 bytes.
     pub media: [[u8; 16]; 8],
+    /// Where slow paths save the host's vector registers.
+    pub vec_spill: [[u8; 16]; 16],
     /// Where an engine parks temporaries and host registers.
     pub spill: [u64; 64],
     /// Result buffer of device reads, for the address-returning load path.

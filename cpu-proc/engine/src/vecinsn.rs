@@ -8,18 +8,16 @@ fn gpr_in_rm(insn: VecOp) -> bool {
     (insn.map == 1 && insn.opcode == 0x7e) || (insn.map == 3 && (0x14..=0x17).contains(&insn.opcode))
 }
 
-/// Appends the instruction with vector `d` in xmm0 (mm0), vector `a` in xmm1 (mm1) and the GPR operand, when the shape has
-/// one, in host register `gpr`.
-pub(crate) fn encode(out: &mut Vec<u8>, insn: VecOp, shape: u8, w: u8, gpr: u8) {
+/// Appends the instruction with operands `d` and `a` in these host registers: vector or media ones, but for the one that is a
+/// general register in the shapes that have one.
+pub(crate) fn encode(out: &mut Vec<u8>, insn: VecOp, shape: u8, w: u8, d: u8, a: u8) {
     let with_gpr = shape == VecShape::GV as u8 || shape == VecShape::VG as u8;
     let (reg, rm) = if shape == VecShape::GV as u8 {
-        if gpr_in_rm(insn) { (1, gpr) } else { (gpr, 1) }
-    } else if shape == VecShape::VG as u8 {
-        (0, gpr)
+        if gpr_in_rm(insn) { (a, d) } else { (d, a) }
     } else if insn.digit != 0 {
-        ((insn.digit - 1) & 7, 0)
+        ((insn.digit - 1) & 7, d)
     } else {
-        (0, 1)
+        (d, a)
     };
     if matches!(insn.prefix, 0x66 | 0xf2 | 0xf3) {
         out.push(insn.prefix);

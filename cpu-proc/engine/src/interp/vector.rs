@@ -91,8 +91,12 @@ fn generate(op: &Op) -> Vec<u8> {
         out.extend([0x0f, 0x10, 0x07]); // movups xmm0, [rdi]
         out.extend([0x0f, 0x10, 0x0e]); // movups xmm1, [rsi]
     }
-    let gpr = if op.k == VecShape::GV as u8 { RAX } else { RDX };
-    vecinsn::encode(&mut out, insn, op.k, op.w, gpr);
+    let (d, a) = match op.k {
+        k if k == VecShape::GV as u8 => (RAX, 1),
+        k if k == VecShape::VG as u8 => (0, RDX),
+        _ => (0, 1),
+    };
+    vecinsn::encode(&mut out, insn, op.k, op.w, d, a);
     if media {
         out.extend([0x0f, 0x7f, 0x07]); // movq [rdi], mm0
         out.extend([0x0f, 0x77]); // emms

@@ -12,6 +12,7 @@ use bulkhead_ir::{Block, NONE, Name, Op, Opcode, TEMP0, W8, W16, W32, W64, cc};
 use super::asm::{Asm, M, Patch, reg};
 use super::regs::{Regs, state};
 use super::stubs::{self, Record, Side, Stubs};
+use super::vectors::{SIDE, Vectors};
 use crate::guest::Helper;
 use crate::state::{CoreState, exit};
 
@@ -20,7 +21,7 @@ use reg::{RAX, RBP, RCX, RDI, RDX, RSI};
 /// What lies outside the straight path, emitted at the block's end.
 pub(super) enum Cold {
     /// Slow path of an access, and where to go on.
-    Access { jump: Patch, back: usize, record: u32, store: bool },
+    Access { jump: Patch, back: usize, record: u32, store: bool, vectors: bool },
     /// Alignment fault.
     Misaligned { jump: Patch, record: u32 },
     /// A helper asked to leave.
@@ -54,6 +55,7 @@ pub(super) struct Target {
 pub(super) struct Emitter<'a> {
     pub asm: &'a mut Asm,
     pub regs: &'a mut Regs,
+    pub vectors: &'a mut Vectors,
     pub side: &'a mut Side,
     pub stubs: &'a Stubs,
     pub helpers: &'a [Helper],
@@ -98,6 +100,7 @@ impl Emitter<'_> {
             // After a pair, only what the second op leaves counts.
             if !skip {
                 self.regs.end_op(life.names);
+                self.vectors.end_op();
             }
         }
         if block.ops.last().is_none_or(|o| o.op < Opcode::Goto) {
@@ -360,6 +363,7 @@ impl Emitter<'_> {
         self.mem |= info.flags_written != 0;
         let visible = if info.may_exit { u32::MAX } else { info.reads | info.writes };
         self.regs.write_back(self.asm, visible);
+        self.vectors.flush_all(self.asm);
         self.regs.vacate_caller_saved(self.asm);
         self.regs.copy_to(self.asm, op.a, RSI);
         if op.b != NONE {
@@ -442,6 +446,7 @@ impl Emitter<'_> {
             self.save_flags();
         }
         self.regs.write_back(self.asm, u32::MAX);
+        self.vectors.write_back(self.asm);
     }
 
     /// Whether `pc` lies in the page that this block begins in.
@@ -484,17 +489,18 @@ impl Emitter<'_> {
     fn finish(&mut self) {
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::Access { jump, back, record, store } => {
+                Cold::Access { jump, back, record, store, vectors } => {
                     self.asm.land(jump);
                     self.asm.mov_ri(RDI, u64::from(record));
-                    self.asm.call_to(if store { self.stubs.store } else { self.stubs.load });
+                    let stubs = if vectors { &self.stubs.with_vectors } else { &self.stubs.plain };
+                    self.asm.call_to(if store { stubs.store } else { stubs.load });
                     let p = self.asm.jmp();
                     self.asm.patch(p, back);
                 }
                 Cold::Misaligned { jump, record } => {
                     self.asm.land(jump);
                     self.asm.mov_ri(RDI, u64::from(record));
-                    self.asm.call_to(self.stubs.misaligned);
+                    self.asm.call_to(self.stubs.with_vectors.misaligned);
                 }
                 Cold::Leave { jump } => {
                     self.asm.land(jump);
@@ -523,6 +529,7 @@ impl Emitter<'_> {
     pub(super) fn record(&mut self, op: &Op, flags: u8, value: u8, constant: i32) -> u32 {
         let pairs = self.side.pairs.len();
         self.side.pairs.extend(self.regs.dirty_slots());
+        self.side.pairs.extend(self.vectors.dirty_slots().map(|(slot, r)| (slot + SIDE, r)));
         self.side.records.push(Record {
             pc: self.pc,
             block: self.target.id,

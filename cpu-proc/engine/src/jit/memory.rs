@@ -4,35 +4,31 @@ use std::mem::offset_of;
 
 use bulkhead_ir::liveness::{Life, bit};
 use bulkhead_ir::{
-    ADDR32, ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, NONE, Op, Opcode, SET_FLAGS, VTEMP0, VecOp, VecShape,
-    W8, W16, W32, W64, cc,
+    ADDR32, ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, NONE, Op, Opcode, SET_FLAGS, VSLOTS, VTEMP0, VecOp,
+    VecShape, W8, W16, W32, W64, cc,
 };
 
 use super::asm::{M, NOREG, Opc, Patch, reg};
 use super::emit::{Cold, Emitter};
 use super::regs::{disp, state};
 use super::stubs::VECTOR;
+use super::vectors;
 use crate::state::{Access, CoreState, MMU_KERNEL, TLB_SETS, Tlb, TlbEntry};
 use crate::vecinsn;
 
 use reg::{RAX, RBP, RDI, RSI};
 
-/// Operand of vector slot `slot`, 16-byte aligned.
-fn vec_mem(slot: u8) -> M {
-    state(offset_of!(CoreState, vec) + usize::from(slot % bulkhead_ir::VSLOTS) * 16)
-}
-
 /// Operand of a media slot, or of a vector temporary.
 fn media_mem(slot: u8) -> M {
     if slot >= VTEMP0 {
-        vec_mem(slot)
+        vectors::slot_mem(slot)
     } else {
         state(offset_of!(CoreState, media) + usize::from(slot % 8) * 16)
     }
 }
 
 const _: () = assert!(size_of::<TlbEntry>() == 16);
-const _: () = assert!(offset_of!(CoreState, vec) % 16 == 0 && offset_of!(CoreState, media) % 16 == 0);
+const _: () = assert!(offset_of!(CoreState, media) % 16 == 0);
 
 impl Emitter<'_> {
     /// Emits the lookup: rsi becomes the host address of the access. The flags must be saved or dead afterwards.
@@ -84,7 +80,8 @@ impl Emitter<'_> {
 
     fn cold_access(&mut self, jump: Patch, record: u32, store: bool) {
         let back = self.asm.here();
-        self.cold.push(Cold::Access { jump, back, record, store });
+        let vectors = self.vectors.any();
+        self.cold.push(Cold::Access { jump, back, record, store, vectors });
     }
 
     /// A load, together with the ALU op behind it when that is its only reader.
@@ -186,50 +183,62 @@ impl Emitter<'_> {
     pub(super) fn vector_access(&mut self, op: &Op) {
         self.before_access();
         self.operands(op);
-        let load = op.op == Opcode::LdV;
-        let record = self.record(op, VECTOR, op.d, 0);
-        let jump = self.translate(op, if load { Access::Read } else { Access::Write }, record);
-        let (memory, slot) = (M::base(RSI, 0), vec_mem(op.d));
-        if load {
+        if op.op == Opcode::LdV {
+            let record = self.record(op, VECTOR, NOREG, 0);
+            let jump = self.translate(op, Access::Read, record);
             self.cold_access(jump, record, false);
+            // Only now, past the fault, may the slot change.
+            let memory = M::base(RSI, 0);
             match op.w {
-                4 => self.asm.rm(W32, 0x0f10, 0, memory), // movups
-                W64 => {
-                    self.asm.bytes(&[0xf3]);
-                    self.asm.rm(W32, 0x0f7e, 0, memory); // movq
+                4 => {
+                    let d = self.vectors.define(self.asm, op.d);
+                    self.asm.rm(W32, 0x0f10, d, memory); // movups
+                }
+                W32 | W64 => {
+                    let d = self.vectors.define(self.asm, op.d);
+                    self.asm.bytes(&[if op.w == W64 { 0xf2 } else { 0xf3 }]);
+                    self.asm.rm(W32, 0x0f10, d, memory); // movsd, movss
                 }
                 w => {
                     self.asm.load(w, RAX, memory);
-                    self.asm.rr(W16, 0x0f6e, 0, RAX); // movd xmm0, eax
+                    let d = self.vectors.define(self.asm, op.d);
+                    self.asm.rr(W16, 0x0f6e, d, RAX); // movd
                 }
             }
-            self.asm.rm(W32, 0x0f29, 0, slot); // movaps
-        } else {
-            match op.w {
-                4 => {
-                    self.asm.rm(W32, 0x0f28, 0, slot);
-                    self.asm.rm(W32, 0x0f11, 0, memory);
-                }
-                w => {
-                    self.asm.load(w, RAX, slot);
-                    self.asm.store(w, RAX, memory);
-                }
-            }
-            self.cold_access(jump, record, true);
+            return;
         }
+        let value = self.vectors.read(self.asm, op.d);
+        let record = self.record(op, VECTOR, value, 0);
+        let jump = self.translate(op, Access::Write, record);
+        let memory = M::base(RSI, 0);
+        match op.w {
+            4 => self.asm.rm(W32, 0x0f11, value, memory),
+            W32 | W64 => {
+                self.asm.bytes(&[if op.w == W64 { 0xf2 } else { 0xf3 }]);
+                self.asm.rm(W32, 0x0f11, value, memory);
+            }
+            w => {
+                self.asm.rr(W16, 0x0f7e, value, RAX); // movd eax, xmm
+                self.asm.store(w, RAX, memory);
+            }
+        }
+        self.cold_access(jump, record, true);
     }
 
     pub(super) fn vector(&mut self, op: &Op, life: Life) {
         let insn = VecOp::unpack(op.imm);
         let mut code = Vec::with_capacity(12);
         if op.k == VecShape::MM as u8 {
+            for slot in [op.d, op.a].into_iter().filter(|&slot| (VTEMP0..VSLOTS).contains(&slot)) {
+                self.vectors.flush(self.asm, slot);
+            }
             // Tag bits of the host's x87 are nobody's: EMMS leaves the unit as Rust code expects it.
             let (d, a) = (media_mem(op.d), media_mem(op.a));
             self.asm.rm(W32, 0x0f6f, 0, d);
             if insn.digit == 0 {
                 self.asm.rm(W32, 0x0f6f, 1, a);
             }
-            vecinsn::encode(&mut code, insn, op.k, op.w, 0);
+            vecinsn::encode(&mut code, insn, op.k, op.w, 0, 1);
             self.asm.bytes(&code);
             self.asm.rm(W32, 0x0f7f, 0, d);
             self.asm.bytes(&[0x0f, 0x77]);
@@ -238,25 +247,29 @@ impl Emitter<'_> {
             }
             return;
         }
-        let movaps_load: Opc = 0x0f28;
         if op.k == VecShape::GV as u8 {
-            self.asm.rm(W32, movaps_load, 1, vec_mem(op.a));
+            let a = self.vectors.read(self.asm, op.a);
             let d = self.regs.alloc(self.asm);
-            vecinsn::encode(&mut code, insn, op.k, op.w, d);
+            vecinsn::encode(&mut code, insn, op.k, op.w, d, a);
             self.asm.bytes(&code);
             self.regs.bind(op.d, d);
             return;
         }
-        self.asm.rm(W32, movaps_load, 0, vec_mem(op.d));
-        if op.k == VecShape::VG as u8 {
-            let a = self.regs.read(self.asm, op.a);
-            vecinsn::encode(&mut code, insn, op.k, op.w, a);
-        } else {
-            if insn.digit == 0 {
-                self.asm.rm(W32, movaps_load, 1, vec_mem(op.a));
-            }
-            vecinsn::encode(&mut code, insn, op.k, op.w, 0);
+        if op.k == VecShape::VV as u8 && is_whole_move(insn) {
+            let a = self.vectors.read(self.asm, op.a);
+            let d = self.vectors.define(self.asm, op.d);
+            self.asm.rr(W32, 0x0f28, d, a);
+            return;
         }
+        let d = self.vectors.read(self.asm, op.d);
+        let a = if op.k == VecShape::VG as u8 {
+            self.regs.read(self.asm, op.a)
+        } else if insn.digit == 0 {
+            self.vectors.read(self.asm, op.a)
+        } else {
+            0
+        };
+        vecinsn::encode(&mut code, insn, op.k, op.w, d, a);
         self.asm.bytes(&code);
         if op.k == VecShape::Flags as u8 {
             if life.flags != 0 {
@@ -265,7 +278,12 @@ impl Emitter<'_> {
                 self.host = false;
             }
         } else {
-            self.asm.rm(W32, 0x0f29, 0, vec_mem(op.d));
+            self.vectors.changed(op.d);
         }
     }
+}
+
+/// `MOVAPS` between registers, which needs no old value of its destination.
+fn is_whole_move(insn: VecOp) -> bool {
+    insn == VecOp { map: 1, opcode: 0x28, ..VecOp::default() }
 }

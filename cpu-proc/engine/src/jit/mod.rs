@@ -6,6 +6,7 @@ mod memory;
 mod ops;
 mod regs;
 mod stubs;
+mod vectors;
 
 use std::io;
 
@@ -19,6 +20,7 @@ use asm::Asm;
 use emit::{Emitter, Target};
 use regs::Regs;
 pub(crate) use stubs::{Side, Stubs};
+use vectors::Vectors;
 
 /// The code buffer and the compiler's reusable parts.
 pub(crate) struct Jit {
@@ -28,6 +30,7 @@ pub(crate) struct Jit {
     stubs: Stubs,
     asm: Asm,
     regs: Regs,
+    vectors: Vectors,
     lives: Vec<Life>,
     bmi2: bool,
 }
@@ -61,6 +64,7 @@ impl Jit {
             stubs,
             asm,
             regs: Regs::default(),
+            vectors: Vectors::default(),
             lives: Vec::new(),
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
         })
@@ -91,10 +95,12 @@ impl Jit {
         self.asm.code.clear();
         self.asm.base = self.pos;
         self.regs.reset();
+        self.vectors.reset();
         let (records, pairs) = (side.records.len(), side.pairs.len());
         let mut emitter = Emitter {
             asm: &mut self.asm,
             regs: &mut self.regs,
+            vectors: &mut self.vectors,
             side,
             stubs: &self.stubs,
             helpers,

@@ -5,10 +5,11 @@
 
 use std::mem::offset_of;
 
-use bulkhead_ir::{ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, W32, W64};
+use bulkhead_ir::{ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, VSLOTS, W32, W64};
 
 use super::asm::{Asm, M, NOREG, reg};
 use super::regs::{ALLOCATABLE, CALLER_SAVED, saved_index, state};
+use super::vectors;
 use crate::engine::Engine;
 use crate::mem;
 use crate::mmu::{self, PAGE_SIZE, Place};
@@ -29,7 +30,7 @@ pub(crate) struct Record {
     pub w: u8,
     /// Memory flags of the op, and the kind below.
     pub flags: u8,
-    /// Host register or vector slot of a stored value.
+    /// Host register, general or vector, of a stored value.
     pub value: u8,
     /// Constant to be stored, when `value` is [`NOREG`].
     pub constant: i32,
@@ -46,6 +47,17 @@ pub(crate) struct Side {
     pub pairs: Vec<(u8, u8)>,
 }
 
+/// Positions of the slow paths of accesses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SlowPaths {
+    /// Access of record edi at address rsi: rsi becomes a host address.
+    pub load: usize,
+    /// The store of record edi at address rsi is done.
+    pub store: usize,
+    /// Raises the alignment fault of record edi at rsi.
+    pub misaligned: usize,
+}
+
 /// Positions of the shared code.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stubs {
@@ -53,12 +65,10 @@ pub(crate) struct Stubs {
     pub enter: usize,
     /// Leaves with rax as the result.
     pub leave: usize,
-    /// Access of record edi at address rsi: rsi becomes a host address.
-    pub load: usize,
-    /// The store of record edi at address rsi is done.
-    pub store: usize,
-    /// Raises the alignment fault of record edi at rsi.
-    pub misaligned: usize,
+    /// Slow paths while no vector slot is in a register.
+    pub plain: SlowPaths,
+    /// Slow paths that keep the vector registers.
+    pub with_vectors: SlowPaths,
     /// Goes to the guest pc in rsi.
     pub lookup: usize,
     /// Leaves because of attention, with the pc in rsi.
@@ -92,10 +102,14 @@ pub(crate) fn emit(asm: &mut Asm) -> Stubs {
     asm.bytes(&[0x48, 0x83, 0xc4, 0x08]);
     asm.bytes(&[0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
 
-    let slow = |asm: &mut Asm, target: u64, address: bool| {
+    let vector_registers = || (0..16u8).filter(|r| vectors::ALLOCATABLE >> r & 1 != 0);
+    let slow = |asm: &mut Asm, target: u64, address: bool, keep: bool| {
         let at = asm.here();
         for r in (0..16u8).filter(|r| ALLOCATABLE >> r & 1 != 0) {
             asm.store(W64, r, spill(saved_index(r)));
+        }
+        for r in vector_registers().filter(|_| keep) {
+            vectors::store(asm, r, vectors::spill_mem(r));
         }
         asm.mov(W64, RDX, RSI);
         asm.mov(W32, RSI, RDI);
@@ -111,15 +125,22 @@ pub(crate) fn emit(asm: &mut Asm) -> Stubs {
         for r in (0..16u8).filter(|r| (ALLOCATABLE & CALLER_SAVED) >> r & 1 != 0) {
             asm.load(W64, r, spill(saved_index(r)));
         }
+        for r in vector_registers().filter(|_| keep) {
+            vectors::load(asm, r, vectors::spill_mem(r));
+        }
         asm.bytes(&[0xc3]);
         asm.land(fault);
         asm.load(W64, RSP, entry_rsp);
         asm.jmp_to(s.leave);
         at
     };
-    s.load = slow(asm, slow_load as *const () as u64, true);
-    s.store = slow(asm, slow_store as *const () as u64, false);
-    s.misaligned = slow(asm, slow_misaligned as *const () as u64, false);
+    let mut paths = |keep: bool| SlowPaths {
+        load: slow(asm, slow_load as *const () as u64, true, keep),
+        store: slow(asm, slow_store as *const () as u64, false, keep),
+        misaligned: slow(asm, slow_misaligned as *const () as u64, false, keep),
+    };
+    s.plain = paths(false);
+    s.with_vectors = paths(true);
 
     s.attention = asm.here();
     asm.store(W64, RSI, state(offset_of!(CoreState, pc)));
@@ -193,7 +214,12 @@ fn unwind(core: &mut CoreState, row: Record) {
     core.pc = row.pc;
     for i in 0..usize::from(row.count) {
         if let Some(&(slot, host)) = Engine::of(core).side.pairs.get(row.pairs as usize + i) {
-            core.slots[usize::from(slot) % 32] = core.spill[saved_index(host) % 64];
+            match slot.checked_sub(vectors::SIDE) {
+                Some(vector) => {
+                    core.vec[usize::from(vector % VSLOTS)] = core.vec_spill[usize::from(host % 16)]
+                }
+                None => core.slots[usize::from(slot) % 32] = core.spill[saved_index(host) % 64],
+            }
         }
     }
 }
@@ -243,7 +269,7 @@ unsafe extern "sysv64" fn slow_store(core: *mut CoreState, index: u32, linear: u
     let row = record(core, index);
     let (size, mode) = (1u32 << row.w, mode(core, &row));
     let done = if row.flags & VECTOR != 0 {
-        let value = core.vec.get(usize::from(row.value)).copied().unwrap_or_default();
+        let value = core.vec_spill[usize::from(row.value % 16)];
         match size {
             16 => mem::store16_in(core, linear, value, mode),
             _ => mem::store_in(core, linear, size, u128::from_le_bytes(value) as u64, mode),
