@@ -13,7 +13,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::engine::Engine;
 use crate::guest::{Fault, Gpa};
 use crate::mmu::{self, PAGE_SIZE};
-use crate::state::{CoreState, JUMP_CACHE, JumpEntry, NO_BLOCK, exit};
+use crate::state::{CoreState, JUMP_CACHE, JumpEntry, MMU_MODES, NO_BLOCK, exit};
 
 /// Number of a block in the [`Table`].
 pub(crate) type BlockId = u32;
@@ -150,8 +150,10 @@ pub(crate) struct Table {
     watched: HashSet<u64, BuildHasherDefault<FastHasher>>,
     contexts: FastMap<(u64, u64), u32>,
     last_context: Option<((u64, u64), u32)>,
-    /// Linear pages (hashed) with jump-cache entries in this generation.
-    cached_pages: Vec<u64>,
+    /// Linear pages (hashed) with jump-cache entries in this generation, by MMU mode.
+    cached_pages: [Vec<u64>; MMU_MODES],
+    /// Whether some jump-cache entry of the MMU mode is of a page that is not global.
+    local_jumps: [bool; MMU_MODES],
 }
 
 const PAGE_FILTER: usize = 4096;
@@ -294,26 +296,46 @@ pub(crate) fn jump_slot(pc: u64) -> usize {
     (pc ^ (pc >> 12)) as usize % JUMP_CACHE
 }
 
-/// Puts a block into the jump cache under the current key.
-pub(crate) fn cache_jump(core: &mut CoreState, pc: u64, linear: u64, code: u64) {
+/// Puts a block into the jump cache under the current key. `crosses`: it ends on the next page, whose translation has just
+/// been used like that of its first.
+pub(crate) fn cache_jump(core: &mut CoreState, pc: u64, linear: u64, code: u64, crosses: bool) {
     core.jump_cache[jump_slot(pc)] = JumpEntry { pc, key: core.jump_key, code, pad: 0 };
+    let mode = core.mmu_mode as usize & 1;
+    let next = (linear | (PAGE_SIZE - 1)).wrapping_add(1);
+    let local =
+        !mmu::fetches_globally(core, linear, mode) || crosses && !mmu::fetches_globally(core, next, mode);
     if let Some(engine) = engine(core) {
-        let pages = &mut engine.table.cached_pages;
+        engine.table.local_jumps[mode] |= local;
+        let pages = &mut engine.table.cached_pages[mode];
         pages.resize(PAGE_FILTER / 64, 0);
         let (word, bit) = Table::filter_bit(linear);
         pages[word] |= bit;
     }
 }
 
-/// Makes every jump-cache entry stale.
-pub(crate) fn new_generation(core: &mut CoreState) {
+/// What jump-cache entries for `context` must carry now.
+pub(crate) fn jump_key(core: &CoreState, context: u32) -> u64 {
+    u64::from(core.generations[core.mmu_mode as usize & 1]) << 32 | u64::from(context)
+}
+
+/// Makes every jump-cache entry of an MMU mode stale. No two generations of any mode have the same number.
+pub(crate) fn new_generation(core: &mut CoreState, mode: usize) {
     core.generation = core.generation.wrapping_add(1);
     if core.generation == 0 {
         clear_jumps(core);
     }
-    core.jump_key = u64::from(core.generation) << 32 | core.jump_key & 0xffff_ffff;
+    core.generations[mode & 1] = core.generation;
+    core.jump_key = jump_key(core, core.jump_key as u32);
     if let Some(engine) = engine(core) {
-        engine.table.cached_pages.fill(0);
+        engine.table.cached_pages[mode & 1].fill(0);
+        engine.table.local_jumps[mode & 1] = false;
+    }
+}
+
+/// Makes the jump-cache entries of an MMU mode stale unless all are of global pages.
+pub(crate) fn new_local_generation(core: &mut CoreState, mode: usize) {
+    if engine(core).is_some_and(|e| e.table.local_jumps[mode & 1]) {
+        new_generation(core, mode);
     }
 }
 
@@ -327,12 +349,14 @@ pub(crate) fn forget_page(core: &mut CoreState, linear: u64) {
     let (word, bit) = Table::filter_bit(linear);
     // A block may begin on the page before and end on this one.
     let (before, before_bit) = Table::filter_bit(linear.wrapping_sub(PAGE_SIZE));
-    let known = engine(core).is_some_and(|e| {
-        let has = |w: usize, b: u64| e.table.cached_pages.get(w).is_some_and(|x| x & b != 0);
-        has(word, bit) || has(before, before_bit)
-    });
-    if known {
-        new_generation(core);
+    for mode in 0..MMU_MODES {
+        let known = engine(core).is_some_and(|e| {
+            let has = |w: usize, b: u64| e.table.cached_pages[mode].get(w).is_some_and(|x| x & b != 0);
+            has(word, bit) || has(before, before_bit)
+        });
+        if known {
+            new_generation(core, mode);
+        }
     }
 }
 

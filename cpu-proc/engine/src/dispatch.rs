@@ -99,7 +99,7 @@ fn find(core: &mut CoreState) -> Result<Option<BlockId>, Fault> {
             Engine::of(core).table.context(key, base).unwrap_or(0)
         }
     };
-    core.jump_key = u64::from(core.generation) << 32 | u64::from(context);
+    core.jump_key = blocks::jump_key(core, context);
     let host = match mmu::place(core, linear, Access::Fetch, mode)? {
         Place::Host(host) | Place::Code(host) => host as u64,
         Place::Device(_) => return Ok(None),
@@ -110,7 +110,7 @@ fn find(core: &mut CoreState) -> Result<Option<BlockId>, Fault> {
         let second = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.second_page);
         if second == 0 || second_page(core, linear, mode)? == Some(second) {
             let entry = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.entry);
-            blocks::cache_jump(core, ident.pc, linear, entry);
+            blocks::cache_jump(core, ident.pc, linear, entry, second != 0);
             return Ok(Some(id));
         }
         blocks::kill(core, id);
@@ -191,7 +191,7 @@ fn install(
             clear(core);
             let key = u64::from((core.ops.block_key)(core)) | (mode as u64) << 32;
             ident.context = Engine::of(core).table.context(key, base).unwrap_or(0);
-            core.jump_key = u64::from(core.generation) << 32 | u64::from(ident.context);
+            core.jump_key = blocks::jump_key(core, ident.context);
             watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;
             continue;
         };
@@ -205,7 +205,7 @@ fn install(
         if second != 0 {
             mmu::protect(core, second);
         }
-        blocks::cache_jump(core, ident.pc, linear, made.entry);
+        blocks::cache_jump(core, ident.pc, linear, made.entry, second != 0);
         return Ok(Some(id));
     }
     Ok(None)

@@ -18,6 +18,8 @@ pub struct Translation {
     pub readable: bool,
     /// Whether the current privilege may execute it.
     pub executable: bool,
+    /// Whether it stays over [`crate::mmu::flush_local`]: the same in every address space.
+    pub global: bool,
 }
 
 /// A guest exception has been recorded in the front end's state; unwind to the dispatcher.

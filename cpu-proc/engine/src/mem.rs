@@ -355,9 +355,25 @@ mod tests {
     }
 
     #[test]
+    fn a_new_address_space_keeps_global_translations_only() {
+        let mut r = rig();
+        r.cpu.pages[2].global = true;
+        for page in [2, 3] {
+            assert_eq!(load(r.core(), page << 12, 4, Privilege::Current), Ok(0));
+            r.cpu.pages[page as usize].gpa = 0x7000;
+        }
+        phys_store(r.core(), 0x7000, 4, 7);
+        mmu::flush_local(r.core());
+        assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(0));
+        assert_eq!(load(r.core(), 0x3000, 4, Privilege::Current), Ok(7));
+        mmu::flush_page(r.core(), 0x2000);
+        assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(7));
+    }
+
+    #[test]
     fn flushing_one_address_of_a_large_page_drops_the_others() {
         let mut r = rig();
-        mmu::note_large_page(r.core(), 0x2000, 21);
+        mmu::note_large_page(r.core(), 0x2000, 21, false);
         assert_eq!(load(r.core(), 0x2000, 4, Privilege::Current), Ok(0));
         phys_store(r.core(), 0x7000, 4, 7);
         r.cpu.pages[2].gpa = 0x7000;

@@ -4,7 +4,8 @@
 //! memory that holds no compiled code, fetches from memory. Everything else (devices, ROM writes, code pages) takes the slow
 //! path each time.
 //!
-//! The front end reports what the guest does: [`flush_all`] for a new address space, [`flush_page`] for one page, and
+//! The front end reports what the guest does: [`flush_local`] for a new address space, [`flush_all`] for changed paging
+//! controls, [`flush_page`] for one page, and
 //! [`note_large_page`] from its page walk. [`flush_map`] follows a change of the physical map or of the A20 gate.
 
 use crate::guest::{Fault, Gpa, Page};
@@ -37,12 +38,15 @@ pub(crate) fn init(core: &mut CoreState) {
             }
         }
     }
-    core.large = [LargeExtent { start: u64::MAX, last: 0 }; 2];
+    core.large = [[NO_EXTENT; 2]; 2];
     forget_phys(core);
     core.generation = 1;
+    core.generations = [1; MMU_MODES];
     core.jump_key = 1 << 32;
     crate::blocks::clear_jumps(core);
 }
+
+const NO_EXTENT: LargeExtent = LargeExtent { start: u64::MAX, last: 0 };
 
 fn forget_phys(core: &mut CoreState) {
     core.phys_cache = [PhysEntry { gpa: u64::MAX, host: std::ptr::null_mut(), writable: 0 }; PHYS_CACHE];
@@ -74,7 +78,7 @@ fn fill(core: &mut CoreState, linear: u64, access: Access, mode: usize) -> Resul
     let byte = unsafe { host.add((gpa & OFFSET) as usize) };
     let may = |core: &mut CoreState, access: Access, yes: bool| {
         if yes {
-            insert(core, linear, host, access, mode);
+            insert(core, linear, host, access, mode, t.global);
         }
     };
     match access {
@@ -93,11 +97,20 @@ fn fill(core: &mut CoreState, linear: u64, access: Access, mode: usize) -> Resul
     if access == Access::Write && !writable { Ok(Place::Device(gpa)) } else { Ok(Place::Host(byte)) }
 }
 
-fn insert(core: &mut CoreState, linear: u64, host: *mut u8, access: Access, mode: usize) {
+fn insert(core: &mut CoreState, linear: u64, host: *mut u8, access: Access, mode: usize, global: bool) {
     let tag = linear & !OFFSET;
     let set = set_of(linear);
     core.tlb[mode].sets[access as usize][set] = TlbEntry { tag, addend: (host as u64).wrapping_sub(tag) };
-    core.filled[mode][access as usize][set / 64] |= 1 << (set % 64);
+    let (word, bit) = (set / 64, 1 << (set % 64));
+    core.filled[mode][access as usize][word] |= bit;
+    let kept = &mut core.global[mode][access as usize][word];
+    *kept = if global { *kept | bit } else { *kept & !bit };
+}
+
+/// Whether the translation for fetching at `linear`, just used, is a global one.
+pub(crate) fn fetches_globally(core: &CoreState, linear: u64, mode: usize) -> bool {
+    let set = set_of(linear);
+    core.global[mode][Access::Fetch as usize][set / 64] >> (set % 64) & 1 != 0
 }
 
 /// A physical address after the A20 gate.
@@ -126,21 +139,40 @@ fn half(linear: u64) -> usize {
     usize::from(linear >> 63 != 0 || linear >> 31 == 1)
 }
 
-/// The front end translated `linear` through a page of `1 << bits` bytes (more than [`PAGE_BITS`]): remembered, so that
-/// [`flush_page`] of any address in it drops all of its 4 KiB pieces.
-pub fn note_large_page(core: &mut CoreState, linear: u64, bits: u32) {
+/// The front end translated `linear` through a page of `1 << bits` bytes (more than [`PAGE_BITS`]), which is `global` or not:
+/// remembered, so that [`flush_page`] of any address in it drops all of its 4 KiB pieces.
+pub fn note_large_page(core: &mut CoreState, linear: u64, bits: u32, global: bool) {
     let mask = 1u64.checked_shl(bits).map_or(u64::MAX, |size| size - 1);
-    let extent = &mut core.large[half(linear)];
+    let extent = &mut core.large[usize::from(global)][half(linear)];
     extent.start = extent.start.min(linear & !mask);
     extent.last = extent.last.max(linear | mask);
 }
 
-/// Drops every translation of both privilege modes: a new address space, or changed paging controls.
+/// Drops every translation of both privilege modes: changed paging controls.
 pub fn flush_all(core: &mut CoreState) {
+    core.global = Default::default();
+    core.large[1] = [NO_EXTENT; 2];
+    drop_local(core);
+    for mode in 0..MMU_MODES {
+        crate::blocks::new_generation(core, mode);
+    }
+}
+
+/// Drops the translations of both privilege modes that are not global: a new address space.
+pub fn flush_local(core: &mut CoreState) {
+    drop_local(core);
+    for mode in 0..MMU_MODES {
+        crate::blocks::new_local_generation(core, mode);
+    }
+}
+
+fn drop_local(core: &mut CoreState) {
     for mode in 0..MMU_MODES {
         for access in 0..3 {
             for word in 0..TLB_SETS / 64 {
-                let mut bits = std::mem::take(&mut core.filled[mode][access][word]);
+                let kept = core.global[mode][access][word];
+                let mut bits = core.filled[mode][access][word] & !kept;
+                core.filled[mode][access][word] &= kept;
                 while bits != 0 {
                     let set = word * 64 + bits.trailing_zeros() as usize;
                     bits &= bits - 1;
@@ -149,15 +181,20 @@ pub fn flush_all(core: &mut CoreState) {
             }
         }
     }
-    core.large = [LargeExtent { start: u64::MAX, last: 0 }; 2];
-    crate::blocks::new_generation(core);
+    core.large[0] = [NO_EXTENT; 2];
 }
 
 /// Drops the translation of the page that holds `linear` (all of a large page).
 pub fn flush_page(core: &mut CoreState, linear: u64) {
-    let extent = core.large[half(linear)];
-    if (extent.start..=extent.last).contains(&linear) {
+    let within = |core: &CoreState, global: usize| {
+        let extent = core.large[global][half(linear)];
+        (extent.start..=extent.last).contains(&linear)
+    };
+    if within(core, 1) {
         return flush_all(core);
+    }
+    if within(core, 0) {
+        flush_local(core);
     }
     let (set, tag) = (set_of(linear), linear & !OFFSET);
     for mode in 0..MMU_MODES {

@@ -123,6 +123,37 @@ fn a_remapped_code_page_runs_its_new_contents_after_a_flush() {
 }
 
 #[test]
+fn a_new_address_space_runs_the_new_contents_of_pages_that_are_not_global() {
+    // 0x1000 adds and goes through a register to 0x2000, which adds and stops; then both pages change.
+    for (first, second, expected) in
+        [(false, false, 0x66), (true, false, 0x57), (false, true, 0x21), (true, true, 0x12)]
+    {
+        let mut r = rig(&[0x101, 0x12000]);
+        r.machine().put32(0x2000, 0x111);
+        r.machine().put32(0x2004, 0);
+        r.machine().put32(0x5000, 0x110);
+        r.machine().put32(0x5004, 0x12000);
+        r.machine().put32(0x6000, 0x156);
+        r.machine().put32(0x6004, 0);
+        r.cpu.pages[1].global = first;
+        r.cpu.pages[2].global = second;
+        for _ in 0..3 {
+            r.run(0x1000);
+        }
+        r.cpu.core.slots[0] = 0;
+        r.cpu.pages[1].gpa = 0x5000;
+        r.cpu.pages[2].gpa = 0x6000;
+        mmu::flush_local(r.core());
+        r.run(0x1000);
+        assert_eq!(r.cpu.core.slots[0], expected, "global: {first} {second}");
+        r.cpu.core.slots[0] = 0;
+        mmu::flush_all(r.core());
+        r.run(0x1000);
+        assert_eq!(r.cpu.core.slots[0], 0x66);
+    }
+}
+
+#[test]
 fn an_instruction_across_pages_follows_the_mapping_of_the_second_page() {
     // The word at 0x1ffe: its upper half lies on the next page.
     let mut r = rig(&[]);

@@ -108,7 +108,7 @@ pub struct CoreState {
     pub entry_rsp: u64,
     /// Current MMU mode, [`MMU_KERNEL`] or [`MMU_USER`].
     pub mmu_mode: u32,
-    /// Flush generation, part of jump-cache keys.
+    /// Last flush generation given out.
     pub generation: u32,
     /// Vector slots: guest registers, then block temporaries.
     pub vec: [[u8; 16]; 20],
@@ -138,8 +138,13 @@ pub struct CoreState {
     pub mxcsr_live: u32,
     /// Sets filled since the last flush, a bit each, so that a flush costs what was used.
     pub filled: [[[u64; TLB_SETS / 64]; 3]; MMU_MODES],
-    /// Extents of large pages that were translated, by half of the address space, see [`crate::mmu::note_large_page`].
-    pub large: [LargeExtent; 2],
+    /// Of those, the ones that hold a global translation.
+    pub global: [[[u64; TLB_SETS / 64]; 3]; MMU_MODES],
+    /// Extents of large pages that were translated, not global and global ones, by half of the address space; see
+    /// [`crate::mmu::note_large_page`].
+    pub large: [[LargeExtent; 2]; 2],
+    /// Flush generations that jump-cache entries must carry, by MMU mode.
+    pub generations: [u32; MMU_MODES],
     /// Where recently used physical pages are, for page walks and [`crate::mem::phys_load`].
     pub phys_cache: [PhysEntry; PHYS_CACHE],
     /// Items of [`log`] that are on.

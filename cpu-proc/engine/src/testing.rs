@@ -22,6 +22,7 @@ pub struct Pte {
     pub gpa: Gpa,
     pub present: bool,
     pub writable: bool,
+    pub global: bool,
 }
 
 pub struct TestMachine {
@@ -154,6 +155,7 @@ fn translate(core: &mut CoreState, linear: u64, access: Access, _user: bool) -> 
             writable: p.writable,
             readable: true,
             executable: true,
+            global: p.global,
         }),
         _ => {
             cpu.fault_address = linear;
@@ -302,7 +304,7 @@ impl Rig {
         // SAFETY: both live until `drop`.
         let mut cpu: CpuBox<TestCpu> = unsafe { CpuBox::new(&OPS, machine, attention, lowering) };
         for i in 0..PAGES {
-            cpu.pages[i] = Pte { gpa: (i as u64) << 12, present: true, writable: true };
+            cpu.pages[i] = Pte { gpa: (i as u64) << 12, present: true, writable: true, global: false };
         }
         Rig { cpu, machine, attention }
     }

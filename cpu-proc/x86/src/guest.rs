@@ -1,8 +1,7 @@
 //! The x86 front end as the engine calls it.
 //!
 //! # Deviations from hardware
-//! * Caches, memory types and machine checks are not modelled: MTRR, PAT and the MCA banks are storage; global pages are
-//!   dropped with all others when CR3 is written.
+//! * Caches, memory types and machine checks are not modelled: MTRR, PAT and the MCA banks are storage.
 //! * A data breakpoint counts by the first byte of an access, and also where an instruction only probes.
 //! * A branch to a non-canonical address faults at its target, not at the branch.
 //! * RF is kept only while instruction breakpoints are armed.

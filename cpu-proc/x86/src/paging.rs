@@ -2,8 +2,7 @@
 //!
 //! Source: Intel SDM volume 3A chapter 4; AMD64 APM volume 2 chapter 5.
 //!
-//! *Deviations*: global pages are dropped by a CR3 load like all others (allowed: software cannot rely on their
-//! staying). *Not emulated*: PCID, SMEP, SMAP, protection keys (not advertised).
+//! *Not emulated*: PCID, SMEP, SMAP, protection keys (not advertised).
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -18,6 +17,7 @@ const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
 const NX: u64 = 1 << 63;
 
 /// Page-fault error-code bits (SDM 4.7).
@@ -228,7 +228,7 @@ fn walk_checked(cpu: &mut Cpu, linear: u64, access: Access, user: bool) -> Resul
         }
     } else if cpu.cr0 & cr0::PG == 0 {
         let gpa = cpu.a20(linear & 0xffff_ffff);
-        return Ok(Translation { gpa, writable: true, readable: true, executable: true });
+        return Ok(Translation { gpa, writable: true, readable: true, executable: true, global: false });
     }
     let linear = if long { linear } else { linear & 0xffff_ffff };
     let nx_on = cpu.msrs.efer & efer::NXE != 0 && cpu.cr4 & cr4::PAE != 0;
@@ -244,15 +244,17 @@ fn walk_checked(cpu: &mut Cpu, linear: u64, access: Access, user: bool) -> Resul
                     (!user || w.user) && (!write || may_write) && (access != Access::Fetch || executable);
                 if allowed {
                     if mark_all(cpu, &w, write) {
-                        if w.bits > 12 {
-                            mmu::note_large_page(&mut cpu.core, linear, w.bits);
-                        }
                         let leaf = w.entries[w.depth.min(4) - 1].value;
+                        let global = leaf & GLOBAL != 0 && cpu.cr4 & cr4::PGE != 0;
+                        if w.bits > 12 {
+                            mmu::note_large_page(&mut cpu.core, linear, w.bits, global);
+                        }
                         return Ok(Translation {
                             gpa: cpu.a20(w.gpa),
                             writable: may_write && (write || leaf & DIRTY != 0),
                             readable: true,
                             executable,
+                            global,
                         });
                     }
                     continue;
@@ -303,6 +305,11 @@ fn mark_all(cpu: &mut Cpu, w: &Walk, write: bool) -> bool {
 /// Drops all cached translations and what was found by linear address.
 pub fn flush(cpu: &mut Cpu) {
     mmu::flush_all(&mut cpu.core);
+}
+
+/// Drops the translations that are not global.
+pub fn flush_local(cpu: &mut Cpu) {
+    mmu::flush_local(&mut cpu.core);
 }
 
 /// Drops the translation of one page.

@@ -124,7 +124,7 @@ fn write_cr3(cpu: &mut Cpu, value: u64) -> Result<(), Fault> {
         paging::load_pdptes(cpu, value)?;
     }
     cpu.cr3 = value;
-    paging::flush(cpu);
+    paging::flush_local(cpu);
     Ok(())
 }
 

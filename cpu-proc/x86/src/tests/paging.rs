@@ -1,6 +1,7 @@
 //! Page walks in every mode.
 
 use bulkhead_engine::Access::{Fetch, Read, Write};
+use bulkhead_engine::mem;
 
 use super::*;
 use crate::helpers::vector;
@@ -136,6 +137,36 @@ fn long_mode_walk_takes_four_levels_and_refuses_non_canonical_addresses() {
         Err((PF, Some(9))),
         "page size in the top level"
     );
+}
+
+#[test]
+fn a_global_page_outlives_a_cr3_load_but_not_a_change_of_pge() {
+    let mut rig = Rig::new().long();
+    rig.put(0x10_2000, 8, 0x10_3007);
+    rig.put(0x10_3008, 8, 0x4107);
+    rig.put(0x10_3010, 8, 0x4007);
+    let read = |rig: &mut Rig, linear: u64| mem::load(&mut rig.cpu.core, linear, 4, mem::Privilege::Current);
+    let contents = |rig: &mut Rig| [0x1000, 0x2000].map(|linear| read(rig, linear).unwrap());
+    rig.put(0x4000, 4, 1);
+    rig.put(0x5000, 4, 2);
+    for (pge, after) in [(0, [2, 2]), (1 << 7, [1, 2])] {
+        let cr4 = rig.cpu.cr4;
+        rig.call(Sys::WriteCr, cr4 & !(1 << 7) | pge, 0, 0, 4).unwrap();
+        let cr3 = rig.cpu.cr3;
+        rig.call(Sys::WriteCr, cr3, 0, 0, 3).unwrap();
+        assert_eq!(contents(&mut rig), [1, 1]);
+        rig.put(0x10_3008, 8, 0x5107);
+        rig.put(0x10_3010, 8, 0x5007);
+        rig.call(Sys::WriteCr, cr3, 0, 0, 3).unwrap();
+        assert_eq!(contents(&mut rig), after, "PGE {pge:#x}");
+        rig.put(0x10_3008, 8, 0x4107);
+        rig.put(0x10_3010, 8, 0x4007);
+        rig.call(Sys::WriteCr, cr3, 0, 0, 3).unwrap();
+    }
+    rig.put(0x10_3008, 8, 0x5107);
+    let cr4 = rig.cpu.cr4;
+    rig.call(Sys::WriteCr, cr4 & !(1 << 7), 0, 0, 4).unwrap();
+    assert_eq!(contents(&mut rig), [2, 1]);
 }
 
 #[test]

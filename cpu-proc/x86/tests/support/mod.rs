@@ -92,7 +92,7 @@ fn translate(core: &mut CoreState, linear: u64, _: Access, _: bool) -> Result<Tr
     if linear.wrapping_sub(memory.base) >= memory.len {
         return Err(helpers::raise(cpu_of(core), helpers::vector::PF, Some(0)));
     }
-    Ok(Translation { gpa: linear, writable: true, readable: true, executable: true })
+    Ok(Translation { gpa: linear, writable: true, readable: true, executable: true, global: false })
 }
 
 static OPS: GuestOps = GuestOps {
