@@ -6,13 +6,13 @@
 
 use std::mem::offset_of;
 
-use bulkhead_ir::liveness::{Life, bit};
+use bulkhead_ir::liveness::{ALL_SLOTS, Life, bit};
 use bulkhead_ir::{Block, NONE, Name, Op, Opcode, TEMP0, W8, W16, W32, W64, cc};
 
 use super::asm::{Asm, M, Patch, reg};
-use super::regs::{Regs, state};
+use super::regs::{Regs, slot_mem, state};
 use super::stubs::{self, Record, Side, Stubs};
-use super::vectors::{SIDE, Vectors};
+use super::vectors::{self, SIDE, Vectors};
 use crate::guest::Helper;
 use crate::state::{CoreState, exit};
 
@@ -24,6 +24,8 @@ pub(super) enum Cold {
     Access { jump: Patch, back: usize, record: u32, store: bool, vectors: bool },
     /// Alignment fault.
     Misaligned { jump: Patch, record: u32 },
+    /// The end of a loop between two rounds: what is newer than memory, and whether the host's flags are.
+    Side { jump: Patch, flags: bool, slots: Vec<(Name, u8)>, vectors: Vec<(u8, u8)> },
     /// A helper asked to leave.
     Leave { jump: Patch },
     /// The attention word was set before a jump back to this pc.
@@ -90,8 +92,64 @@ impl Emitter<'_> {
         self.host = false;
         self.mem = true;
         let block = self.block;
+        for _ in 1..self.rounds() {
+            if let Some((branch, body)) = block.ops.split_last() {
+                self.ops(body);
+                self.again(branch);
+            }
+        }
+        self.ops(&block.ops);
+        if block.ops.last().is_none_or(|o| o.op < Opcode::Goto) {
+            self.terminator(&Op::goto(block.next_pc, true));
+        }
+        self.finish();
+    }
+
+    /// How often the block is emitted in a row. A loop of one block keeps its registers and flags from round to round, and
+    /// only the last round goes back to the start. Helpers may change the mapping, so a loop with one goes back at once.
+    fn rounds(&self) -> usize {
+        let ops = &self.block.ops;
+        let loops = ops.last().is_some_and(|o| {
+            matches!(o.op, Opcode::Branch | Opcode::BranchZ)
+                && o.imm as u64 == self.block.pc
+                && self.block.next_pc > self.block.pc
+        });
+        if !loops || ops.iter().any(|o| o.op == Opcode::Call) {
+            return 1;
+        }
+        match ops.len() {
+            0..=24 => 4,
+            25..=64 => 2,
+            _ => 1,
+        }
+    }
+
+    /// The branch between two rounds: leaves when it is not taken.
+    fn again(&mut self, op: &Op) {
+        let code = if op.op == Opcode::Branch {
+            self.condition(op.k)
+        } else {
+            self.clobber(u8::MAX);
+            let a = self.read(op.a);
+            self.asm.op_rr(op.w, 0x85, a, a);
+            if op.k == 0 { cc::NE } else { cc::E }
+        };
+        let jump = self.asm.jcc(code ^ 1);
+        self.cold.push(Cold::Side {
+            jump,
+            flags: self.host && !self.mem,
+            slots: self.regs.dirty_slots().collect(),
+            vectors: self.vectors.dirty_slots().collect(),
+        });
+        self.regs.end_op(ALL_SLOTS);
+        self.vectors.end_op();
+    }
+
+    /// Emits ops from the block's first one on.
+    fn ops(&mut self, ops: &[Op]) {
+        let block = self.block;
         let mut skip = false;
-        for (i, op) in block.ops.iter().enumerate() {
+        for (i, op) in ops.iter().enumerate() {
             let life = self.lives.get(i).copied().unwrap_or_default();
             if !std::mem::take(&mut skip) {
                 let next = block.ops.get(i + 1).zip(self.lives.get(i + 1));
@@ -103,10 +161,6 @@ impl Emitter<'_> {
                 self.vectors.end_op();
             }
         }
-        if block.ops.last().is_none_or(|o| o.op < Opcode::Goto) {
-            self.terminator(&Op::goto(block.next_pc, true));
-        }
-        self.finish();
     }
 
     // --- flags ---
@@ -501,6 +555,15 @@ impl Emitter<'_> {
                     self.asm.land(jump);
                     self.asm.mov_ri(RDI, u64::from(record));
                     self.asm.call_to(self.stubs.with_vectors.misaligned);
+                }
+                Cold::Side { jump, flags, slots, vectors } => {
+                    self.asm.land(jump);
+                    if flags {
+                        self.save_flags();
+                    }
+                    slots.into_iter().for_each(|(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
+                    vectors.into_iter().for_each(|(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
+                    self.go(self.block.next_pc);
                 }
                 Cold::Leave { jump } => {
                     self.asm.land(jump);
