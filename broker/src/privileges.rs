@@ -7,9 +7,10 @@
 //! that does not map them everybody is `nobody`, or stays what it is where not even that exists.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use bulkhead_bus::manifest::fd;
 use bulkhead_config::{MachineConfig, RunAs};
 use nix::unistd::{Gid, Uid};
 
@@ -37,6 +38,8 @@ pub struct Privileges {
     own: Option<u32>,
     /// Everybody's, where there are none of their own.
     nobody: Option<(u32, u32)>,
+    /// Namespaces that processes join, by name; none where the host gives out none.
+    void: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Privileges {
@@ -83,12 +86,19 @@ impl Privileges {
         let first = FIRST + std::process::id() % BROKERS * EACH;
         let free = is_mapped("uid_map", first, EACH) && is_mapped("gid_map", first, EACH);
         let nobody = is_mapped("uid_map", NOBODY.0, 1) && is_mapped("gid_map", NOBODY.1, 1);
+        // Without, every jail says so.
+        let mut void = bulkhead_security::make_void(run_as);
+        if let (Ok(void), Some(_)) = (&mut void, &root) {
+            // The folder is not to be found in an empty one.
+            void.retain(|(name, _)| *name != "ns-mnt");
+        }
         Ok(Privileges {
             run_as,
             root,
             superuser,
             own: free.then_some(first),
             nobody: nobody.then_some(NOBODY),
+            void: void.unwrap_or_default(),
         })
     }
 
@@ -99,9 +109,10 @@ impl Privileges {
         self.run_as.or(own).or(self.nobody).filter(|_| self.superuser)
     }
 
-    /// The folder of `-chroot`, for the processes.
-    pub fn root(&self) -> Option<&OwnedFd> {
-        self.root.as_ref().map(|(folder, _)| folder)
+    /// What every process gets to build its jail with: namespaces, and the folder of `-chroot`.
+    pub fn descriptors(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+        let root = self.root.iter().map(|(folder, _)| (fd::ROOT.to_owned(), folder.as_fd()));
+        self.void.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_fd())).chain(root)
     }
 
     /// Whether programs may be out of reach by name once [`Privileges::drop`] has been called.

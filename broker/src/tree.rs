@@ -398,7 +398,7 @@ fn start(
         let trace = tracing.add(&manifest.name, &manifest.role, manifest.source)?;
         let mut fds = fds.to_vec();
         fds.push((fd::TRACE.to_owned(), trace));
-        fds.extend(privileges.root().map(|root| (fd::ROOT.to_owned(), root.as_fd())));
+        fds.extend(privileges.descriptors());
         let mut recipe = Recipe::new(program, manifest, &fds)?;
         if privileges.hides_programs() {
             recipe.hold_program()?;
@@ -594,9 +594,7 @@ fn start_cpu(
             fds.add(format!("{}{index}", fd::BULK), memory);
         }
     }
-    if let Some(root) = shared.privileges.root() {
-        fds.add(fd::ROOT, root);
-    }
+    fds.list.extend(shared.privileges.descriptors());
     processes.push(spawn::spawn("bh-cpu", None, manifest, &fds.list)?);
     drop(theirs);
     let mut cpu = CpuLink::new(ours);

@@ -55,6 +55,8 @@ pub mod fd {
     pub const BLOCK: &str = "block";
     /// Socket over which the process reports from its jail.
     pub const REPORT: &str = "report";
+    /// Prefix of the namespaces to join: `ns-user`, `ns-mnt`, ...; the one for users first.
+    pub const NAMESPACE: &str = "ns-";
     /// Folder of `-chroot`, which becomes the root.
     pub const ROOT: &str = "root";
     /// The process's own trace file, see [`crate::trace`].

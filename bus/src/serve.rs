@@ -75,15 +75,20 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<Vec<u8>, wire::WireError> 
     Ok(bytes)
 }
 
+/// What the broker decided about a jail, see [`Manifest::terms`].
+pub type Terms = (Option<(u32, u32)>, Option<i32>, Option<i32>, Vec<i32>);
+
 impl Manifest {
     /// The descriptor named `name`.
     pub fn descriptor(&self, name: &str) -> Option<i32> {
         self.fds.iter().find(|(have, _)| have == name).map(|(_, fd)| *fd)
     }
 
-    /// What the broker decided about the jail: user and group, folder of `-chroot`, report socket.
-    pub fn terms(&self) -> (Option<(u32, u32)>, Option<i32>, Option<i32>) {
-        (self.run_as, self.descriptor(fd::ROOT), self.descriptor(fd::REPORT))
+    /// What the broker decided about the jail: user and group, folder of `-chroot`, report socket, namespaces to join.
+    pub fn terms(&self) -> Terms {
+        let namespaces = self.fds.iter().filter(|(name, _)| name.starts_with(fd::NAMESPACE));
+        let namespaces = namespaces.map(|(_, fd)| *fd).collect();
+        (self.run_as, self.descriptor(fd::ROOT), self.descriptor(fd::REPORT), namespaces)
     }
 
     /// Takes over the descriptor named `name`. To be called once for each name.

@@ -15,6 +15,7 @@ use seccompiler::{
 use crate::listener;
 use crate::policies::{self, Call, Test};
 use crate::sys;
+use crate::void;
 use crate::watch::Lacks;
 
 /// Standard error stays open: the broker gave it a pipe that it reads with suspicion.
@@ -29,7 +30,7 @@ const CPU_ROOM: u64 = 2 << 30;
 const CLIENTS: u64 = 8;
 
 /// What the broker decides about a jail.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Terms {
     /// User and group to become when the process is the superuser's.
     pub run_as: Option<(u32, u32)>,
@@ -37,6 +38,9 @@ pub struct Terms {
     pub root: Option<RawFd>,
     /// Socket to the broker's [`crate::Watch`]; without it a violation ends the process unexplained.
     pub report: Option<RawFd>,
+    /// The namespaces of [`crate::make_void`] to join, in their order. With one for users they are joined as the user to become;
+    /// without one for mounts the root stays what it is otherwise.
+    pub namespaces: Vec<RawFd>,
 }
 
 /// A process that is confined and not yet filtered.
@@ -61,10 +65,12 @@ pub fn enter(role: &str, keep: &[RawFd], terms: impl Into<Terms>) -> Result<(), 
     confine(keep, terms)?.seal(role)
 }
 
-/// User and group, folder of `-chroot`, report socket: the parts of [`Terms`] as a manifest has them.
-impl From<(Option<(u32, u32)>, Option<RawFd>, Option<RawFd>)> for Terms {
-    fn from((run_as, root, report): (Option<(u32, u32)>, Option<RawFd>, Option<RawFd>)) -> Terms {
-        Terms { run_as, root, report }
+/// The parts of [`Terms`] as a manifest has them.
+type Parts = (Option<(u32, u32)>, Option<RawFd>, Option<RawFd>, Vec<RawFd>);
+
+impl From<Parts> for Terms {
+    fn from((run_as, root, report, namespaces): Parts) -> Terms {
+        Terms { run_as, root, report, namespaces }
     }
 }
 
@@ -89,31 +95,39 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
     let mut kept = keep.to_vec();
     kept.push(STDERR);
     kept.extend(terms.report);
-    let with_root: Vec<RawFd> = kept.iter().copied().chain(terms.root).collect();
-    step("closing descriptors", sys::close_all_but(&with_root))?;
+    let passing: Vec<RawFd> = terms.root.iter().chain(&terms.namespaces).copied().collect();
+    step("closing descriptors", sys::close_all_but(&[&kept[..], &passing[..]].concat()))?;
     step("core limit", sys::limit(libc::RLIMIT_CORE, 0))?;
     let superuser = sys::is_root();
-    let separate = sys::separate(!superuser).is_ok();
-    if !separate {
-        lacks |= Lacks::NAMESPACES;
-    }
+    let is = |kind| terms.namespaces.iter().any(|fd| void::is_kind(*fd, kind));
+    let join = || terms.namespaces.iter().try_for_each(|fd| sys::join(*fd));
+    // A user namespace is its owner's to join, and the owner gains what it takes to join the others.
+    let late = is(libc::CLONE_NEWUSER);
+    let mut apart = !terms.namespaces.is_empty() && (late || join().is_ok());
     match terms.root {
         Some(root) if superuser => step("chroot", sys::chroot_into(root))?,
-        // Some hosts give out namespaces and then allow nothing in them.
-        _ if separate && sys::empty_root().is_ok() => {}
+        // It comes with the namespace.
+        _ if apart && is(libc::CLONE_NEWNS) => {}
         _ if superuser => step("chroot", sys::chroot_into_nothing())?,
-        _ => lacks |= Lacks::ROOT,
+        // A successor, whose broker is in the folder already.
+        Some(_) => {}
+        None => lacks |= Lacks::ROOT,
     }
-    if let Some(root) = terms.root {
-        step("closing descriptors", sys::close_one(root))?;
-    }
-    if superuser || separate {
-        step("capability bounds", sys::drop_bounding_set())?;
-    }
+    step("capability bounds", sys::drop_bounding_set())?;
     match terms.run_as {
         Some((user, group)) if superuser => step("dropping privileges", sys::drop_to(user, group))?,
         None if superuser => lacks |= Lacks::USER,
         _ => {}
+    }
+    if apart && late {
+        apart = join().is_ok();
+        step("capability bounds", sys::drop_bounding_set())?;
+    }
+    if !apart {
+        lacks |= Lacks::NAMESPACES;
+    }
+    for fd in passing {
+        step("closing descriptors", sys::close_one(fd))?;
     }
     step("capabilities", sys::drop_capabilities())?;
     // A change of credentials clears both.

@@ -11,7 +11,9 @@ pub mod names;
 pub mod pages;
 pub mod policies;
 mod sys;
+mod void;
 mod watch;
 
 pub use jail::{Confined, Terms, confine, enter, enter_broker};
+pub use void::make_void;
 pub use watch::{Lacks, Place, Violation, Watch};

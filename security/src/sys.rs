@@ -112,6 +112,27 @@ pub fn separate(user: bool) -> io::Result<()> {
     check(unsafe { libc::unshare(kinds) })
 }
 
+/// Joins a namespace.
+pub fn join(namespace: i32) -> io::Result<()> {
+    // SAFETY: plain values.
+    check(unsafe { libc::setns(namespace, 0) })
+}
+
+/// Waits for the end of a child; an error unless its status is 0.
+pub fn ended_well(pid: i32) -> io::Result<()> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the status is written to a live word.
+        if unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid {
+            return if status == 0 { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) };
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// Replaces every mount of this process's own namespace by an empty read-only file system.
 pub fn empty_root() -> io::Result<()> {
     const FLAGS: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_RDONLY;

@@ -311,7 +311,9 @@ fn chroot_encloses_every_process_and_its_successors() {
         }
     };
     assert_all_in();
-    let (pid, _) = succeed(&mut monitor, "bh-rtc");
+    let (_, before) = jails(&mut monitor).remove("bh-rtc").expect("bh-rtc");
+    let (pid, jail) = succeed(&mut monitor, "bh-rtc");
+    assert_eq!(jail, before);
     assert_powerless(pid, "bh-rtc");
     assert_all_in();
     assert_all_are(&vm, "12345", "12346");

@@ -92,10 +92,7 @@ pub const CALLS: &[Call] = &[
     // A process on its way into its jail; for the broker itself they are useless without privileges.
     any(libc::SYS_prctl, "parent death, names, privileges"),
     any(libc::SYS_close_range, "descriptors closed"),
-    any(libc::SYS_unshare, "namespaces"),
-    any(libc::SYS_mount, "an empty root, in the process's own namespace"),
-    any(libc::SYS_pivot_root, "an empty root, in the process's own namespace"),
-    any(libc::SYS_umount2, "an empty root, in the process's own namespace"),
+    any(libc::SYS_setns, "namespaces"),
     any(libc::SYS_mkdir, "an empty root, where there are no namespaces"),
     any(libc::SYS_rmdir, "an empty root, where there are no namespaces"),
     any(libc::SYS_chroot, "an empty root"),

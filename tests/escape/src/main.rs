@@ -81,7 +81,7 @@ fn is_memory(name: &str) -> bool {
         "listener",
         "monitor",
     ];
-    !kept.contains(&name) && !name.starts_with(fd::IMAGE)
+    !kept.contains(&name) && !name.starts_with(fd::IMAGE) && !name.starts_with(fd::NAMESPACE)
 }
 
 fn map(manifest: &Manifest, name: &str, number: i32) -> Result<Mapping, StartError> {
@@ -100,7 +100,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
     for (name, number) in &manifest.fds {
         if is_memory(name) {
             memories.push((name.as_str(), map(&manifest, name, *number)?));
-        } else if ![fd::REPORT, fd::ROOT].contains(&name.as_str()) {
+        } else if ![fd::REPORT, fd::ROOT].contains(&name.as_str()) && !name.starts_with(fd::NAMESPACE) {
             keep.push(*number);
         }
     }
