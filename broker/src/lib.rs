@@ -125,7 +125,7 @@ fn open(config: &MachineConfig, machine: &machines::Machine) -> Result<Parts, Fa
     };
     describe(config, low, high, &mut items)?;
     if let Some(kernel) = &config.kernel {
-        firmware::linux::load(kernel, &config.append, config.initrd.as_deref(), low)?.add_to(&mut items);
+        firmware::add_kernel(kernel, &config.append, config.initrd.as_deref(), low, &mut items)?;
     }
     let cmos = firmware::cmos::bytes(config, &drives, low, high);
     let serials = config

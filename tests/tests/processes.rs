@@ -175,7 +175,10 @@ fn a_wrong_kernel_is_one_line() {
     let scratch = Scratch::new("kernel");
     let text = scratch.file("text");
     std::fs::write(&text, b"no kernel").expect("file");
-    refused(&["-kernel", &text], &format!("-kernel {text}: not a Linux kernel image (bzImage)"));
+    refused(
+        &["-kernel", &text],
+        &format!("-kernel {text}: not a Linux kernel image (bzImage) nor a multiboot kernel"),
+    );
     let mut image = vec![0u8; 0x240];
     image[0x202..0x206].copy_from_slice(b"HdrS");
     let cut = scratch.file("cut");

@@ -8,7 +8,7 @@ use super::{Items, key, read_given};
 use crate::fail::Fail;
 
 /// Largest kernel and initial ramdisk: what 32-bit addresses can hold.
-const FILE_MAX: u64 = 0xe000_0000;
+pub const FILE_MAX: u64 = 0xe000_0000;
 /// RAM at the top of the low range that the firmware keeps tables in.
 const FIRMWARE_BYTES: u64 = 512 << 10;
 const SECTOR: usize = 512;
@@ -50,12 +50,17 @@ pub struct Kernel {
     pub initrd: Option<(u32, Vec<u8>)>,
 }
 
-/// Reads the files of `-kernel`, `-initrd` and `-append` and lays them out below `low_ram`.
+/// Reads the file of `-initrd` and lays it out below `low_ram` with the kernel in `image` and the command line.
 ///
 /// # Errors
 /// One line naming option, file and reason.
-pub fn load(kernel: &Path, append: &str, initrd: Option<&Path>, low_ram: u64) -> Result<Kernel, Fail> {
-    let image = read_given("-kernel", kernel, FILE_MAX)?;
+pub fn load(
+    kernel: &Path,
+    image: &[u8],
+    append: &str,
+    initrd: Option<&Path>,
+    low_ram: u64,
+) -> Result<Kernel, Fail> {
     let ramdisk = initrd.map(|path| read_given("-initrd", path, FILE_MAX)).transpose()?;
     let fail = |why: LayoutError| match why {
         LayoutError::Kernel(why) => Fail(format!("-kernel {}: {why}", kernel.display())),
@@ -64,7 +69,7 @@ pub fn load(kernel: &Path, append: &str, initrd: Option<&Path>, low_ram: u64) ->
         }
         LayoutError::Append(why) => Fail(format!("-append: {why}")),
     };
-    lay_out(&image, append, ramdisk, low_ram).map_err(fail)
+    lay_out(image, append, ramdisk, low_ram).map_err(fail)
 }
 
 /// Why a kernel cannot be booted, by the option at fault.
@@ -88,7 +93,7 @@ fn put(image: &mut [u8], at: usize, bytes: &[u8]) {
 fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) -> Result<Kernel, LayoutError> {
     let kernel = |why: &str| LayoutError::Kernel(why.to_owned());
     if get::<4>(image, field::MAGIC) != Some(*b"HdrS") {
-        return Err(kernel("not a Linux kernel image (bzImage)"));
+        return Err(kernel("not a Linux kernel image (bzImage) nor a multiboot kernel"));
     }
     let truncated = || kernel("kernel image is truncated");
     let version = u16::from_le_bytes(get(image, field::VERSION).ok_or_else(truncated)?);
@@ -256,9 +261,12 @@ mod tests {
         assert_eq!(error(&image[..2000]), LayoutError::Kernel("kernel image is truncated".to_owned()));
         assert_eq!(
             error(&image[..0x204]),
-            LayoutError::Kernel("not a Linux kernel image (bzImage)".to_owned())
+            LayoutError::Kernel("not a Linux kernel image (bzImage) nor a multiboot kernel".to_owned())
         );
-        assert_eq!(error(b"\x7fELF"), LayoutError::Kernel("not a Linux kernel image (bzImage)".to_owned()));
+        assert_eq!(
+            error(b"\x7fELF"),
+            LayoutError::Kernel("not a Linux kernel image (bzImage) nor a multiboot kernel".to_owned())
+        );
         assert_eq!(error(&image[..0x207]), LayoutError::Kernel("kernel image is truncated".to_owned()));
     }
 

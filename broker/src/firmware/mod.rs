@@ -10,6 +10,7 @@ use crate::fail::{Fail, reason};
 pub mod acpi;
 pub mod cmos;
 pub mod linux;
+pub mod multiboot;
 pub mod optionrom;
 pub mod smbios;
 
@@ -117,6 +118,26 @@ pub fn load_bios(bios: Option<&str>, names: &[&str], folder: Option<&Path>) -> R
         return Err(Fail(format!("{name}: {} bytes is no size of a system firmware", image.len())));
     }
     Ok(image)
+}
+
+/// Reads the kernel of `-kernel`, which is a multiboot kernel or a Linux one, with its command line and `-initrd`, and adds it to `items`.
+///
+/// # Errors
+/// One line naming option, file and reason.
+pub fn add_kernel(
+    kernel: &Path,
+    append: &str,
+    initrd: Option<&Path>,
+    low_ram: u64,
+    items: &mut Items,
+) -> Result<(), Fail> {
+    let image = read_given("-kernel", kernel, linux::FILE_MAX)?;
+    if multiboot::is_multiboot(&image) {
+        multiboot::load(kernel, &image, append, initrd, low_ram)?.add_to(items);
+    } else {
+        linux::load(kernel, &image, append, initrd, low_ram)?.add_to(items);
+    }
+    Ok(())
 }
 
 /// The table of firmware items while it is built.

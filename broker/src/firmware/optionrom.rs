@@ -1,5 +1,5 @@
-//! The boot ROM of `-kernel`: a PnP expansion ROM (Plug and Play BIOS 1.0A, section 3) that offers itself as a boot device, has
-//! the firmware interface load each part of the kernel by DMA, and jumps to the kernel's real-mode entry.
+//! The boot ROMs of `-kernel`: a PnP expansion ROM (Plug and Play BIOS 1.0A, section 3) that offers itself as a boot device, has
+//! the firmware interface load each part of the kernel by DMA, and jumps to a Linux kernel's real-mode entry or a multiboot kernel's entry.
 //!
 //! The program is bytes, so that it is the same on every host; a test disassembles it against its listing.
 
@@ -35,6 +35,47 @@ const PROGRAM: &[u8] = &[
     0xa1, 0x00, 0x70, 0x66, 0x85, 0xc0, 0x74, 0x0a, 0x66, 0xa9, 0x00, 0x00, 0x00, 0x01, 0x74, 0xee, 0xcd,
     0x18, 0x4d, 0x75, 0xce, 0xa1, 0xf0, 0x00, 0x8b, 0x1e, 0xf2, 0x00, 0x8b, 0x0e, 0xf4, 0x00, 0x8e, 0xd0,
     0x89, 0xdc, 0x51, 0x6a, 0x00, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xe0, 0x8e, 0xe8, 0xcb,
+];
+
+/// Where the multiboot ROM puts the boot information ([`multiboot_start`] and what follows it).
+pub const INFO: u32 = 0x9000;
+/// Where it puts the memory map, 24 bytes an entry.
+pub const MAP: u32 = 0x8000;
+
+/// As [`VALUES`] and [`TRANSFERS`], in the multiboot ROM. The only value is the number of transfers.
+const MULTIBOOT_VALUES: usize = 0x1f0;
+const MULTIBOOT_TRANSFERS: usize = 0x200;
+const MULTIBOOT_SIZE: usize = 1024;
+
+/// `MULTIBOOT` as a disassembler shows it at [`CODE`]. Begins as `PROGRAM`. Then the memory map of INT 15h AX=E820h is collected, the
+/// sizes of lower memory (INT 12h) and upper memory (the entry at 1 MiB) are filled in, and the kernel is entered in protected mode
+/// (specification section 3.2) by the descriptors and the pointer behind the boot information.
+#[cfg(test)]
+const MULTIBOOT_LISTING: &str = "\
+cli|cld|xor ax,ax|mov ss,ax|mov sp,7000h|mov es,ax|mov ax,cs|mov ds,ax|mov si,200h|mov bp,[1F0h]
+mov di,7000h|mov cx,8h|rep movsw [di],[si]|mov dx,514h|xor eax,eax|out dx,eax|mov eax,700000h|mov dx,518h|out dx,eax
+mov eax,es:[7000h]|test eax,eax|je 0A5h|test eax,1000000h|je 91h|int 18h
+dec bp|jne 76h|xor ebx,ebx|mov di,8004h|mov dword ptr es:[di-4h],14h|mov eax,0E820h|mov ecx,14h|mov edx,534D4150h
+int 15h|jb 103h|cmp eax,534D4150h|jne 103h|cmp dword ptr es:[di],100000h|jne 0F5h|cmp dword ptr es:[di+4h],0h
+jne 0F5h|mov eax,es:[di+8h]|shr eax,0Ah|mov es:[9008h],eax|add di,18h|test ebx,ebx|je 103h|cmp di,8F00h|jb 0AEh
+sub di,8004h|mov es:[902Ch],di|int 12h|mov es:[9004h],ax|cli|lgdt es:[9098h]|mov eax,cr0|or al,1h|mov cr0,eax
+mov ax,10h|mov ds,ax|mov es,ax|mov fs,ax|mov gs,ax|mov ss,ax|mov eax,2BADB002h|mov ebx,9000h|jmpf fword ptr [90A0h]";
+
+const MULTIBOOT: &[u8] = &[
+    0xfa, 0xfc, 0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x70, 0x8e, 0xc0, 0x8c, 0xc8, 0x8e, 0xd8, 0xbe, 0x00,
+    0x02, 0x8b, 0x2e, 0xf0, 0x01, 0xbf, 0x00, 0x70, 0xb9, 0x08, 0x00, 0xf3, 0xa5, 0xba, 0x14, 0x05, 0x66,
+    0x31, 0xc0, 0x66, 0xef, 0x66, 0xb8, 0x00, 0x00, 0x70, 0x00, 0xba, 0x18, 0x05, 0x66, 0xef, 0x26, 0x66,
+    0xa1, 0x00, 0x70, 0x66, 0x85, 0xc0, 0x74, 0x0a, 0x66, 0xa9, 0x00, 0x00, 0x00, 0x01, 0x74, 0xee, 0xcd,
+    0x18, 0x4d, 0x75, 0xce, 0x66, 0x31, 0xdb, 0xbf, 0x04, 0x80, 0x26, 0x66, 0xc7, 0x45, 0xfc, 0x14, 0x00,
+    0x00, 0x00, 0x66, 0xb8, 0x20, 0xe8, 0x00, 0x00, 0x66, 0xb9, 0x14, 0x00, 0x00, 0x00, 0x66, 0xba, 0x50,
+    0x41, 0x4d, 0x53, 0xcd, 0x15, 0x72, 0x36, 0x66, 0x3d, 0x50, 0x41, 0x4d, 0x53, 0x75, 0x2e, 0x26, 0x66,
+    0x81, 0x3d, 0x00, 0x00, 0x10, 0x00, 0x75, 0x16, 0x26, 0x66, 0x83, 0x7d, 0x04, 0x00, 0x75, 0x0e, 0x26,
+    0x66, 0x8b, 0x45, 0x08, 0x66, 0xc1, 0xe8, 0x0a, 0x26, 0x66, 0xa3, 0x08, 0x90, 0x83, 0xc7, 0x18, 0x66,
+    0x85, 0xdb, 0x74, 0x06, 0x81, 0xff, 0x00, 0x8f, 0x72, 0xab, 0x81, 0xef, 0x04, 0x80, 0x26, 0x89, 0x3e,
+    0x2c, 0x90, 0xcd, 0x12, 0x26, 0xa3, 0x04, 0x90, 0xfa, 0x26, 0x66, 0x0f, 0x01, 0x16, 0x98, 0x90, 0x0f,
+    0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0, 0xb8, 0x10, 0x00, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xe0, 0x8e,
+    0xe8, 0x8e, 0xd0, 0x66, 0xb8, 0x02, 0xb0, 0xad, 0x2b, 0x66, 0xbb, 0x00, 0x90, 0x00, 0x00, 0x66, 0xff,
+    0x2e, 0xa0, 0x90,
 ];
 
 /// One item of the firmware interface to be loaded.
@@ -73,10 +114,16 @@ fn balance(rom: &mut [u8], range: std::ops::Range<usize>, checksum: usize) {
     put(rom, checksum, &[sum.wrapping_neg()]);
 }
 
-/// The ROM image that makes `transfers` (at most [`TRANSFERS_MAX`]) and enters the kernel.
-pub fn image(transfers: &[Transfer], entry: Entry) -> Vec<u8> {
-    let mut rom = vec![0u8; SIZE];
-    put(&mut rom, 0, &[0x55, 0xaa, (SIZE / 512) as u8]);
+/// A ROM of `size` bytes that runs `program`, with `values` and `transfers` at their offsets.
+fn rom(
+    name: &[u8],
+    program: &[u8],
+    size: usize,
+    values: (usize, &[u16]),
+    transfers: (usize, &[Transfer]),
+) -> Vec<u8> {
+    let mut rom = vec![0u8; size];
+    put(&mut rom, 0, &[0x55, 0xaa, (size / 512) as u8]);
     // Initialisation has nothing to do: a far return.
     put(&mut rom, 3, &[0xcb]);
     put(&mut rom, 0x1a, &(PNP as u16).to_le_bytes());
@@ -85,22 +132,49 @@ pub fn image(transfers: &[Transfer], entry: Entry) -> Vec<u8> {
     // Indicators: may be shadowed, is an initial program load device.
     put(&mut rom, PNP + 0x15, &[0x14]);
     put(&mut rom, PNP + 0x1a, &(CODE as u16).to_le_bytes());
-    put(&mut rom, NAME, b"Linux kernel\0");
-    put(&mut rom, CODE, PROGRAM);
-    let count = transfers.len().min(TRANSFERS_MAX);
-    for (index, value) in [entry.segment, entry.stack, entry.code, count as u16].into_iter().enumerate() {
-        put(&mut rom, VALUES + index * 2, &value.to_le_bytes());
+    put(&mut rom, NAME, name);
+    put(&mut rom, CODE, program);
+    for (index, value) in values.1.iter().enumerate() {
+        put(&mut rom, values.0 + index * 2, &value.to_le_bytes());
     }
-    for (index, transfer) in transfers.iter().take(count).enumerate() {
-        let at = TRANSFERS + index * 16;
+    for (index, transfer) in transfers.1.iter().take(TRANSFERS_MAX).enumerate() {
+        let at = transfers.0 + index * 16;
         let control = u32::from(transfer.key) << 16 | SELECT_AND_READ;
         put(&mut rom, at, &control.to_be_bytes());
         put(&mut rom, at + 4, &transfer.length.to_be_bytes());
         put(&mut rom, at + 8, &transfer.address.to_be_bytes());
     }
     balance(&mut rom, PNP..PNP + 0x20, PNP + 9);
-    balance(&mut rom, 0..SIZE, SIZE - 1);
+    balance(&mut rom, 0..size, size - 1);
     rom
+}
+
+/// The ROM image that makes `transfers` (at most [`TRANSFERS_MAX`]) and enters the kernel.
+pub fn image(transfers: &[Transfer], entry: Entry) -> Vec<u8> {
+    let count = transfers.len().min(TRANSFERS_MAX) as u16;
+    let values = [entry.segment, entry.stack, entry.code, count];
+    rom(b"Linux kernel\0", PROGRAM, SIZE, (VALUES, &values), (TRANSFERS, transfers))
+}
+
+/// The ROM image that makes `transfers` (at least one, at most [`TRANSFERS_MAX`]) and enters a multiboot kernel.
+pub fn multiboot(transfers: &[Transfer]) -> Vec<u8> {
+    let values = [transfers.len().min(TRANSFERS_MAX) as u16];
+    let places = ((MULTIBOOT_VALUES, &values[..]), (MULTIBOOT_TRANSFERS, transfers));
+    rom(b"Multiboot kernel\0", MULTIBOOT, MULTIBOOT_SIZE, places.0, places.1)
+}
+
+/// What begins at [`INFO`]: room for the boot information (116 bytes), then the descriptor table with flat code and data segments, its
+/// register image and the far pointer to `entry`.
+pub fn multiboot_start(entry: u32) -> Vec<u8> {
+    const TABLE: usize = 0x80;
+    let mut start = vec![0u8; 0xa8];
+    put(&mut start, TABLE + 8, &0x00cf_9b00_0000_ffffu64.to_le_bytes());
+    put(&mut start, TABLE + 16, &0x00cf_9300_0000_ffffu64.to_le_bytes());
+    put(&mut start, 0x98, &23u16.to_le_bytes());
+    put(&mut start, 0x9a, &(INFO + TABLE as u32).to_le_bytes());
+    put(&mut start, 0xa0, &entry.to_le_bytes());
+    put(&mut start, 0xa4, &8u16.to_le_bytes());
+    start
 }
 
 #[cfg(test)]
@@ -133,18 +207,30 @@ mod tests {
     }
 
     #[test]
-    fn the_program_is_what_its_listing_says() {
-        let mut decoder = Decoder::with_ip(16, PROGRAM, CODE as u64, DecoderOptions::NONE);
-        let mut formatter = FastFormatter::new();
-        let mut listing = Vec::new();
-        while decoder.can_decode() {
-            let mut text = String::new();
-            formatter.format(&decoder.decode(), &mut text);
-            listing.push(text);
+    fn the_programs_are_what_their_listings_say() {
+        for (program, listing) in [(PROGRAM, LISTING), (MULTIBOOT, MULTIBOOT_LISTING)] {
+            let mut decoder = Decoder::with_ip(16, program, CODE as u64, DecoderOptions::NONE);
+            let mut formatter = FastFormatter::new();
+            let mut got = Vec::new();
+            let plain = |text: &str| {
+                text.to_lowercase().replace("short ", "").replace("ds:", "").replace("dword ptr ", "")
+            };
+            while decoder.can_decode() {
+                let mut text = String::new();
+                formatter.format(&decoder.decode(), &mut text);
+                got.push(plain(&text));
+            }
+            let expected: Vec<String> = listing.split(['|', '\n']).map(plain).collect();
+            assert_eq!(got, expected);
         }
-        let plain = |text: &str| text.to_lowercase().replace("short ", "").replace("ds:", "");
-        let got: Vec<String> = listing.iter().map(|line| plain(line)).collect();
-        let expected: Vec<String> = LISTING.split(['|', '\n']).map(plain).collect();
-        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn the_multiboot_program_and_its_values_do_not_overlap() {
+        let rom = multiboot(&[Transfer { key: 0x11, length: 5, address: 0x10_0000 }]);
+        assert_eq!((rom.len(), sum(&rom)), (1024, 0));
+        assert_eq!(&rom[..3], &[0x55, 0xaa, 2]);
+        assert!(CODE + MULTIBOOT.len() <= MULTIBOOT_VALUES);
+        assert_eq!(&rom[MULTIBOOT_VALUES..MULTIBOOT_VALUES + 2], &[1, 0]);
     }
 }
