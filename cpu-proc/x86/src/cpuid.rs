@@ -75,7 +75,7 @@ const NAMES_EDX: [&str; 32] = [
 ];
 const NAMES_ECX: [&str; 32] = [
     "pni",
-    "",
+    "pclmulqdq",
     "",
     "monitor",
     "ds_cpl",
@@ -99,12 +99,12 @@ const NAMES_ECX: [&str; 32] = [
     "",
     "popcnt",
     "",
+    "aes",
     "",
     "",
     "",
     "",
-    "",
-    "",
+    "rdrand",
     "hypervisor",
 ];
 const NAMES_EXT_EDX: [&str; 32] = [
@@ -189,11 +189,18 @@ const AMD_REPEATED: u32 = 0x0183_f3ff;
 pub const SUPPORTED: Features = [
     edx(&[
         "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "mca", "cmov",
-        "pat", "pse36", "clflush", "mmx", "fxsr", "sse", "sse2", "ss",
+        "pat", "pse36", "clflush", "mmx", "fxsr", "sse", "sse2", "ss", "vme",
     ]),
-    mask(&NAMES_ECX, &["pni", "ssse3", "sse4_1", "sse4_2", "cx16", "popcnt", "hypervisor"]),
-    AMD_REPEATED | mask(&NAMES_EXT_EDX, &["syscall", "nx", "rdtscp", "lm"]),
-    mask(&NAMES_EXT_ECX, &["lahf_lm", "abm"]),
+    mask(
+        &NAMES_ECX,
+        &["pni", "ssse3", "sse4_1", "sse4_2", "cx16", "popcnt", "hypervisor", "pclmulqdq", "aes", "rdrand"],
+    ),
+    AMD_REPEATED
+        | mask(
+            &NAMES_EXT_EDX,
+            &["syscall", "nx", "rdtscp", "lm", "3dnow", "3dnowext", "mmxext", "fxsr_opt", "pdpe1gb"],
+        ),
+    mask(&NAMES_EXT_ECX, &["lahf_lm", "abm", "sse4a"]),
 ];
 
 /// [`SUPPORTED`] without what this host's vector unit lacks: guest SIMD instructions run as the host's own.
@@ -205,7 +212,10 @@ pub fn available() -> Features {
         features[1] &= !(absent(std::is_x86_feature_detected!("sse3"), "pni")
             | absent(std::is_x86_feature_detected!("ssse3"), "ssse3")
             | absent(std::is_x86_feature_detected!("sse4.1"), "sse4_1")
-            | absent(std::is_x86_feature_detected!("sse4.2"), "sse4_2"));
+            | absent(std::is_x86_feature_detected!("sse4.2"), "sse4_2")
+            | absent(std::is_x86_feature_detected!("pclmulqdq"), "pclmulqdq")
+            | absent(std::is_x86_feature_detected!("aes"), "aes")
+            | absent(std::is_x86_feature_detected!("rdrand"), "rdrand"));
     }
     features
 }

@@ -4,18 +4,20 @@
 //! * Caches, memory types and machine checks are not modelled: MTRR, PAT and the MCA banks are storage.
 //! * A data breakpoint counts by the first byte of an access, and also where an instruction only probes.
 //! * A branch to a non-canonical address faults at its target, not at the branch.
+//! * With SSE underflow or overflow unmasked, the precision flag of a result that raised it is that of the masked one.
 //! * RF is kept only while instruction breakpoints are armed.
 //! * `MONITOR` arms nothing; `MWAIT` is `HLT`.
 //! * Performance counters read as zero.
 //!
 //! # Not emulated
-//! Virtual-8086 extensions (VME, PVI), `#AC` at level 3, I/O restart in SMM, PCID, SMEP, SMAP, protection keys, XSAVE,
+//! I/O restart in SMM, PCID, SMEP, SMAP, protection keys, XSAVE,
 //! virtualisation. None is advertised by `CPUID`.
 
 use bulkhead_engine::{Access, CoreState, Fault, GuestOps, Next, Translation};
 
 use crate::helpers::flags::watch_trap;
 use crate::helpers::interrupt::{Event, Origin, deliver as deliver_event, take_pending};
+use crate::helpers::refine::refine;
 use crate::helpers::{TABLE, raise, smm, vector};
 use crate::paging;
 use crate::state::{Cpu, eflags, inhibit, key, latched};
@@ -74,6 +76,7 @@ fn deliver(core: &mut CoreState) -> Next {
     cpu.core.exit = 0;
     // An instruction that faults is restarted and reports its data breakpoints then.
     cpu.watched = 0;
+    refine(cpu);
     let event = take_pending(cpu);
     deliver_event(cpu, event)
 }

@@ -224,7 +224,10 @@ fn walk_checked(cpu: &mut Cpu, linear: u64, access: Access, user: bool) -> Resul
     let long = cpu.long_mode();
     if long {
         if !Cpu::canonical(linear) {
-            return Err(raise(cpu, vector::GP, Some(0)));
+            let fault = raise(cpu, vector::GP, Some(0));
+            // Through the stack segment it is #SS: `refine` tells by the address.
+            cpu.pending.addr = linear;
+            return Err(fault);
         }
     } else if cpu.cr0 & cr0::PG == 0 {
         let gpa = cpu.a20(linear & 0xffff_ffff);

@@ -13,6 +13,11 @@ pub const POPCNT: u16 = 120;
 /// Helper: leading zeros of `a` at width `imm`; flags as `LZCNT`.
 pub const LZCNT: u16 = 121;
 
+/// Helper: CRC-32C of `b` of width `imm`, continued from `a`.
+pub const CRC32: u16 = 122;
+/// Helper: a random number of width `imm`; flags as `RDRAND`.
+pub const RDRAND: u16 = 123;
+
 /// This module's helpers.
 pub const HELPERS: List = &[
     helper!(Sys::Div, div, FAULTS, reads: slot::RAX | slot::RDX, writes: slot::RAX | slot::RDX),
@@ -23,6 +28,8 @@ pub const HELPERS: List = &[
     helper!(Sys::Aad, aad, PURE, reads: slot::RAX, writes: slot::RAX, flags_written: FLAGS_ALL),
     helper!(POPCNT, popcnt, PURE, flags_written: FLAGS_ALL),
     helper!(LZCNT, lzcnt, PURE, flags_read: FLAGS_ALL & !(FLAG_C | bulkhead_ir::FLAG_Z), flags_written: FLAGS_ALL),
+    helper!(CRC32, crc32, PURE),
+    helper!(RDRAND, rdrand, PURE, flags_written: FLAGS_ALL),
 ];
 
 const RAX: usize = 0;
@@ -204,4 +211,30 @@ fn lzcnt(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> 
     }
     cpu.core.set_cc_eflags(flags);
     Ok(u64::from(zeros))
+}
+
+/// `CRC32`: the Castagnoli polynomial, bits reflected (SDM volume 2).
+fn crc32(_: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let mut crc = a as u32;
+    for byte in b.to_le_bytes().iter().take(1 << (imm & 3)) {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 != 0 { POLYNOMIAL } else { 0 };
+        }
+    }
+    Ok(u64::from(crc))
+}
+
+/// `RDRAND`: the host's own; CF tells whether there was one.
+fn rdrand(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    let (mut value, mut good) = (0u64, 0u8);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: models have the instruction only where the host does (`cpuid::available`); it changes registers and flags only.
+    unsafe {
+        std::arch::asm!("rdrand {}", "setc {}", out(reg) value, out(reg_byte) good, options(nomem, nostack));
+    }
+    let bits = 8u32 << (imm & 3);
+    cpu.core.set_cc_eflags(if good != 0 { eflags::CF } else { 0 });
+    Ok(if good != 0 { value & (u64::MAX >> (64 - bits)) } else { 0 })
 }

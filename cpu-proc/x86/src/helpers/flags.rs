@@ -9,7 +9,7 @@ use super::descriptor::changeable_flags;
 use super::ids::Sys;
 use super::{FAULTS, List, PURE, gp, raise, slot, vector};
 use crate::helper;
-use crate::state::{Cpu, eflags, inhibit, key, reg};
+use crate::state::{Cpu, EFLAGS_CONTROL_ALL, cr4, eflags, inhibit, key, reg, seg};
 
 /// Helpers of this topic.
 pub const HELPERS: List = &[
@@ -23,6 +23,8 @@ pub const HELPERS: List = &[
     helper!(Sys::ClearInhibit, clear_inhibit, PURE),
     helper!(Sys::Breakpoint, breakpoint, FAULTS),
     helper!(Sys::AlignCheck, align_check, FAULTS),
+    helper!(Sys::BranchLimit, branch_limit, FAULTS),
+    helper!(Sys::BranchLimitIf, branch_limit_if, FAULTS),
 ];
 
 fn halt(cpu: &mut Cpu, next: u64) {
@@ -57,21 +59,52 @@ fn mwait(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> 
     Ok(0)
 }
 
-fn may_change_if(cpu: &mut Cpu) -> Result<(), Fault> {
-    if cpu.cpl > cpu.iopl() { Err(gp(cpu, 0)) } else { Ok(()) }
+/// Which flag `CLI` and `STI` change: IF, or VIF with the virtual-mode extensions (SDM volume 3A sections 20.3 and 20.4).
+fn interrupt_flag(cpu: &mut Cpu) -> Result<u32, Fault> {
+    if cpu.cpl <= cpu.iopl() {
+        return Ok(eflags::IF);
+    }
+    let extension = if cpu.v86() { cr4::VME } else { cr4::PVI };
+    if cpu.cpl == 3 && cpu.cr4 & extension != 0 { Ok(eflags::VIF) } else { Err(gp(cpu, 0)) }
+}
+
+/// Whether virtual-8086 code runs with the virtual interrupt flag: CR4.VME and IOPL below 3.
+pub fn virtual_interrupts(cpu: &Cpu) -> bool {
+    cpu.v86() && cpu.iopl() < 3 && cpu.cr4 & cr4::VME != 0
+}
+
+/// EFLAGS as such code sees it: IF is VIF, IOPL is 3.
+pub fn virtual_image(cpu: &Cpu) -> u32 {
+    let virtual_if = if cpu.eflags & eflags::VIF != 0 { eflags::IF } else { 0 };
+    cpu.flags() & !eflags::IF | virtual_if | eflags::IOPL
+}
+
+/// EFLAGS after such code loads the 16-bit image `value`. #GP(0) when it would trap, or let a waiting interrupt in.
+pub fn virtual_merge(cpu: &mut Cpu, value: u32) -> Result<u32, Fault> {
+    let enables = value & eflags::IF != 0;
+    if value & eflags::TF != 0 || enables && cpu.eflags & eflags::VIP != 0 {
+        return Err(gp(cpu, 0));
+    }
+    let mask = 0xffff & EFLAGS_CONTROL_ALL & !(eflags::IF | eflags::IOPL);
+    let virtual_if = if enables { eflags::VIF } else { 0 };
+    Ok(cpu.flags() & !(mask | eflags::VIF | eflags::RF) | value & mask | virtual_if)
 }
 
 /// `Sys::Cli`.
 fn cli(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
-    may_change_if(cpu)?;
-    cpu.eflags &= !eflags::IF;
+    let flag = interrupt_flag(cpu)?;
+    cpu.eflags &= !flag;
     Ok(0)
 }
 
 /// `Sys::Sti`: interrupts stay off for one more instruction.
 fn sti(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
-    may_change_if(cpu)?;
-    if cpu.eflags & eflags::IF == 0 {
+    if interrupt_flag(cpu)? == eflags::VIF {
+        if cpu.eflags & eflags::VIP != 0 {
+            return Err(gp(cpu, 0));
+        }
+        cpu.eflags |= eflags::VIF;
+    } else if cpu.eflags & eflags::IF == 0 {
         cpu.eflags |= eflags::IF;
         cpu.inhibit |= inhibit::SHADOW;
         cpu.key |= key::INHIBIT;
@@ -88,7 +121,10 @@ fn clear_inhibit(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, F
 }
 
 /// `Sys::Pushf`.
-fn pushf(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
+fn pushf(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    if imm & 3 == 1 && virtual_interrupts(cpu) {
+        return Ok(virtual_image(cpu).into());
+    }
     if cpu.v86() && cpu.iopl() < 3 {
         return Err(gp(cpu, 0));
     }
@@ -97,6 +133,12 @@ fn pushf(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
 
 /// `Sys::Popf`.
 fn popf(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    if imm & 3 == 1 && virtual_interrupts(cpu) {
+        let flags = virtual_merge(cpu, a as u32)?;
+        cpu.set_flags(flags);
+        cpu.update_key();
+        return Ok(0);
+    }
     if cpu.v86() && cpu.iopl() < 3 {
         return Err(gp(cpu, 0));
     }
@@ -149,8 +191,27 @@ pub fn watch_trap(cpu: &mut Cpu) -> Option<Fault> {
     Some(fault)
 }
 
-/// `Sys::AlignCheck`: #AC(0) when linear address `a` is not aligned to `1 << imm` bytes.
+/// `Sys::AlignCheck`.
 fn align_check(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
-    let mask = (1u64 << (imm & 15)) - 1;
-    if a & mask != 0 { Err(raise(cpu, vector::AC, Some(0))) } else { Ok(a) }
+    check_alignment(cpu, a, 1 << (imm & 15))?;
+    Ok(a)
+}
+
+/// #AC(0) when alignment checking is on and `linear` is no multiple of `size`, a power of two.
+pub fn check_alignment(cpu: &mut Cpu, linear: u64, size: u64) -> Result<(), Fault> {
+    // An address that is none faults by itself.
+    let checked = cpu.key & key::ALIGN != 0 && (cpu.key & key::CODE64 == 0 || Cpu::canonical(linear));
+    if checked && linear & (size - 1) != 0 { Err(raise(cpu, vector::AC, Some(0))) } else { Ok(()) }
+}
+
+/// `Sys::BranchLimit`.
+fn branch_limit(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
+    if a > u64::from(cpu.segs[seg::CS].limit) { Err(gp(cpu, 0)) } else { Ok(0) }
+}
+
+/// `Sys::BranchLimitIf`.
+fn branch_limit_if(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    let bits = 8u32 << (imm & 3);
+    let nonzero = a & (u64::MAX >> (64 - bits)) != 0;
+    if nonzero == (imm & 4 != 0) { Err(gp(cpu, 0)) } else { Ok(0) }
 }

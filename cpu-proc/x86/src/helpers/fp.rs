@@ -7,7 +7,8 @@ use bulkhead_ir::FLAGS_ALL;
 
 use super::ids::FP_BASE;
 use super::{
-    FAULTS, PURE, fp_env, fp_fxsave, fp_host, fp_sse, fp_strings, fp_x87, fp_x87_mem, raise, slot, vector,
+    FAULTS, PURE, fp_3dnow, fp_env, fp_fxsave, fp_host, fp_sse, fp_strings, fp_x87, fp_x87_mem, raise, slot,
+    vector,
 };
 use crate::helper;
 use crate::state::{Cpu, key};
@@ -66,6 +67,11 @@ pub enum Fp {
     StringCompare,
     /// A store-load fence.
     Fence,
+    /// `EXTRQ`, `INSERTQ`: imm bits 0..8 length, 8..16 index, 16..20 destination, 20..24 source register, 26 whether length and
+    /// index are given there, 27 inserts.
+    BitField,
+    /// A 3DNow! instruction: operand `a`, imm bits 0..8 the opcode suffix, 8..11 the register.
+    ThreeDNow,
 }
 
 /// This topic's helpers.
@@ -98,9 +104,11 @@ pub const HELPERS: super::List = &[
         flags_written: FLAGS_ALL
     ),
     helper!(Fp::Fence, fence, PURE),
+    helper!(Fp::BitField, fp_sse::bit_field, PURE),
+    helper!(Fp::ThreeDNow, fp_3dnow::three_d_now, PURE),
 ];
 
-const _: () = assert!(HELPERS.len() == Fp::Fence as usize - FP_BASE as usize + 1);
+const _: () = assert!(HELPERS.len() == Fp::ThreeDNow as usize - FP_BASE as usize + 1);
 
 /// x87 status and control word bits.
 #[expect(missing_docs, reason = "the manual's own names")]

@@ -129,3 +129,29 @@ pub fn mask_move(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64,
     write_masked(cpu, a, &value[..size], &select[..size])?;
     Ok(0)
 }
+
+/// `Fp::BitField`. A length of zero means 64. Source: AMD64 APM volume 4, `EXTRQ`, `INSERTQ`; the high quadword of the result is undefined
+/// and becomes zero as on the processor.
+pub fn bit_field(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    let (d, a) = ((imm >> 16) as usize & 15, (imm >> 20) as usize & 15);
+    let value =
+        |cpu: &Cpu, slot: usize| u128::from_le_bytes(cpu.core.vec.get(slot).copied().unwrap_or_default());
+    let (old, other) = (value(cpu, d), value(cpu, a));
+    let inserts = imm >> 27 & 1 != 0;
+    let control = match (imm >> 26 & 1 != 0, inserts) {
+        (true, _) => imm,
+        (false, false) => other as u64,
+        (false, true) => (other >> 64) as u64,
+    };
+    let (length, index) = (control as u32 & 63, (control >> 8) as u32 & 63);
+    let mask = u64::MAX >> ((64 - length) & 63);
+    let low = if inserts {
+        old as u64 & !(mask << index) | (other as u64 & mask) << index
+    } else {
+        old as u64 >> index & mask
+    };
+    if let Some(slot) = cpu.core.vec.get_mut(d) {
+        *slot = u128::from(low).to_le_bytes();
+    }
+    Ok(0)
+}

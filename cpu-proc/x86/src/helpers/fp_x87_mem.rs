@@ -2,8 +2,7 @@
 //!
 //! Source: Intel SDM volume 2.
 
-use bulkhead_engine::Fault;
-use bulkhead_engine::mem::{self, Privilege};
+use bulkhead_engine::{Access, Fault, Privilege, mem};
 
 use super::fp::bits::*;
 use super::fp::{Dest, INDEFINITE, check_pending, merge, plain, run};
@@ -161,7 +160,13 @@ fn load_ten(cpu: &mut Cpu, linear: u64, decimal: bool) -> Result<(), Fault> {
     Ok(())
 }
 
+/// A destination that cannot be written faults before the value is looked at.
+fn probe(cpu: &mut Cpu, linear: u64, size: u32) -> Result<(), Fault> {
+    mem::probe(&mut cpu.core, linear, size, Access::Write, Privilege::Current)
+}
+
 fn store(cpu: &mut Cpu, linear: u64, form: &Store) -> Result<(), Fault> {
+    probe(cpu, linear, form.size as u32)?;
     let mut value = form.indefinite;
     let done = if cpu.x87_empty(0) {
         cpu.x87_stack_fault(false)
@@ -187,6 +192,7 @@ fn store(cpu: &mut Cpu, linear: u64, form: &Store) -> Result<(), Fault> {
 
 /// `FSTP m80` and `FBSTP`.
 fn store_ten(cpu: &mut Cpu, linear: u64, decimal: bool) -> Result<(), Fault> {
+    probe(cpu, linear, 10)?;
     // The decimal indefinite has the same bytes as the real one.
     let mut value = INDEFINITE;
     let done = if cpu.x87_empty(0) {

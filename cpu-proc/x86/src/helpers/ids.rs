@@ -119,10 +119,14 @@ pub enum Sys {
     StepTrap,
     /// Instruction breakpoint check at pc `a`: raises #DB when one matches and RF is clear.
     Breakpoint,
-    /// Bit string ops with a memory operand and register index: `d` = linear address adjusted; unused by most.
+    /// Alignment check at CPL 3: #AC(0) when linear address `a` is no multiple of `1 << imm` bytes.
     AlignCheck,
-    /// `XGETBV` and other unknown-to-this-model forms raise #UD through `Raise`; this one is `SETcc`-free padding.
+    /// The instruction after one that held interrupts off has begun.
     ClearInhibit,
+    /// #GP(0) when branch target `a` lies beyond the code segment's limit.
+    BranchLimit,
+    /// #GP(0) when the low `1 << (imm & 3)` bytes of `a` are nonzero (`imm & 4`) or zero: a branch taken to beyond the limit.
+    BranchLimitIf,
 }
 
 /// String instructions: `helpers/string.rs`. `imm`: bits 0..2 element `w`, bits 2..4 address `w`, bits 4..6 repeat (0 none,

@@ -7,12 +7,13 @@ use super::descriptor::{
     Descriptor, code_of, fetch, is_null, kind, mark_accessed, null, set_cs, set_cs_protected,
 };
 use super::far::{check_target, inner_stack};
+use super::flags::virtual_image;
 use super::ids::Sys;
-use super::mem::{Stack, load_system};
+use super::mem::{Stack, load, load_system};
 use super::task::{self, Switch};
 use super::{EVERYTHING, List, gp, raise, vector};
 use crate::helper;
-use crate::state::{Cpu, NO_EXCEPTION, Segment, attr, cr0, eflags, inhibit, seg};
+use crate::state::{Cpu, NO_EXCEPTION, Segment, attr, cr0, cr4, eflags, inhibit, seg};
 
 /// Helpers of this topic.
 pub const HELPERS: List =
@@ -46,8 +47,15 @@ pub struct Event {
 fn int(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let vector = imm as u8;
     let kind = imm >> 8 & 3;
-    if kind == 0 && cpu.v86() && cpu.iopl() < 3 {
-        return Err(gp(cpu, 0));
+    if kind == 0 && cpu.v86() {
+        if cpu.cr4 & cr4::VME != 0 && stays_virtual(cpu, vector)? {
+            enter_virtual(cpu, vector, a)?;
+            cpu.update_key();
+            return Ok(0);
+        }
+        if cpu.iopl() < 3 {
+            return Err(gp(cpu, 0));
+        }
     }
     if kind == 2 && cpu.flags() & eflags::OF == 0 {
         cpu.core.pc = a;
@@ -164,6 +172,40 @@ fn enter(cpu: &mut Cpu, event: Event) -> Result<(), Fault> {
     } else {
         enter_protected(cpu, event)
     }
+}
+
+/// Whether the task leaves software interrupt `vector` of virtual-8086 code to that code: a clear bit in the 32 bytes before the I/O
+/// permission map (SDM volume 3A section 20.3.3).
+fn stays_virtual(cpu: &mut Cpu, vector: u8) -> Result<bool, Fault> {
+    const MAP_BASE: u64 = 0x66;
+    let limit = u64::from(cpu.tr.limit);
+    if !cpu.tr.usable() || cpu.tr.attr & 8 == 0 || MAP_BASE + 1 > limit {
+        return Err(gp(cpu, 0));
+    }
+    let base = cpu.tr.base;
+    let map = load_system(cpu, base.wrapping_add(MAP_BASE), 2)?;
+    let Some(byte) = (map + u64::from(vector >> 3)).checked_sub(32).filter(|byte| *byte <= limit) else {
+        return Err(gp(cpu, 0));
+    };
+    Ok(load_system(cpu, base.wrapping_add(byte), 1)? >> (vector & 7) & 1 == 0)
+}
+
+/// A software interrupt through the interrupt table at linear address 0, as in real mode.
+fn enter_virtual(cpu: &mut Cpu, vector: u8, return_pc: u64) -> Result<(), Fault> {
+    let entry = load(cpu, 4 * u64::from(vector), 4, true)?;
+    let own = cpu.iopl() == 3;
+    let image = if own { cpu.flags() } else { virtual_image(cpu) };
+    let mut stack = Stack::current(cpu);
+    stack.push(cpu, 2, image.into())?;
+    stack.push(cpu, 2, u64::from(cpu.segs[seg::CS].selector))?;
+    stack.push(cpu, 2, return_pc)?;
+    stack.commit(cpu);
+    set_cs(cpu, Segment::v86((entry >> 16) as u16));
+    cpu.core.pc = entry & 0xffff;
+    let cleared = eflags::TF | eflags::RF | if own { eflags::IF } else { eflags::VIF };
+    let flags = cpu.flags() & !cleared;
+    cpu.set_flags(flags);
+    Ok(())
 }
 
 /// EFLAGS as pushed: RF is set for faults so that the handler's return does not meet an instruction breakpoint again.

@@ -4,6 +4,7 @@ use bulkhead_engine::Fault;
 
 use super::descriptor::{changeable_flags, drop_inner_segments, mark_accessed, set_cs, set_cs_protected};
 use super::far::{check_return, check_target, return_outward};
+use super::flags::{virtual_interrupts, virtual_merge};
 use super::ids::Sys;
 use super::mem::{Stack, load_system};
 use super::task::{self, Switch};
@@ -18,7 +19,7 @@ pub const HELPERS: List = &[helper!(Sys::Iret, iret, EVERYTHING)];
 fn iret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let size = 1u8 << (imm & 3);
     if cpu.v86() {
-        if cpu.iopl() < 3 {
+        if cpu.iopl() < 3 && !(size == 2 && virtual_interrupts(cpu)) {
             return Err(gp(cpu, 0));
         }
         return_legacy(cpu, size)?;
@@ -62,7 +63,11 @@ fn return_legacy(cpu: &mut Cpu, size: u8) -> Result<(), Fault> {
     };
     check_target(cpu, &cs, ip)?;
     let keep = eflags::VM | eflags::VIF | eflags::VIP | if v86 { eflags::IOPL } else { 0 };
-    let flags = merge(cpu, flags, EFLAGS_CONTROL_ALL & !keep, size);
+    let flags = if virtual_interrupts(cpu) {
+        virtual_merge(cpu, flags as u32)?
+    } else {
+        merge(cpu, flags, EFLAGS_CONTROL_ALL & !keep, size)
+    };
     stack.commit(cpu);
     set_cs(cpu, cs);
     cpu.core.pc = ip;

@@ -2,6 +2,7 @@
 
 use bulkhead_engine::{Access, Fault, Privilege, mem};
 
+use super::flags::check_alignment;
 use super::{raise, vector};
 use crate::state::{Cpu, Segment, attr, seg};
 
@@ -11,16 +12,25 @@ fn privilege(user: bool) -> Privilege {
 
 /// Reads `size` (1, 2, 4, 8) bytes at `linear`, as a user access or a supervisor one.
 pub fn load(cpu: &mut Cpu, linear: u64, size: u8, user: bool) -> Result<u64, Fault> {
+    if user {
+        check_alignment(cpu, linear, size.into())?;
+    }
     mem::load(&mut cpu.core, linear, u32::from(size), privilege(user))
 }
 
 /// Writes likewise. Nothing is written when any byte faults.
 pub fn store(cpu: &mut Cpu, linear: u64, size: u8, value: u64, user: bool) -> Result<(), Fault> {
+    if user {
+        check_alignment(cpu, linear, size.into())?;
+    }
     mem::store(&mut cpu.core, linear, u32::from(size), value, privilege(user))
 }
 
 /// Checks that `size` bytes at `linear` could be written, without writing.
 pub fn probe_write(cpu: &mut Cpu, linear: u64, size: u8, user: bool) -> Result<(), Fault> {
+    if user {
+        check_alignment(cpu, linear, size.into())?;
+    }
     mem::probe(&mut cpu.core, linear, u32::from(size), Access::Write, privilege(user))
 }
 

@@ -86,12 +86,13 @@ const EXT_FFXSR: u32 = 1 << 25;
 const EXT_RDTSCP: u32 = 1 << 27;
 const EXT_LM: u32 = 1 << 29;
 
-/// AMD configuration registers that read as zero and ignore writes: SYSCFG, HWCR, IORR, TOP_MEM, NB_CFG, MMIO
+/// AMD registers that read as zero and ignore writes: performance counters and their selection, SYSCFG, HWCR, IORR, TOP_MEM, NB_CFG, MMIO
 /// configuration, interrupt pending, TSEG, VM_CR, OSVW, the function units' configuration.
 fn amd_ignored(index: u32) -> bool {
     matches!(
         index,
-        0xc001_0010
+        0xc001_0000..=0xc001_0007
+            | 0xc001_0010
             | 0xc001_0015..=0xc001_001f
             | 0xc001_0055
             | 0xc001_0058
@@ -117,6 +118,10 @@ fn intel_ignored(index: u32) -> bool {
             | number::BBL_CR_CTL
             | number::DEBUGCTL
             | 0x33
+            | 0xc1
+            | 0xc2
+            | 0x186
+            | 0x187
             | 0x3a
             | 0xe7
             | 0xe8

@@ -9,7 +9,9 @@ use bulkhead_engine::{Access, Fault, exit};
 use bulkhead_ir::{FLAGS_ALL, HelperInfo};
 
 use super::arith::set_slot;
+use super::flags::check_alignment;
 use super::ids::{Str, Sys};
+use super::io::check_port;
 use super::{FAULTS, List, TABLE, slot};
 use crate::helper;
 use crate::state::{Cpu, eflags, key, seg};
@@ -134,8 +136,14 @@ fn repeat(
     }
 }
 
-/// Linear address of the element at `offset` in segment `segment`.
+/// Linear address of the element at `offset` in segment `segment`, aligned where that is checked.
 fn linear(cpu: &mut Cpu, form: Form, segment: usize, offset: u64, write: bool) -> Result<u64, Fault> {
+    let linear = segmented(cpu, form, segment, offset, write)?;
+    check_alignment(cpu, linear, form.size())?;
+    Ok(linear)
+}
+
+fn segmented(cpu: &mut Cpu, form: Form, segment: usize, offset: u64, write: bool) -> Result<u64, Fault> {
     if form.code64 {
         let base = if segment >= seg::FS { cpu.segs[segment].base } else { 0 };
         return Ok(base.wrapping_add(offset));
@@ -402,6 +410,7 @@ fn ins(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let form = Form::of(cpu, imm);
     repeat(cpu, (a, b), form, (false, true), |cpu, form, count| {
         let port = cpu.core.slots[RDX] as u16;
+        check_port(cpu, port, form.size() as u8)?;
         let to = destination(cpu, form, true)?;
         if ports_open(cpu)
             && let Some((dst, n)) = bulk(cpu, form, to, Access::Write, count)?
@@ -425,6 +434,7 @@ fn outs(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let form = Form::of(cpu, imm);
     repeat(cpu, (a, b), form, (true, false), |cpu, form, count| {
         let port = cpu.core.slots[RDX] as u16;
+        check_port(cpu, port, form.size() as u8)?;
         let from = source(cpu, form)?;
         if ports_open(cpu)
             && let Some((src, n)) = bulk(cpu, form, from, Access::Read, count)?

@@ -53,11 +53,10 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
             ctx.end_exit();
         }
         M::Sysret | M::Sysretq => {
-            if ctx.require_cpl0() {
-                let w = if insn.code() == Code::Sysretq { W64 } else { W32 };
-                ctx.sys(Sys::Sysret, u64::from(w));
-                ctx.end_exit();
-            }
+            // The helper checks the level: EFER.SCE comes first.
+            let w = if insn.code() == Code::Sysretq { W64 } else { W32 };
+            ctx.sys(Sys::Sysret, u64::from(w));
+            ctx.end_exit();
         }
         M::Sysexit | M::Sysexitq if ctx.feature(feature::SEP) => {
             if ctx.require_cpl0() {
@@ -69,7 +68,14 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         _ if insn.is_jcc_short_or_near() => {
             let target = insn.near_branch_target();
             match condition(insn) {
-                Some(code) => ctx.end_branch(code, target),
+                Some(code) => {
+                    if target > ctx.cs_limit {
+                        let taken = ctx.temp();
+                        ctx.op(Op { d: taken, k: code, ..Op::new(Opcode::SetCc) });
+                        ctx.check_taken(target, W32, taken, true);
+                    }
+                    ctx.end_branch(code, target);
+                }
                 None => return false,
             }
         }
@@ -82,6 +88,26 @@ impl Ctx<'_> {
     /// A temporary holding the pc of the next instruction.
     pub fn next_name(&mut self) -> Name {
         self.movi(self.next_pc as i64)
+    }
+
+    /// Whether branches must be checked against the code segment's limit: one of 64 KiB holds every target of 16 bits.
+    fn limited(&self, w: u8) -> bool {
+        self.cs_limit < if w == W16 { 0xffff } else { 0xffff_ffff }
+    }
+
+    /// Raises `#GP(0)` when the target in `target`, from an operand of width `w`, lies beyond the code segment.
+    fn check_target(&mut self, w: u8, target: Name) {
+        if !self.code64() && self.limited(w) {
+            self.call_void(Sys::BranchLimit as u16, target, NONE, NONE, 0);
+        }
+    }
+
+    /// Raises `#GP(0)` when the target lies beyond the code segment and the low `w` of `a` are nonzero (`nonzero`) or zero.
+    fn check_taken(&mut self, target: u64, w: u8, a: Name, nonzero: bool) {
+        if target > self.cs_limit {
+            let imm = u64::from(w) | u64::from(nonzero) << 2;
+            self.call_void(Sys::BranchLimitIf as u16, a, NONE, NONE, imm);
+        }
     }
 
     /// Raises `#GP(0)` when the constant target lies beyond the code segment.
@@ -151,6 +177,7 @@ fn jmp(ctx: &mut Ctx, insn: &Instruction) {
         return ctx.end_exit();
     }
     let target = indirect_target(ctx, insn);
+    ctx.check_target(Ctx::op_width(insn, 0), target);
     ctx.end_goto_reg(target);
 }
 
@@ -173,6 +200,7 @@ fn call(ctx: &mut Ctx, insn: &Instruction) {
         return;
     }
     let target = indirect_target(ctx, insn);
+    ctx.check_target(w, target);
     let next = ctx.next_name();
     push_value(ctx, w, next);
     ctx.end_goto_reg(target);
@@ -188,6 +216,7 @@ fn ret(ctx: &mut Ctx, insn: &Instruction) {
         _ => (W64, insn.immediate16()),
     };
     let target = load_stack(ctx, w, 0);
+    ctx.check_target(w, target);
     move_sp(ctx, (1 << w) + i64::from(release));
     ctx.end_goto_reg(target);
 }
@@ -215,7 +244,7 @@ fn count_loop(ctx: &mut Ctx, insn: &Instruction, also: Option<u8>) {
     let w = count_width(insn.code());
     let target = insn.near_branch_target();
     let count = ctx.add(w, RCX, -1);
-    ctx.write_slot(RCX, w, count);
+    let counter = w;
     let (w, decider) = match also {
         None => (w, count),
         Some(code) => {
@@ -225,10 +254,13 @@ fn count_loop(ctx: &mut Ctx, insn: &Instruction, also: Option<u8>) {
             (w, both)
         }
     };
+    ctx.check_taken(target, w, decider, true);
+    ctx.write_slot(RCX, counter, count);
     ctx.end_branch_z(w, decider, true, target);
 }
 
 fn count_zero(ctx: &mut Ctx, insn: &Instruction, w: u8) {
+    ctx.check_taken(insn.near_branch_target(), w, RCX, false);
     ctx.end_branch_z(w, RCX, false, insn.near_branch_target());
 }
 
@@ -240,6 +272,7 @@ fn interrupt(ctx: &mut Ctx, vector: u8, kind: u64) {
 
 fn bound(ctx: &mut Ctx, insn: &Instruction) {
     let w = width_of(insn.op0_register().size());
-    let at = ctx.linear(insn, w + 1, false);
+    let ea = ctx.ea(insn);
+    let at = ea.place(ctx, w + 1, false).aligned(ctx, w).to_name(ctx);
     ctx.call_void(Sys::Bound as u16, gpr(insn.op0_register()).0, at, NONE, u64::from(w));
 }

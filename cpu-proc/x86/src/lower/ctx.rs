@@ -270,6 +270,11 @@ impl<'a> Ctx<'a> {
         ea.resolve(self, w, write)
     }
 
+    /// As [`Ctx::addr`] for 16 bytes that must be aligned to 16: that is `#GP`, checked by the access itself, never `#AC`.
+    pub fn addr16(&mut self, insn: &Instruction, write: bool) -> Addr {
+        self.ea(insn).place(self, 4, write)
+    }
+
     /// A temporary holding the linear address of [`Ctx::addr`], for helpers.
     pub fn linear(&mut self, insn: &Instruction, w: u8, write: bool) -> Name {
         let addr = self.addr(insn, w, write);

@@ -45,6 +45,16 @@ impl Addr {
         }
     }
 
+    /// Raises `#AC` where the mode checks alignment and the address is no multiple of `1 << w`.
+    pub fn aligned(self, ctx: &mut Ctx, w: u8) -> Addr {
+        if w == 0 || !ctx.has(key::ALIGN) {
+            return self;
+        }
+        let linear = self.to_name(ctx);
+        ctx.call_void(Sys::AlignCheck as u16, linear, NONE, NONE, u64::from(w));
+        Addr::name(linear)
+    }
+
     /// The address in a temporary, wrapped.
     pub fn to_name(self, ctx: &mut Ctx) -> Name {
         if self.base != NONE && self.index == NONE && self.disp == 0 && self.flags == 0 {
@@ -172,8 +182,14 @@ impl Ea {
         Addr { base, index: offset, scale: 0, disp: 0, flags }
     }
 
-    /// Linear address of an access of `1 << w` bytes.
+    /// Linear address of an access of `1 << w` bytes, which alignment checking wants to be aligned to that, or to 16 bytes.
     pub fn resolve(self, ctx: &mut Ctx, w: u8, write: bool) -> Addr {
+        let addr = self.place(ctx, w, write);
+        addr.aligned(ctx, w.min(4))
+    }
+
+    /// As [`Ea::resolve`], whatever the alignment.
+    pub fn place(self, ctx: &mut Ctx, w: u8, write: bool) -> Addr {
         let direct =
             Addr { base: self.base, index: self.index, scale: self.scale, disp: self.disp, flags: 0 };
         if ctx.code64() {

@@ -102,6 +102,18 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         M::Aam => ctx.sys(Sys::Aam, u64::from(insn.immediate8())),
         M::Aad => ctx.sys(Sys::Aad, u64::from(insn.immediate8())),
         M::Popcnt if ctx.feature(feature::POPCNT) => popcnt(ctx, insn),
+        M::Crc32 if ctx.feature(feature::SSE42) => {
+            let w = Ctx::op_width(insn, 1);
+            let value = ctx.read(insn, 1, 0);
+            let d = gpr(insn.op0_register()).0;
+            let crc = ctx.call(arith::CRC32, d, value, NONE, u64::from(w));
+            ctx.mov(W64, d, crc);
+        }
+        M::Rdrand if ctx.feature(feature::RDRAND) => {
+            let w = width_of(insn.op0_register().size());
+            let d = ctx.call(arith::RDRAND, NONE, NONE, NONE, u64::from(w));
+            ctx.write_reg(insn.op0_register(), d);
+        }
         M::Movnti if ctx.feature(feature::SSE2) => {
             let value = ctx.read(insn, 1, 0);
             ctx.write(insn, 0, value);

@@ -4,9 +4,6 @@
 //! exception and sets TOP to zero and all tags valid ([`Fp::MmxEnter`], once for a run of MMX instructions in a block);
 //! a register that is written gets ones in its sign and exponent.
 //!
-//! # Not emulated
-//! 3DNow!: its instructions are undefined, as on processors without it.
-//!
 //! Source: Intel SDM volume 1 chapter 9, volume 3A chapter 12.
 
 use std::mem::offset_of;
@@ -54,7 +51,13 @@ fn available(ctx: &mut Ctx, insn: &Instruction) -> bool {
 fn entered(ctx: &Ctx) -> bool {
     let last =
         ctx.out.ops.iter().rev().filter(|op| op.op == Opcode::Call).map(|op| op.imm as u16).find(|id| {
-            let harmless = [Fp::SseArm as u16, Fp::SseCheck as u16, Fp::MaskMove as u16, Fp::Fence as u16];
+            let harmless = [
+                Fp::SseArm as u16,
+                Fp::SseCheck as u16,
+                Fp::MaskMove as u16,
+                Fp::Fence as u16,
+                Fp::ThreeDNow as u16,
+            ];
             *id >= FP_BASE && !harmless.contains(id)
         });
     last == Some(Fp::MmxEnter as u16)
@@ -114,11 +117,52 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         }
         return true;
     }
+    if let Some(suffix) = three_d_now(insn.code()) {
+        if available(ctx, insn) {
+            let value =
+                if is_mem(insn, 1) { ctx.read(insn, 1, 0) } else { read(ctx, mm(insn.op1_register())) };
+            enter(ctx);
+            let imm = suffix | u64::from(mm(insn.op0_register())) << 8;
+            ctx.call_void(Fp::ThreeDNow as u16, value, NONE, NONE, imm);
+        }
+        return true;
+    }
     let Some(body) = body(insn.code()) else { return false };
     if available(ctx, insn) {
         body(ctx, insn);
     }
     true
+}
+
+/// Opcode suffix of a 3DNow! instruction.
+fn three_d_now(code: Code) -> Option<u64> {
+    Some(match code {
+        Code::D3NOW_Pi2fw_mm_mmm64 => 0x0c,
+        Code::D3NOW_Pi2fd_mm_mmm64 => 0x0d,
+        Code::D3NOW_Pf2iw_mm_mmm64 => 0x1c,
+        Code::D3NOW_Pf2id_mm_mmm64 => 0x1d,
+        Code::D3NOW_Pfnacc_mm_mmm64 => 0x8a,
+        Code::D3NOW_Pfpnacc_mm_mmm64 => 0x8e,
+        Code::D3NOW_Pfcmpge_mm_mmm64 => 0x90,
+        Code::D3NOW_Pfmin_mm_mmm64 => 0x94,
+        Code::D3NOW_Pfrcp_mm_mmm64 => 0x96,
+        Code::D3NOW_Pfrsqrt_mm_mmm64 => 0x97,
+        Code::D3NOW_Pfsub_mm_mmm64 => 0x9a,
+        Code::D3NOW_Pfadd_mm_mmm64 => 0x9e,
+        Code::D3NOW_Pfcmpgt_mm_mmm64 => 0xa0,
+        Code::D3NOW_Pfmax_mm_mmm64 => 0xa4,
+        Code::D3NOW_Pfrcpit1_mm_mmm64 => 0xa6,
+        Code::D3NOW_Pfrsqit1_mm_mmm64 => 0xa7,
+        Code::D3NOW_Pfsubr_mm_mmm64 => 0xaa,
+        Code::D3NOW_Pfacc_mm_mmm64 => 0xae,
+        Code::D3NOW_Pfcmpeq_mm_mmm64 => 0xb0,
+        Code::D3NOW_Pfmul_mm_mmm64 => 0xb4,
+        Code::D3NOW_Pfrcpit2_mm_mmm64 => 0xb6,
+        Code::D3NOW_Pmulhrw_mm_mmm64 => 0xb7,
+        Code::D3NOW_Pswapd_mm_mmm64 => 0xbb,
+        Code::D3NOW_Pavgusb_mm_mmm64 => 0xbf,
+        _ => return None,
+    })
 }
 
 type Body = fn(&mut Ctx, &Instruction);
@@ -134,14 +178,26 @@ fn from_general(ctx: &mut Ctx, insn: &Instruction) {
 
 /// `MOVD`/`MOVQ r/m, mm`.
 fn to_general(ctx: &mut Ctx, insn: &Instruction) {
-    enter(ctx);
+    if !is_mem(insn, 0) {
+        enter(ctx);
+        let value = read(ctx, mm(insn.op1_register()));
+        return ctx.write(insn, 0, value);
+    }
+    // A store that faults leaves the x87 as it was.
+    let first = !entered(ctx);
+    if first {
+        ctx.call_void(Fp::X87Wait as u16, NONE, NONE, NONE, 0);
+    }
     let value = read(ctx, mm(insn.op1_register()));
     ctx.write(insn, 0, value);
+    if first {
+        enter(ctx);
+    }
 }
 
 fn body(code: Code) -> Option<Body> {
     Some(match code {
-        Code::Emms => |c, _| c.call_void(Fp::Emms as u16, NONE, NONE, NONE, 0),
+        Code::Emms | Code::Femms => |c, _| c.call_void(Fp::Emms as u16, NONE, NONE, NONE, 0),
         Code::Movd_mm_rm32 | Code::Movq_mm_rm64 => from_general,
         Code::Movd_rm32_mm | Code::Movq_rm64_mm => to_general,
         Code::Movq_mm_mmm64 => |c, i| regular(c, i, raw(0, 1, 0x6f)),

@@ -4,9 +4,7 @@
 //! whether an instruction is its own. What nobody claims is undefined on this processor.
 //!
 //! # Deviations from hardware
-//! * A near indirect branch beyond the code segment's limit faults at its target, not at the branch.
 //! * Locked instructions are plain read-modify-write sequences: one CPU, whose other bus masters never contend.
-//! * `#AC` (alignment checking at CPL 3) is not raised for general-purpose accesses.
 
 pub mod bits;
 pub mod control;
@@ -63,6 +61,10 @@ pub mod feature {
     pub const MONITOR: Feature = (1, 3);
     /// `CMPXCHG16B`.
     pub const CX16: Feature = (1, 13);
+    /// `CRC32`.
+    pub const SSE42: Feature = (1, 20);
+    /// `RDRAND`.
+    pub const RDRAND: Feature = (1, 30);
     /// `POPCNT`.
     pub const POPCNT: Feature = (1, 23);
     /// `SYSCALL`, `SYSRET`.
@@ -144,10 +146,14 @@ fn decode(decoder: &mut Decoder, insn: &mut Instruction) -> Decoded {
     }
 }
 
-fn decoder_options(has: impl Fn(feature::Feature) -> bool) -> u32 {
+fn decoder_options(amd: bool, has: impl Fn(feature::Feature) -> bool) -> u32 {
     // The `F3` forms of `BSF`, `BSR` and `WBINVD` and the hints in 0F 18..1F mean nothing more on older processors.
     let mut options =
         DecoderOptions::NO_WBNOINVD | DecoderOptions::NO_MPFX_0FBC | DecoderOptions::FORCE_RESERVED_NOP;
+    // AMD's processors take operand-size prefixes of near branches and REX.W of far pointers otherwise in 64-bit code.
+    if amd {
+        options |= DecoderOptions::AMD;
+    }
     if !has(feature::ABM) {
         options |= DecoderOptions::NO_MPFX_0FBD;
     }
@@ -162,10 +168,10 @@ pub fn lower(
     out: &mut Block,
 ) -> Result<(), Fault> {
     let pc = core.pc;
-    let (mode, features, cs) = {
+    let (mode, features, cs, amd) = {
         // SAFETY: the engine hands over the `CoreState` of the `Cpu` that it runs; no other reference is live here.
         let cpu = unsafe { Cpu::from_core(core) };
-        (cpu.key, cpu.features, cpu.segs[seg::CS])
+        (cpu.key, cpu.features, cpu.segs[seg::CS], cpu.model.is_amd())
     };
     let (bitness, mask, cs_base, cs_limit) = match mode & (key::CODE64 | key::CODE32) {
         key::CODE32 => (32, 0xffff_ffff, cs.base, u64::from(cs.limit)),
@@ -184,7 +190,7 @@ pub fn lower(
         mask,
         in_page: (PAGE - linear % PAGE) as usize,
     };
-    let options = decoder_options(has);
+    let options = decoder_options(amd, has);
     let single = mode & (key::TRAP | key::INHIBIT) != 0;
     let cap = if single { 1 } else { max_insns.clamp(1, MAX_INSNS) };
     let ahead = if cap == 1 { MAX_LEN } else { WINDOW };

@@ -59,7 +59,7 @@ pub(super) fn vv(ctx: &mut Ctx, d: u8, a: u8, op: VecOp) {
 
 /// Whether the CPU model has what the instruction belongs to.
 pub(super) fn in_model(ctx: &Ctx, insn: &Instruction) -> bool {
-    let [edx, ecx, ..] = ctx.features;
+    let [edx, ecx, ext_edx, ext_ecx] = ctx.features;
     insn.cpuid_features().iter().all(|feature| match feature {
         CpuidFeature::CMOV => edx & 1 << 15 != 0,
         CpuidFeature::CLFSH => edx & 1 << 19 != 0,
@@ -71,6 +71,11 @@ pub(super) fn in_model(ctx: &Ctx, insn: &Instruction) -> bool {
         CpuidFeature::SSSE3 => ecx & 1 << 9 != 0,
         CpuidFeature::SSE4_1 => ecx & 1 << 19 != 0,
         CpuidFeature::SSE4_2 => ecx & 1 << 20 != 0,
+        CpuidFeature::PCLMULQDQ => ecx & 1 << 1 != 0,
+        CpuidFeature::AES => ecx & 1 << 25 != 0,
+        CpuidFeature::D3NOW => ext_edx & 1 << 31 != 0,
+        CpuidFeature::D3NOWEXT => ext_edx & 1 << 30 != 0,
+        CpuidFeature::SSE4A => ext_ecx & 1 << 6 != 0,
         _ => true,
     })
 }
@@ -94,7 +99,7 @@ pub(super) fn source(ctx: &mut Ctx, insn: &Instruction, op: u32) -> u8 {
         return xmm(insn.op_register(op));
     }
     let w = Ctx::op_width(insn, op);
-    let addr = ctx.addr(insn, w, false);
+    let addr = if w == W128 { ctx.addr16(insn, false) } else { ctx.addr(insn, w, false) };
     let v = ctx.vtemp();
     ctx.ldv(w, v, addr, if w == W128 { ALIGN16 } else { 0 });
     v

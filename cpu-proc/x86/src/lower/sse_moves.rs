@@ -2,7 +2,7 @@
 //!
 //! Source: Intel SDM volume 2.
 
-use bulkhead_ir::{ALIGN16, VecShape, W8, W16, W32, W64};
+use bulkhead_ir::{ALIGN16, NONE, VecShape, W8, W16, W32, W64};
 use iced_x86::{Code, Instruction, OpKind};
 
 use super::Ctx;
@@ -10,6 +10,7 @@ use super::ctx::gpr;
 use super::sse::{
     MOVAPS, MOVD_FROM, MOVD_TO, MOVQ, MOVSD, W128, available, is_mem, raw, shift, vv, with_imm, xmm,
 };
+use crate::helpers::fp::Fp;
 
 type Body = fn(&mut Ctx, &Instruction);
 
@@ -26,7 +27,7 @@ pub(super) fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
 fn load(ctx: &mut Ctx, insn: &Instruction, flags: u8) {
     let d = xmm(insn.op0_register());
     if is_mem(insn, 1) {
-        let addr = ctx.addr(insn, W128, false);
+        let addr = if flags == ALIGN16 { ctx.addr16(insn, false) } else { ctx.addr(insn, W128, false) };
         ctx.ldv(W128, d, addr, flags);
     } else {
         vv(ctx, d, xmm(insn.op1_register()), MOVAPS);
@@ -37,7 +38,7 @@ fn load(ctx: &mut Ctx, insn: &Instruction, flags: u8) {
 fn store(ctx: &mut Ctx, insn: &Instruction, flags: u8) {
     let a = xmm(insn.op1_register());
     if is_mem(insn, 0) {
-        let addr = ctx.addr(insn, W128, true);
+        let addr = if flags == ALIGN16 { ctx.addr16(insn, true) } else { ctx.addr(insn, W128, true) };
         ctx.stv(W128, addr, a, flags);
     } else {
         vv(ctx, xmm(insn.op0_register()), a, MOVAPS);
@@ -151,6 +152,13 @@ fn mask_bits(ctx: &mut Ctx, insn: &Instruction, prefix: u8, opcode: u8) {
     ctx.vec(VecShape::GV, W32, d, xmm(insn.op1_register()), raw(prefix, 1, opcode));
 }
 
+/// `EXTRQ`, `INSERTQ` (SSE4A): bit 26 says that length and index are in bits 0..16, bit 27 that it inserts.
+fn bit_field(ctx: &mut Ctx, insn: &Instruction, imm: u64) {
+    let a = if insn.op1_kind() == OpKind::Register { xmm(insn.op1_register()) } else { 0 };
+    let slots = u64::from(xmm(insn.op0_register())) << 16 | u64::from(a) << 20;
+    ctx.call_void(Fp::BitField as u16, NONE, NONE, NONE, imm | slots);
+}
+
 fn body(code: Code) -> Option<Body> {
     Some(match code {
         Code::Movaps_xmm_xmmm128
@@ -167,6 +175,18 @@ fn body(code: Code) -> Option<Body> {
         | Code::Movntps_m128_xmm
         | Code::Movntpd_m128_xmm
         | Code::Movntdq_m128_xmm => |c, i| store(c, i, ALIGN16),
+        Code::Movntss_m32_xmm => |c, i| store_low(c, i, W32, MOVAPS),
+        Code::Movntsd_m64_xmm => |c, i| store_low(c, i, W64, MOVAPS),
+        Code::Extrq_xmm_imm8_imm8 => |c, i| {
+            let field = u64::from(i.immediate8()) | u64::from(i.immediate8_2nd()) << 8;
+            bit_field(c, i, 1 << 26 | field);
+        },
+        Code::Extrq_xmm_xmm => |c, i| bit_field(c, i, 0),
+        Code::Insertq_xmm_xmm_imm8_imm8 => |c, i| {
+            let field = u64::from(i.immediate8()) | u64::from(i.immediate8_2nd()) << 8;
+            bit_field(c, i, 3 << 26 | field);
+        },
+        Code::Insertq_xmm_xmm => |c, i| bit_field(c, i, 2 << 26),
         Code::Movups_xmmm128_xmm | Code::Movupd_xmmm128_xmm | Code::Movdqu_xmmm128_xmm => {
             |c, i| store(c, i, 0)
         }

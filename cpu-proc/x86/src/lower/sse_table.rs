@@ -215,6 +215,14 @@ pub fn xmm(code: Code) -> Option<Regular> {
         Code::Dpps_xmm_xmmm128_imm8 => float(0x66, 3, 0x40, Tiny::Singles),
         Code::Dppd_xmm_xmmm128_imm8 => float(0x66, 3, 0x41, Tiny::Doubles),
         Code::Mpsadbw_xmm_xmmm128_imm8 => plain(0x66, 3, 0x42),
+        // AES and carry-less multiplication
+        Code::Aesimc_xmm_xmmm128 => plain(0x66, 2, 0xdb),
+        Code::Aesenc_xmm_xmmm128 => plain(0x66, 2, 0xdc),
+        Code::Aesenclast_xmm_xmmm128 => plain(0x66, 2, 0xdd),
+        Code::Aesdec_xmm_xmmm128 => plain(0x66, 2, 0xde),
+        Code::Aesdeclast_xmm_xmmm128 => plain(0x66, 2, 0xdf),
+        Code::Aeskeygenassist_xmm_xmmm128_imm8 => plain(0x66, 3, 0xdf),
+        Code::Pclmulqdq_xmm_xmmm128_imm8 => plain(0x66, 3, 0x44),
         _ => return None,
     })
 }

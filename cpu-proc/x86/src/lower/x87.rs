@@ -1,19 +1,19 @@
 //! Lowering of x87 instructions: one helper call each, since the work is done by the host's x87.
 //!
-//! Order of events as on the processor: `#NM` here, then the memory operand of 2, 4 or 8 bytes is loaded (so a page fault
-//! comes before a pending `#MF`, unlike hardware, where the check comes first; the instruction restarts either way), then
-//! the helper checks for a pending exception and computes.
+//! Order of events: `#NM` here, then the memory operand of 2, 4 or 8 bytes is loaded, then the helper checks for a pending
+//! exception and computes. On the processor that check comes before the operand: where both fault, the delivery of the operand's
+//! fault turns it into `#MF` (`helpers/refine.rs`).
 //!
 //! Source: Intel SDM volume 2 (appendix A.5, escape opcodes), volume 3A section 2.5 (CR0.EM, MP, TS).
 
-use bulkhead_ir::{NONE, Name, Op, Opcode, W16, cc};
+use bulkhead_ir::{NONE, Name, Op, Opcode, W16, W32, W64, cc};
 use iced_x86::{Code, Instruction, Register};
 
 use super::Ctx;
 use super::sse::in_model;
 use crate::helpers::fp::Fp;
 use crate::helpers::vector;
-use crate::state::{Cpu, X87, key};
+use crate::state::{Cpu, X87, key, seg};
 
 /// What an instruction needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ enum Form {
     Control(u64),
     /// `FWAIT`.
     Wait,
+    /// Older coprocessors' instructions without effect; they do not wait.
+    Nothing,
     Fldcw,
     Fnstcw,
     FnstswMemory,
@@ -154,9 +156,7 @@ fn form(code: Code) -> Option<Form> {
         Code::Fsin => Reg(0x1fe),
         Code::Fcos => Reg(0x1ff),
         Code::Fucompp => Reg(0x2e9),
-        Code::Fneni => Reg(0x3e0),
-        Code::Fndisi => Reg(0x3e1),
-        Code::Fnsetpm => Reg(0x3e4),
+        Code::Fneni | Code::Fndisi | Code::Fnsetpm => Form::Nothing,
         Code::Frstpm => Reg(0x3e5),
         Code::Fadd_sti_st0 => Reg(0x4c0),
         Code::Fmul_sti_st0 => Reg(0x4c8),
@@ -332,7 +332,7 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
             let value = ctx.call(Fp::Fnstsw as u16, NONE, NONE, NONE, 0);
             ctx.write_reg(Register::AX, value);
         }
-        Form::Wait => {}
+        Form::Wait | Form::Nothing => {}
     }
     true
 }
@@ -349,8 +349,14 @@ pub(super) fn image_address(ctx: &mut Ctx, insn: &Instruction, size: usize, writ
         let w = size.trailing_zeros() as u8;
         return ea.resolve(ctx, w, write).to_name(ctx);
     }
-    if !ctx.flat() {
+    // FS and GS have limits of their own, however flat the others are.
+    if !ctx.code64() && (!ctx.flat() || ea.seg >= seg::FS) {
         ea.at(size as i64 - 1).resolve(ctx, 0, write);
     }
-    ea.resolve(ctx, 0, write).to_name(ctx)
+    let alignment = match size {
+        10 => W64,
+        28 | 108 => W32,
+        _ => W16,
+    };
+    ea.resolve(ctx, 0, write).aligned(ctx, alignment).to_name(ctx)
 }
