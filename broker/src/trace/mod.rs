@@ -4,6 +4,7 @@
 //! processes in order and writes them ([`writer`]): a slow disk costs records, which the rings count, and never time of the VM.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -284,7 +285,14 @@ impl Tracing {
                 devices: self.devices.clone(),
                 start: self.start,
             };
-            self.writer = self.outputs.take().and_then(|outputs| Writer::start(readers, names, outputs));
+            if let Some(outputs) = self.outputs.take() {
+                self.writer = Writer::start(readers, names, outputs);
+                if self.writer.is_none() {
+                    // If nobody can read it, there is nobody to tell.
+                    let _ =
+                        write!(std::io::stderr(), "-trace: no thread to write with; nothing is written\r\n");
+                }
+            }
         }
         if let Some(writer) = &self.writer {
             writer.set_active(active);

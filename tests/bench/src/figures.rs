@@ -296,62 +296,61 @@ impl Bench {
     pub fn tracing(&self) -> [Section; 2] {
         let alone = Bench { peer: None, ..self.clone() };
         let text = self.scratch.join("trace.txt");
+        let sections = [alone.traced_registers(&text), alone.traced_disk(&text)];
+        let _ = std::fs::remove_file(&text);
+        sections
+    }
+
+    fn traced_registers(&self, text: &Path) -> Section {
         let file = format!("file={}", text.display());
-        let lost = || std::fs::read_to_string(&text).map(|text| lost_share(&text)).unwrap_or_default();
-        let (mut registers, mut disk) = (Vec::new(), Vec::new());
-        for (name, pattern) in TRACED {
-            let pair = alone.pair(&format!("tracing, {name}: registers"), self.runs, |emulator| {
-                let image = self.image("registers.rom", &rom::registers())?;
-                let options = pattern.map(|pattern| format!("{pattern},{file}"));
-                let more = options.iter().flat_map(|option| ["-trace", option.as_str()]).collect::<Vec<_>>();
-                let (output, _) = Self::firmware_with(emulator, &image, &more)?.wait(BOOT)?;
-                let samples = rom::parse(&output)?;
-                Ok((samples, if pattern.is_some() { lost() } else { 0.0 }))
-            });
-            for (at, register) in
-                rom::REGISTERS.iter().enumerate().filter(|(_, r)| TRACED_REGISTERS.contains(&r.label))
-            {
+        let run = |emulator: &Emulator, pattern: Option<&str>| {
+            let image = self.image("registers.rom", &rom::registers())?;
+            let option = pattern.map(|pattern| format!("{pattern},{file}"));
+            let more: Vec<&str> = option.iter().flat_map(|option| ["-trace", option.as_str()]).collect();
+            let (output, _) = Self::firmware_with(emulator, &image, &more)?.wait(BOOT)?;
+            Ok((rom::parse(&output)?, pattern.map_or(0.0, |_| lost_share(text))))
+        };
+        let pairs = TRACED.map(|(name, pattern)| {
+            let what = format!("tracing, {name}: registers");
+            (name, self.pair(&what, self.runs, |emulator| run(emulator, pattern)))
+        });
+        let mut rows = Vec::new();
+        let traced = |register: &rom::Register| TRACED_REGISTERS.contains(&register.label);
+        for (at, register) in rom::REGISTERS.iter().enumerate().filter(|(_, register)| traced(register)) {
+            for (name, pair) in &pairs {
                 let value = |(samples, _): &(Vec<rom::Samples>, f64)| {
                     let warm = samples.get(at).map(|s| s.warm.as_slice()).unwrap_or_default();
                     quantile(warm.get(warm.len() / 10..).unwrap_or_default(), 0.5).unwrap_or(f64::NAN)
                 };
                 let figure = format!("{}: {name}", register.label);
-                registers.push(alone.row(&figure, &pair, value, 0, Wanted::Any));
+                rows.push(self.row(&figure, pair, value, 0, Wanted::Any));
             }
-            if pattern.is_some() {
-                registers.push(alone.row(
-                    &format!("records lost, %: {name}"),
-                    &pair,
-                    |run| run.1,
-                    1,
-                    Wanted::Any,
-                ));
-            }
-            let pair = alone.pair(&format!("tracing, {name}: disk"), self.runs, |emulator| {
+        }
+        for (name, pair) in pairs.iter().skip(1) {
+            rows.push(self.row(&format!("records lost, %: {name}"), pair, |run| run.1, 1, Wanted::Any));
+        }
+        let title =
+            "tracing to a text file: register read inside the guest, nanoseconds, warm p50, median of runs";
+        Section { title: title.into(), rows }
+    }
+
+    fn traced_disk(&self, text: &Path) -> Section {
+        let file = format!("file={}", text.display());
+        let mut rows = Vec::new();
+        for (name, pattern) in TRACED {
+            let pair = self.pair(&format!("tracing, {name}: disk"), self.runs, |emulator| {
                 let commands: Vec<String> =
                     pattern.iter().map(|pattern| format!("trace-event {pattern} on")).collect();
                 let rate = self.read_disk(emulator, &self.disk()?, &["-trace", &file], &commands)?;
-                Ok((rate, if pattern.is_some() { lost() } else { 0.0 }))
+                Ok((rate, pattern.map_or(0.0, |_| lost_share(text))))
             });
-            disk.push(alone.row(
-                &format!("dd of {} MiB: {name}", self.disk_mib),
-                &pair,
-                |run| run.0,
-                0,
-                Wanted::Any,
-            ));
+            let figure = format!("dd of {} MiB: {name}", self.disk_mib);
+            rows.push(self.row(&figure, &pair, |run| run.0, 0, Wanted::Any));
             if pattern.is_some() {
-                disk.push(alone.row(&format!("records lost, %: {name}"), &pair, |run| run.1, 1, Wanted::Any));
+                rows.push(self.row(&format!("records lost, %: {name}"), &pair, |run| run.1, 1, Wanted::Any));
             }
         }
-        let _ = std::fs::remove_file(&text);
-        [
-            Section {
-                title: "tracing to a text file: register read inside the guest, nanoseconds, warm p50".into(),
-                rows: registers,
-            },
-            Section { title: "tracing to a text file: IDE sequential read by DMA, MiB/s".into(), rows: disk },
-        ]
+        Section { title: "tracing to a text file: IDE sequential read by DMA, MiB/s, median".into(), rows }
     }
 
     /// Use of the host by a guest that waits at its shell: processor, wake-ups, memory.
@@ -449,8 +448,12 @@ const TRACED: [(&str, Option<&str>); 3] =
 const TRACED_REGISTERS: [&str; 3] =
     ["serial line status 3FDh (sync)", "IDE status 1F7h (sync)", "IDE alternate status 3F6h (mirrored)"];
 
-/// How many records of a trace were lost, in percent.
-fn lost_share(text: &str) -> f64 {
+/// How many records of a text trace were lost, in percent.
+fn lost_share(text: &Path) -> f64 {
+    share_of_lost(&String::from_utf8_lossy(&std::fs::read(text).unwrap_or_default()))
+}
+
+fn share_of_lost(text: &str) -> f64 {
     let lost = |line: &str| line.split_once(":lost ")?.1.split(' ').next()?.parse::<f64>().ok();
     let (mut written, mut gone) = (0.0, 0.0);
     for line in text.lines() {
@@ -500,8 +503,8 @@ mod tests {
     fn lost_records_are_a_share_of_all() {
         let text =
             "bh-cpu@0.1:cpu.interrupt vector 0x8\nbh-ide0@0.2:lost 3 records: the ring was full or garbled\n";
-        assert!((lost_share(text) - 75.0).abs() < 0.001);
-        assert!(lost_share("").abs() < 0.001);
+        assert!((share_of_lost(text) - 75.0).abs() < 0.001);
+        assert!(share_of_lost("").abs() < 0.001);
     }
 
     #[test]
