@@ -75,15 +75,20 @@ impl IrqPage {
 
     /// Device: publishes its outputs; tells the CPU only when something changed.
     pub fn publish(&self, source: usize, out: &Outputs, tracer: &Tracer) {
-        let mut news = false;
+        let wanted = [out.level.map(u32::from), out.pulses, out.value];
+        let mut have = [[0u32; LINES]; 3];
+        // The three rows lie one behind the other, and only this device writes them.
+        let known = self.page.read(Self::at(source, 0, 0), bytemuck::bytes_of_mut(&mut have));
+        if known && have == wanted {
+            return;
+        }
         for line in 0..LINES {
-            let values = [u32::from(out.level[line]), out.pulses[line], out.value[line]];
+            let values = wanted.map(|row| row[line]);
             let words = [0, 1, 2].map(|row| self.page.word(Self::at(source, row, line)));
             let old = words.map(|word| word.load(Ordering::Relaxed));
             if old == values {
                 continue;
             }
-            news = true;
             let rises = self.page.word(Self::at(source, 3, line));
             let rise = u32::from(values[0] == 1 && old[0] == 0);
             let edges = rises.load(Ordering::Relaxed).wrapping_add(rise).wrapping_add(values[1]);
@@ -100,10 +105,8 @@ impl IrqPage {
                 }
             }
         }
-        if news {
-            self.page.dword(8).fetch_or(1 << source.min(SOURCES - 1), Ordering::SeqCst);
-            self.attend();
-        }
+        self.page.dword(8).fetch_or(1 << source.min(SOURCES - 1), Ordering::SeqCst);
+        self.attend();
     }
 
     /// Device that succeeds another: makes the CPU look at its lines and wakes it, because the predecessor may have died
