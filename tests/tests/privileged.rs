@@ -1,0 +1,91 @@
+//! What system software sees of the processor: a program of cases (`tests/cases`) run as a multiboot kernel.
+//!
+//! The program prints one line a case; `NAME.expected` holds the lines, by the manuals. Debian's QEMU can run the same kernel. It was
+//! compared by hand: it differs where it leaves out checks (segment limits and types, alignment, DR7.GD, the task's T bit).
+//! `BULKHEAD_BLESS=1` writes what happens here to `NAME.expected`, to be read before it is committed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bulkhead_tests::{Scratch, Vm};
+
+/// Status of a program that ran to its end: (10h << 1) | 1.
+const ENDED: i32 = 0x21;
+
+fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
+}
+
+/// Assembles a program; its path.
+fn assemble(name: &str, scratch: &Scratch) -> String {
+    let [object, kernel] = ["object", "kernel"].map(|file| scratch.file(file));
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program).current_dir(cases()).args(args).output();
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error} (package binutils)"));
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    run("as", &["--32", "-o", &object, &format!("{name}.s")]);
+    let options = ["-z", "noexecstack", "--no-warn-rwx-segments", "-T", "frame.ld"];
+    run("ld", &[&["-m", "elf_i386", "-o", &kernel, &object], &options[..]].concat());
+    kernel
+}
+
+/// The cases of an output, in order: name and outcome.
+fn outcomes(output: &str) -> Vec<(String, String)> {
+    let (_, cases) = output.split_once("begin\n").unwrap_or_else(|| panic!("no beginning: {output:?}"));
+    let split =
+        |line: &str| line.split_once(" v=").map(|(name, rest)| (name.to_owned(), format!("v={rest}")));
+    cases.lines().filter_map(split).collect()
+}
+
+fn machine(kernel: &str) -> Vec<&str> {
+    vec![
+        "-m",
+        "64",
+        "-cpu",
+        "qemu64,+vme",
+        "-kernel",
+        kernel,
+        "-device",
+        "isa-debug-exit,iobase=0xf4,iosize=4",
+        "-no-reboot",
+        "-vga",
+        "none",
+    ]
+}
+
+fn own(kernel: &str) -> Vec<(String, String)> {
+    let args = [&machine(kernel)[..], &["-nographic", "-monitor", "null"]].concat();
+    let mut vm = Vm::start("qemu-system-x86_64", &args);
+    let status = vm.wait(120).code();
+    assert_eq!(status, Some(ENDED), "{}\n{}", vm.output(), vm.errors());
+    outcomes(&vm.output().replace('\r', ""))
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(cases().join(name)).unwrap_or_else(|error| panic!("tests/cases/{name}: {error}"))
+}
+
+fn check(name: &str) {
+    let scratch = Scratch::new(&format!("cases-{name}"));
+    let kernel = assemble(name, &scratch);
+    let ours = own(&kernel);
+    let lines: String = ours.iter().map(|(case, outcome)| format!("{case} {outcome}\n")).collect();
+    if std::env::var_os("BULKHEAD_BLESS").is_some() {
+        std::fs::write(cases().join(format!("{name}.expected")), &lines).expect("the expected lines");
+    }
+    let expected = read(&format!("{name}.expected"));
+    let wrong: Vec<String> = expected
+        .lines()
+        .zip(lines.lines())
+        .filter(|(expected, got)| expected != got)
+        .map(|(expected, got)| format!("expected {expected}\n     got {got}"))
+        .collect();
+    assert!(wrong.is_empty(), "{name}: {} cases differ\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(expected.lines().count(), ours.len(), "{name}: number of cases");
+}
+
+#[test]
+fn protected_mode_is_as_in_the_manuals() {
+    check("protected");
+}
