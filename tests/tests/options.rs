@@ -526,6 +526,11 @@ fn tables_names_and_memory_reach_a_64_bit_linux() {
             "{name}: {value} is not in\n{have}"
         );
     }
+    // The firmware found management mode to set up: SMRAM is there and closed.
+    assert_eq!(
+        linux.run("hexdump -s 114 -n 1 -e '1/1 \"%02x\"' /sys/bus/pci/devices/0000:00:00.0/config"),
+        "0a"
+    );
     let table = linux.run("hexdump -v -e '1/1 \"%02x\"' /sys/firmware/acpi/tables/BULK");
     let bytes: Vec<u8> = (0..table.len() / 2)
         .map(|at| u8::from_str_radix(&table[2 * at..2 * at + 2], 16).expect("hex"))

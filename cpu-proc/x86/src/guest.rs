@@ -91,7 +91,10 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
     let cpu = cpu(core);
     let requests = cpu.machine().take_requests();
     if requests.reset {
+        // INIT keeps the base of the management memory; power-on has set it before this.
+        let smbase = cpu.smbase;
         cpu.reset();
+        cpu.smbase = smbase;
         return if requests.leave { Next::Leave } else { Next::Run };
     }
     if requests.flush {
@@ -106,7 +109,8 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
     if requests.leave {
         return Next::Leave;
     }
-    if cpu.latched & latched::SMI != 0 && cpu.smm == 0 {
+    let shadow = cpu.inhibit & inhibit::SHADOW != 0;
+    if cpu.latched & latched::SMI != 0 && cpu.smm == 0 && !shadow {
         cpu.latched &= !latched::SMI;
         smm::enter(cpu);
         // Whatever else waits is looked at again.
@@ -118,7 +122,6 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
         cpu.set_attention();
         return deliver(&mut cpu.core);
     }
-    let shadow = cpu.inhibit & inhibit::SHADOW != 0;
     if cpu.latched & latched::NMI != 0 && !shadow && cpu.inhibit & inhibit::NMI == 0 {
         cpu.latched &= !latched::NMI;
         cpu.inhibit |= inhibit::NMI;

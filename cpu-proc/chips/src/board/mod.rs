@@ -59,7 +59,7 @@ impl BoardConfig {
     #[must_use]
     pub fn pc(cpus: u8) -> Self {
         let resources = acpipm::Resources::default();
-        Self { cpus, pci: true, ioapic: true, acpi: true, hpet: true, smm: false, resources }
+        Self { cpus, pci: true, ioapic: true, acpi: true, hpet: true, smm: true, resources }
     }
 
     /// Machine `isapc`.

@@ -4,7 +4,7 @@
 //!
 //! *Deviations from hardware*: the registers of the DRAM interface keep what is written but have no effect.
 //!
-//! *Not emulated*: ECC, the AGP-less arbiter's timers, the fixed memory hole (FDHC), turbo and reset control at 93h.
+//! *Not emulated*: closing system management RAM to data only (D_CLS: code and data of an address are the same memory here), ECC, the AGP-less arbiter's timers, the fixed memory hole (FDHC), turbo and reset control at 93h.
 
 pub mod spec;
 #[cfg(test)]

@@ -78,16 +78,27 @@ fn write_cr(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Faul
     Ok(0)
 }
 
+/// CR0 bits that do something or read as they were written.
+pub const CR0_KNOWN: u64 = cr0::PE
+    | cr0::MP
+    | cr0::EM
+    | cr0::TS
+    | cr0::ET
+    | cr0::NE
+    | cr0::WP
+    | cr0::AM
+    | cr0::NW
+    | cr0::CD
+    | cr0::PG;
+
 fn write_cr0(cpu: &mut Cpu, value: u64) -> Result<(), Fault> {
-    const KNOWN: u64 =
-        cr0::PE | cr0::MP | cr0::EM | cr0::TS | cr0::NE | cr0::WP | cr0::AM | cr0::NW | cr0::CD | cr0::PG;
     let old = cpu.cr0;
     let paging_without_protection = value & cr0::PG != 0 && value & cr0::PE == 0;
     let write_through_without_disable = value & cr0::NW != 0 && value & cr0::CD == 0;
     if value >> 32 != 0 || paging_without_protection || write_through_without_disable {
         return Err(gp(cpu, 0));
     }
-    let new = value & KNOWN | cr0::ET;
+    let new = value & CR0_KNOWN | cr0::ET;
     let rises = new & !old & cr0::PG != 0;
     let falls = old & !new & cr0::PG != 0;
     let long = cpu.msrs.efer & efer::LME != 0;
@@ -129,7 +140,7 @@ fn write_cr3(cpu: &mut Cpu, value: u64) -> Result<(), Fault> {
 }
 
 /// CR4 bits that the model has.
-fn cr4_known(cpu: &Cpu) -> u64 {
+pub fn cr4_known(cpu: &Cpu) -> u64 {
     let edx = cpu.features[0];
     [
         (feature::VME, cr4::VME | cr4::PVI),

@@ -6,6 +6,7 @@
 use bulkhead_engine::{Fault, mem};
 use bulkhead_ir::FLAGS_ALL;
 
+use super::control::{CR0_KNOWN, cr4_known};
 use super::descriptor::set_cs;
 use super::ids::Sys;
 use super::{EVERYTHING, List, slot, ud};
@@ -248,6 +249,17 @@ fn restore32(cpu: &mut Cpu) {
     cpu.smbase = get(cpu, 0x7ef8, 4) as u32;
 }
 
+/// Whether the control registers that `RSM` loaded contradict each other or the model.
+fn is_invalid(cpu: &Cpu) -> bool {
+    let paging = cpu.cr0 & cr0::PG != 0;
+    let long = cpu.msrs.efer & efer::LMA != 0;
+    paging && cpu.cr0 & cr0::PE == 0
+        || cpu.cr0 & (cr0::NW | cr0::CD) == cr0::NW
+        || cpu.cr0 & !CR0_KNOWN != 0
+        || cpu.cr4 & !cr4_known(cpu) != 0
+        || long && (cpu.cr4 & cr4::PAE == 0 || cpu.flags() & eflags::VM != 0)
+}
+
 /// `Sys::Rsm`.
 fn rsm(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     if cpu.smm == 0 {
@@ -258,9 +270,14 @@ fn rsm(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     } else {
         restore32(cpu);
     }
-    if cpu.cr0 & (cr0::PE | cr0::PG) == cr0::PG {
-        // An invalid image shuts the processor down; paging without protection cannot run.
-        cpu.cr0 &= !cr0::PG;
+    if is_invalid(cpu) {
+        // As the SDM's 31.4.1 has it, the processor shuts down; until the machine acts on that it stays in a state that can run.
+        cpu.cr0 = cr0::ET;
+        cpu.cr4 = 0;
+        cpu.msrs.efer = 0;
+        let flags = cpu.flags() & !eflags::VM;
+        cpu.set_flags(flags);
+        cpu.machine().shutdown();
     }
     let ss = cpu.segs[seg::SS];
     let cpl = match (cpu.cr0 & cr0::PE != 0, cpu.flags() & eflags::VM != 0) {

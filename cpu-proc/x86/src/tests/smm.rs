@@ -63,3 +63,39 @@ fn a_second_smi_waits_for_rsm() {
     rig.attend();
     assert_eq!(rig.cpu.core.pc, 0x8000);
 }
+
+#[test]
+fn init_keeps_the_base_of_management_memory() {
+    let mut rig = Rig::new();
+    smi(&mut rig);
+    let base = if rig.get(0x3_fefc, 4) == 0x2_0064 { 0x3_ff00 } else { 0x3_fef8 };
+    rig.put(base, 4, 0xa_0000);
+    rig.call(Sys::Rsm, 0, 0, 0, 0).unwrap();
+    rig.board().requests.reset = true;
+    rig.attend();
+    assert_eq!((rig.cpu.core.pc, rig.cpu.smbase), (0xfff0, 0xa_0000));
+    rig.cpu.reset();
+    assert_eq!(rig.cpu.smbase, 0x3_0000);
+}
+
+#[test]
+fn rsm_shuts_down_on_an_image_that_contradicts_itself() {
+    // Offsets of the 64-bit area: CR0, CR4, EFER.
+    for (offset, value) in [
+        (0xff58, 0x8000_0010),
+        (0xff58, 0x2000_0011),
+        (0xff48, 0x8000_0000),
+        (0xff48, 0),
+        (0xff58, 0x1_8000_0011),
+    ] {
+        let mut rig = Rig::new().long();
+        smi(&mut rig);
+        rig.put(0x3_0000 + offset, 8, value);
+        rig.call(Sys::Rsm, 0, 0, 0, 0).unwrap();
+        // The upper half of CR0 is not loaded.
+        assert_eq!(rig.board().shut_down, value >> 32 == 0, "{offset:#x} {value:#x}");
+        let key = rig.cpu.key;
+        rig.cpu.update_key();
+        assert_eq!(rig.cpu.key, key);
+    }
+}
