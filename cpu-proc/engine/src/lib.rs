@@ -2,6 +2,7 @@
 //! that lowers to [`bulkhead_ir`].
 
 pub mod alloc;
+pub mod atomic;
 mod blocks;
 mod codebuf;
 pub mod dispatch;

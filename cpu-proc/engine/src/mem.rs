@@ -22,7 +22,7 @@ pub enum Privilege {
 }
 
 impl Privilege {
-    fn mode(self, core: &CoreState) -> usize {
+    pub(crate) fn mode(self, core: &CoreState) -> usize {
         match self {
             Privilege::Current => core.mmu_mode as usize & 1,
             Privilege::Supervisor => MMU_KERNEL,
@@ -67,7 +67,7 @@ pub(crate) unsafe fn poke(host: *mut u8, size: u32, value: u64) {
     }
 }
 
-fn crosses(linear: u64, size: u32) -> bool {
+pub(crate) fn crosses(linear: u64, size: u32) -> bool {
     (linear & (PAGE_SIZE - 1)) + u64::from(size) > PAGE_SIZE
 }
 

@@ -105,6 +105,9 @@ pub enum Sys {
     Aad,
     /// `CMPXCHG8B` (imm 0) / `CMPXCHG16B` (imm 1) at linear `a`. RDX:RAX, ZF.
     CmpxchgPair,
+    /// Locked read-modify-write at linear `a` with operand `b`: `imm` = operand `w` | [`super::misc::Locked`] << 4; for a compare, `c` is
+    /// expected. `d` = the old value.
+    Locked,
     /// `BOUND`: index `a`, linear address of the bounds `b`, width `imm`.
     Bound,
     /// `ENTER`: `imm` = operand `w` | level << 8 | frame size << 16. RSP, RBP.

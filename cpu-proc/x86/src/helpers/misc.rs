@@ -1,12 +1,12 @@
 //! Wide compare-and-exchange, `BOUND`, `ENTER`. Source: Intel SDM volume 2.
 
-use bulkhead_engine::{Access, Fault, Privilege, mem};
+use bulkhead_engine::{Access, Fault, Privilege, atomic, mem};
 use bulkhead_ir::FLAGS_ALL;
 
 use super::ids::Sys;
 use super::mem::{Stack, load, probe_write, store};
 use super::segload::set_zf;
-use super::{FAULTS, List, gp, raise, slot, vector};
+use super::{FAULTS, List, gp, raise, slot, ud, vector};
 use crate::helper;
 use crate::state::{Cpu, reg};
 
@@ -17,9 +17,49 @@ pub const HELPERS: List = &[
         writes: slot::RAX | slot::RDX,
         flags_read: FLAGS_ALL,
         flags_written: FLAGS_ALL),
+    helper!(Sys::Locked, locked, FAULTS),
     helper!(Sys::Bound, bound, FAULTS),
     helper!(Sys::Enter, enter, FAULTS, reads: slot::RSP | slot::RBP, writes: slot::RSP | slot::RBP),
 ];
+
+/// What a locked instruction makes of its memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locked {
+    /// Its sum with the other operand.
+    Add,
+    /// Both.
+    And,
+    /// Either.
+    Or,
+    /// One of both.
+    Xor,
+    /// Its negative.
+    Neg,
+    /// The other operand.
+    Swap,
+    /// The other operand if it is as expected.
+    CompareSwap,
+}
+
+const LOCKED: [Locked; 7] =
+    [Locked::Add, Locked::And, Locked::Or, Locked::Xor, Locked::Neg, Locked::Swap, Locked::CompareSwap];
+
+/// `Sys::Locked`.
+fn locked(cpu: &mut Cpu, a: u64, b: u64, c: u64, imm: u64) -> Result<u64, Fault> {
+    let size = 1u32 << (imm & 3);
+    let mask = u64::MAX >> (64 - 8 * size);
+    let Some(kind) = LOCKED.get((imm >> 4) as usize) else { return Err(ud(cpu)) };
+    atomic::modify(&mut cpu.core, a, size, Privilege::Current, |old| match kind {
+        Locked::Add => old.wrapping_add(b),
+        Locked::And => old & b,
+        Locked::Or => old | b,
+        Locked::Xor => old ^ b,
+        Locked::Neg => old.wrapping_neg(),
+        Locked::Swap => b,
+        Locked::CompareSwap if old == c & mask => b,
+        Locked::CompareSwap => old,
+    })
+}
 
 /// `Sys::CmpxchgPair`.
 fn cmpxchg_pair(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
@@ -52,6 +92,10 @@ fn exchange(
     expected: (u64, u64),
     new: (u64, u64),
 ) -> Result<(u64, u64), Fault> {
+    if size == 8 {
+        let change = |old| if old == expected.0 { new.0 } else { old };
+        return Ok((atomic::modify(&mut cpu.core, at, 8, Privilege::Current, change)?, 0));
+    }
     let plain = mem::run(&mut cpu.core, at, Access::Write, Privilege::Current)?;
     if let Some(run) = plain.filter(|run| run.len as u64 >= size) {
         let p = run.host.cast::<u64>();

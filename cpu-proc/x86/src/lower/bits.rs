@@ -1,13 +1,14 @@
 //! Bit tests, bit scans and double shifts.
 
-use bulkhead_ir::{Bit, NONE, Name, Op, Opcode, Shift, W32, W64};
+use bulkhead_ir::{Alu, Bit, NONE, Name, Op, Opcode, Shift, Unary, W32, W64};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::ctx::{Ctx, Src, gpr, width_of};
 use super::ea::{Addr, Ea};
 use super::feature;
-use super::int::{RCX, modify_at, shift_by};
+use super::int::{RCX, locked, modify_at, shift_by};
 use crate::helpers::arith;
+use crate::helpers::misc::Locked;
 
 /// Lowers `insn`; false when it is not one of this module's.
 pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
@@ -69,7 +70,34 @@ fn bit(ctx: &mut Ctx, insn: &Instruction, k: Bit) {
         let value = ctx.ld(w, addr, 0);
         return bit_op(ctx, k, w, NONE, value, index);
     }
+    if insn.has_lock_prefix() {
+        let (kind, mask) = locked_bit(ctx, k, w, index);
+        let at = addr.to_name(ctx);
+        let old = locked(ctx, at, w, kind, mask, NONE);
+        let new = ctx.temp();
+        return bit_op(ctx, k, w, new, old, index);
+    }
     modify_at(ctx, addr, w, |ctx, d, old| bit_op(ctx, k, w, d, old, index));
+}
+
+/// How memory changes by a locked `k` of bit `index`.
+fn locked_bit(ctx: &mut Ctx, k: Bit, w: u8, index: Src) -> (Locked, Name) {
+    let count = ctx.temp();
+    let one = ctx.movi(1);
+    let (from, bits) = match index {
+        Src::Name(name) => (name, (8 << w) - 1),
+        Src::Imm(value) => (ctx.movi(value), (8 << w) - 1),
+    };
+    ctx.alu(Alu::And, W64, count, from, Src::Imm(bits), false);
+    let bit = ctx.temp();
+    let shift = Op { w: W64, d: bit, a: one, b: count, k: Shift::Shl as u8, ..Op::new(Opcode::Shift) };
+    ctx.op(shift);
+    if k != Bit::Reset {
+        return (if k == Bit::Set { Locked::Or } else { Locked::Xor }, bit);
+    }
+    let others = ctx.temp();
+    ctx.op(Op { w: W64, d: others, a: bit, k: Unary::Not as u8, ..Op::new(Opcode::Unary) });
+    (Locked::And, others)
 }
 
 fn scan(ctx: &mut Ctx, insn: &Instruction, k: u8) {

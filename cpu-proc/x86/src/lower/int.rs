@@ -12,6 +12,7 @@ use super::feature;
 use super::system;
 use crate::helpers::arith;
 use crate::helpers::ids::Sys;
+use crate::helpers::misc::Locked;
 
 /// Slot of the accumulator.
 pub const RAX: Name = 0;
@@ -228,6 +229,14 @@ fn alu(ctx: &mut Ctx, insn: &Instruction, k: Alu) {
     if insn.op0_kind() == OpKind::Memory {
         let w = Ctx::op_width(insn, 0);
         let b = ctx.src(insn, 1);
+        if insn.has_lock_prefix() {
+            let (kind, operand) = locked_alu(ctx, k, w, b);
+            let at = ctx.linear(insn, w, true);
+            let old = locked(ctx, at, w, kind, operand, NONE);
+            let new = ctx.temp();
+            // Only the flags are wanted.
+            return ctx.alu(k, w, new, old, b, true);
+        }
         modify(ctx, insn, w, |ctx, d, a| ctx.alu(k, w, d, a, b, true));
         return;
     }
@@ -238,6 +247,37 @@ fn alu(ctx: &mut Ctx, insn: &Instruction, k: Alu) {
     let d = ctx.dest_reg(reg);
     ctx.alu(k, w, d, a, b, true);
     ctx.finish_reg(reg, d);
+}
+
+/// Exchanges `1 << w` bytes at linear `at` in one step, see [`Locked`]; the old value.
+pub fn locked(ctx: &mut Ctx, at: Name, w: u8, kind: Locked, operand: Name, expected: Name) -> Name {
+    ctx.call(Sys::Locked as u16, at, operand, expected, u64::from(w) | (kind as u64) << 4)
+}
+
+/// How memory changes by a locked `k` with `b`.
+fn locked_alu(ctx: &mut Ctx, k: Alu, w: u8, b: Src) -> (Locked, Name) {
+    let mut operand = match b {
+        Src::Name(name) => name,
+        Src::Imm(value) => ctx.movi(value),
+    };
+    let kind = match k {
+        Alu::And => return (Locked::And, operand),
+        Alu::Or => return (Locked::Or, operand),
+        Alu::Xor => return (Locked::Xor, operand),
+        Alu::Add | Alu::Adc | Alu::Sub | Alu::Sbb => Locked::Add,
+    };
+    if matches!(k, Alu::Adc | Alu::Sbb) {
+        let (carry, sum) = (ctx.temp(), ctx.temp());
+        ctx.op(Op { d: carry, k: cc::B, ..Op::new(Opcode::SetCc) });
+        ctx.alu(Alu::Add, w.max(W32), sum, operand, Src::Name(carry), false);
+        operand = sum;
+    }
+    if matches!(k, Alu::Sub | Alu::Sbb) {
+        let negative = ctx.temp();
+        ctx.op(Op { w: w.max(W32), d: negative, a: operand, k: Unary::Neg as u8, ..Op::new(Opcode::Unary) });
+        operand = negative;
+    }
+    (kind, operand)
 }
 
 /// Read-modify-write of `1 << w` bytes at memory operand 0: `emit(ctx, d, old)` computes the new value with its flags. The load
@@ -271,6 +311,19 @@ fn unary_op(ctx: &mut Ctx, k: Unary, w: u8, d: Name, a: Name) {
 fn unary(ctx: &mut Ctx, insn: &Instruction, k: Unary) {
     if insn.op0_kind() == OpKind::Memory {
         let w = Ctx::op_width(insn, 0);
+        if insn.has_lock_prefix() {
+            let (kind, operand) = match k {
+                Unary::Inc => (Locked::Add, 1),
+                Unary::Dec => (Locked::Add, -1),
+                Unary::Not => (Locked::Xor, -1),
+                _ => (Locked::Neg, 0),
+            };
+            let operand = ctx.movi(operand);
+            let at = ctx.linear(insn, w, true);
+            let old = locked(ctx, at, w, kind, operand, NONE);
+            let new = ctx.temp();
+            return unary_op(ctx, k, w, new, old);
+        }
         modify(ctx, insn, w, |ctx, d, a| unary_op(ctx, k, w, d, a));
         return;
     }
@@ -346,9 +399,9 @@ fn xchg(ctx: &mut Ctx, insn: &Instruction) {
     let w = Ctx::op_width(insn, 1);
     let other = ctx.read_reg(insn.op1_register());
     if insn.op0_kind() == OpKind::Memory {
-        let addr = ctx.addr(insn, w, true);
-        let old = ctx.ld(w, addr, LD_FOR_WRITE);
-        ctx.st(w, addr, other);
+        // Locked without being told.
+        let at = ctx.linear(insn, w, true);
+        let old = locked(ctx, at, w, Locked::Swap, other, NONE);
         return ctx.write_reg(insn.op1_register(), old);
     }
     let other = ctx.zx(w, other);
@@ -362,7 +415,15 @@ fn xadd(ctx: &mut Ctx, insn: &Instruction) {
     let w = Ctx::op_width(insn, 1);
     let addend = ctx.read_reg(insn.op1_register());
     if insn.op0_kind() == OpKind::Memory {
-        let old = modify(ctx, insn, w, |ctx, d, a| ctx.alu(Alu::Add, w, d, a, Src::Name(addend), true));
+        let old = if insn.has_lock_prefix() {
+            let at = ctx.linear(insn, w, true);
+            let old = locked(ctx, at, w, Locked::Add, addend, NONE);
+            let sum = ctx.temp();
+            ctx.alu(Alu::Add, w, sum, old, Src::Name(addend), true);
+            old
+        } else {
+            modify(ctx, insn, w, |ctx, d, a| ctx.alu(Alu::Add, w, d, a, Src::Name(addend), true))
+        };
         return ctx.write_reg(insn.op1_register(), old);
     }
     let old = ctx.read_reg(insn.op0_register());
@@ -378,6 +439,12 @@ fn cmpxchg(ctx: &mut Ctx, insn: &Instruction) {
     let new = ctx.read_reg(insn.op1_register());
     if insn.op0_kind() == OpKind::Memory {
         // Memory is written in both cases.
+        if insn.has_lock_prefix() {
+            let at = ctx.linear(insn, w, true);
+            let old = locked(ctx, at, w, Locked::CompareSwap, new, RAX);
+            ctx.alu(Alu::Sub, w, NONE, RAX, Src::Name(old), true);
+            return write_accumulator(ctx, w, old);
+        }
         let old = modify(ctx, insn, w, |ctx, d, old| {
             ctx.alu(Alu::Sub, w, NONE, RAX, Src::Name(old), true);
             ctx.select(cc::E, W64, d, new, old);

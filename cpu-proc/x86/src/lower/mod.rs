@@ -4,7 +4,8 @@
 //! whether an instruction is its own. What nobody claims is undefined on this processor.
 //!
 //! # Deviations from hardware
-//! * Locked instructions are plain read-modify-write sequences: one CPU, whose other bus masters never contend.
+//! * Locked instructions are atomic on RAM within eight aligned bytes; `CMPXCHG16B` and operands that cross them are read, then
+//!   written.
 
 pub mod bits;
 pub mod control;
