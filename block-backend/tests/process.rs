@@ -1,19 +1,18 @@
 //! `bh-block` as the broker runs it: in its jail, over shared memory, killed and succeeded.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::bench::Process;
 use bulkhead_bus::config::{BlockCache, BlockConfig};
 use bulkhead_bus::links::{BLOCK_DATA, BLOCK_LINK, BlockClient, BlockOp, BlockServer, BlockStatus};
-use bulkhead_bus::manifest::{MANIFEST_FD, Manifest};
+use bulkhead_bus::manifest::Manifest;
 use bulkhead_bus::sys::{Mapping, memfd};
-use bulkhead_bus::{serve, wire};
+use bulkhead_bus::wire;
 
 /// What outlives the back end: the link and the bells, as the broker holds them.
 struct Host {
@@ -23,17 +22,6 @@ struct Host {
     client: BlockClient,
     server: BlockServer,
     device: Bell,
-}
-
-/// The program. Its name has a hyphen, which the shell of the compiler's wrapper takes out of the environment at compile time.
-fn program() -> std::path::PathBuf {
-    match std::env::var_os("CARGO_BIN_EXE_bh-block") {
-        Some(path) => path.into(),
-        None => {
-            let test = std::env::current_exe().expect("own path");
-            test.ancestors().nth(2).expect("target folder").join("bh-block")
-        }
-    }
 }
 
 fn map(fd: &OwnedFd, len: usize) -> Mapping {
@@ -53,60 +41,26 @@ impl Host {
     }
 
     /// Starts a back end on `files`.
-    fn start(&self, config: &BlockConfig, files: &[(&str, &File)]) -> Running {
-        let mut fds: Vec<(&str, RawFd)> = vec![
-            ("block0", self.link.as_raw_fd()),
-            ("block0-peer", self.device_bell.as_raw_fd()),
-            ("bell", self.bell.as_raw_fd()),
-        ];
-        fds.extend(files.iter().map(|(name, file)| (*name, file.as_raw_fd())));
-        let numbered = fds.iter().enumerate();
+    fn start(&self, config: &BlockConfig, files: &[(&str, &File)]) -> Process {
         let manifest = Manifest {
             name: "bh-block-test".to_owned(),
             role: "block".to_owned(),
-            fds: numbered.map(|(at, (name, _))| ((*name).to_owned(), MANIFEST_FD + 1 + at as i32)).collect(),
+            fds: Vec::new(),
             config: wire::encode(config).expect("configuration"),
             source: 0,
             ram_bytes: 0,
             bulk_bytes: 0,
             run_as: Some((65_534, 65_534)),
         };
-        let bytes = serve::encode_manifest(&manifest).expect("manifest");
-        let memory = memfd("manifest", bytes.len() as u64).expect("memfd");
-        nix::sys::uio::pwrite(&memory, &bytes, 0).expect("manifest");
-        // Out of the way of the numbers that the child gets.
-        let high: Vec<OwnedFd> = std::iter::once(memory.as_raw_fd())
-            .chain(fds.iter().map(|(_, fd)| *fd))
-            .map(|fd| {
-                // SAFETY: duplicates a live descriptor; the result is ours.
-                unsafe {
-                    let copy = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 200);
-                    assert!(copy >= 200);
-                    std::os::fd::FromRawFd::from_raw_fd(copy)
-                }
-            })
-            .collect();
-        let numbers: Vec<RawFd> = high.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut command = Command::new(program());
-        command.arg0("bh-block-test").env_clear().stdin(Stdio::null()).stdout(Stdio::null());
-        // SAFETY: dup2 is async-signal-safe and the numbers are live.
-        unsafe {
-            command.pre_exec(move || {
-                for (index, fd) in numbers.iter().enumerate() {
-                    if libc::dup2(*fd, MANIFEST_FD + index as RawFd) < 0 {
-                        return Err(std::io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
-        }
-        let mut running = Running(command.spawn().expect("bh-block"));
-        let end = Instant::now() + Duration::from_secs(20);
-        while !self.server.wait_ready(Duration::from_millis(50)) {
-            assert!(running.0.try_wait().expect("wait").is_none(), "the back end ended before it was ready");
-            assert!(Instant::now() < end, "the back end is not ready");
-        }
-        running
+        let mut fds = vec![
+            ("block0", self.link.as_fd()),
+            ("block0-peer", self.device_bell.as_fd()),
+            ("bell", self.bell.as_fd()),
+        ];
+        fds.extend(files.iter().map(|(name, file)| (*name, file.as_fd())));
+        let mut process = Process::start("bh-block", manifest, &fds);
+        process.wait_ready(|| self.server.wait_ready(Duration::from_millis(50)));
+        process
     }
 
     /// Waits until the request in `slot` is done.
@@ -129,22 +83,6 @@ impl Host {
 
     fn request(&self, slot: usize, op: BlockOp, offset: u64, length: usize, number: u64) {
         assert!(self.client.submit(slot, op, offset, length, number), "slot {slot}");
-    }
-}
-
-/// A back end that does not outlive the test.
-struct Running(Child);
-
-impl Running {
-    fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
@@ -190,7 +128,7 @@ fn reads_writes_and_flushes_in_its_jail() {
     let mut got = [0; 1536];
     file.read_exact_at(&mut got, 0).expect("read");
     assert_eq!((&got[..512], &got[512..]), (&[0; 512][..], &[0x33; 1024][..]));
-    assert!(running.0.try_wait().expect("wait").is_none(), "no request broke the policy");
+    assert!(running.runs(), "no request broke the policy");
 }
 
 /// Killed at random moments of a stream of writes and reads; the successor runs what was submitted, nothing is lost.

@@ -1,5 +1,9 @@
 //! A bench to drive one chip in a test: fake clock, fake lines, real links over private memory.
 
+mod process;
+
+pub use process::Process;
+
 use std::sync::Arc;
 
 use crate::bell::{BELL_BYTES, Bell};

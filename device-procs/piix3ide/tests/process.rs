@@ -2,24 +2,23 @@
 //!
 //! The guest is this test, with the CPU process's end of the device file; the back end is a thread with the disk in memory.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::bench::Process;
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::config::{IdeConfig, IdeDriveConfig, IdeMedia};
 use bulkhead_bus::conformance::Random;
 use bulkhead_bus::device::{DEVICE_BYTES, DevicePort, READY};
 use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
 use bulkhead_bus::links::{BLOCK_LINK, BlockOp, BlockServer, BlockStatus, Medium};
-use bulkhead_bus::manifest::{MANIFEST_FD, Manifest, fd};
+use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::ram::{GuestRam, code_map_bytes};
 use bulkhead_bus::sys::{Mapping, memfd};
-use bulkhead_bus::{serve, wire};
+use bulkhead_bus::wire;
 
 const RAM: u64 = 16 << 20;
 const DISK: usize = 8 << 20;
@@ -68,7 +67,7 @@ impl Rig {
     }
 
     /// Starts a device process; it takes up what the last one left.
-    fn start(&self) -> Running {
+    fn start(&self) -> Process {
         let drive = IdeDriveConfig {
             media: IdeMedia::Disk,
             block: 0,
@@ -79,11 +78,10 @@ impl Rig {
             removable: false,
             slow_writes: false,
         };
-        let numbered = self.files.iter().enumerate();
         let manifest = Manifest {
             name: "bh-ide-test".to_owned(),
             role: "ide".to_owned(),
-            fds: numbered.map(|(at, (name, _))| ((*name).to_owned(), MANIFEST_FD + 1 + at as i32)).collect(),
+            fds: Vec::new(),
             config: wire::encode(&IdeConfig { drives: [Some(drive), None, None, None] })
                 .expect("configuration"),
             source: SOURCE,
@@ -91,57 +89,8 @@ impl Rig {
             bulk_bytes: 0,
             run_as: Some((65_534, 65_534)),
         };
-        let bytes = serve::encode_manifest(&manifest).expect("manifest");
-        let memory = memfd("manifest", bytes.len() as u64).expect("memfd");
-        nix::sys::uio::pwrite(&memory, &bytes, 0).expect("manifest");
-        // Out of the way of the numbers that the child gets.
-        let high: Vec<OwnedFd> = std::iter::once(memory.as_raw_fd())
-            .chain(self.files.iter().map(|(_, file)| file.as_raw_fd()))
-            .map(|fd| {
-                // SAFETY: duplicates a live descriptor; the result is ours.
-                unsafe {
-                    let copy = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 200);
-                    assert!(copy >= 200);
-                    std::os::fd::FromRawFd::from_raw_fd(copy)
-                }
-            })
-            .collect();
-        let numbers: Vec<RawFd> = high.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut command = Command::new(program());
-        command.arg0("bh-ide-test").env_clear().stdin(Stdio::null()).stdout(Stdio::null());
-        // SAFETY: dup2 is async-signal-safe and the numbers are live.
-        unsafe {
-            command.pre_exec(move || {
-                for (index, fd) in numbers.iter().enumerate() {
-                    if libc::dup2(*fd, MANIFEST_FD + index as RawFd) < 0 {
-                        return Err(std::io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
-        }
-        Running(command.spawn().expect("bh-ide"))
-    }
-}
-
-/// The program. Its name has a hyphen, which the shell of the compiler's wrapper takes out of the environment at compile time.
-fn program() -> std::path::PathBuf {
-    match std::env::var_os("CARGO_BIN_EXE_bh-ide") {
-        Some(path) => path.into(),
-        None => {
-            let test = std::env::current_exe().expect("own path");
-            test.ancestors().nth(2).expect("target folder").join("bh-ide")
-        }
-    }
-}
-
-/// A device process that does not outlive the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let files: Vec<_> = self.files.iter().map(|(name, file)| (*name, file.as_fd())).collect();
+        Process::start("bh-ide", manifest, &files)
     }
 }
 
@@ -267,12 +216,10 @@ fn guest_sees_nothing_of_a_device_that_is_killed_again_and_again() {
     let kills = AtomicU32::new(0);
     let mut running = rig.start();
     let ready = rig.map(fd::DEVICE, DEVICE_BYTES);
-    let limit = Instant::now() + Duration::from_secs(20);
-    while ready.word(READY).load(Ordering::SeqCst) == 0 {
-        assert!(running.0.try_wait().expect("wait").is_none(), "the device ended before it was ready");
-        assert!(Instant::now() < limit, "the device is not ready");
+    running.wait_ready(|| {
         std::thread::yield_now();
-    }
+        ready.word(READY).load(Ordering::SeqCst) != 0
+    });
     let irq = rig.irq();
     let bell_of_device = Bell::new(rig.map(fd::BELL, BELL_BYTES));
     let mut port = DevicePort::new(rig.map(fd::DEVICE, DEVICE_BYTES), bell_of_device, irq.clone());

@@ -1,38 +1,27 @@
 //! The serial port as a real, jailed process that is killed with SIGKILL again and again while bytes cross it both ways:
 //! the guest and the back end must see every byte exactly once and in order.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::bench::Process;
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::config::SerialConfig;
 use bulkhead_bus::conformance::Random;
 use bulkhead_bus::device::{DEVICE_BYTES, DevicePort, READY};
 use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
-use bulkhead_bus::manifest::{MANIFEST_FD, Manifest, fd};
+use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::sys::{self, Mapping};
-use bulkhead_bus::{serve, wire};
+use bulkhead_bus::wire;
 use bulkhead_serial16550::spec::{FCR_ENABLE, IIR_FCR, LSR, LSR_DR, LSR_THRE, RBR_THR_DLL};
 
 const BYTES: u32 = 4000;
 
-/// The program under test lies beside the folder of the test programs. (A variable with a hyphen in its name does not pass
-/// through every shell that wraps a compiler, so Cargo's own one cannot be relied on.)
-fn program() -> PathBuf {
-    let own = std::env::current_exe().expect("own path");
-    let folder = own.ancestors().nth(2).expect("a folder above");
-    folder.join("bh-serial")
-}
-
 struct Rig {
-    /// In the order of their numbers from [`MANIFEST_FD`] on.
     files: Vec<(&'static str, OwnedFd)>,
 }
 
@@ -41,7 +30,6 @@ impl Rig {
         let file = |name, len: usize| (name, sys::memfd(name, len as u64).expect("memfd"));
         let rig = Rig {
             files: vec![
-                file("manifest", 4096),
                 file(fd::DEVICE, DEVICE_BYTES),
                 file(fd::IRQ, IRQ_BYTES),
                 file(fd::CLOCK, CLOCK_BYTES),
@@ -51,19 +39,6 @@ impl Rig {
                 file("bytes0-peer", BELL_BYTES),
             ],
         };
-        let numbers = rig.files.iter().zip(MANIFEST_FD..).skip(1);
-        let manifest = Manifest {
-            name: "bh-serial0".to_owned(),
-            role: "serial".to_owned(),
-            fds: numbers.map(|((name, _), number)| ((*name).to_owned(), number)).collect(),
-            config: wire::encode(&SerialConfig::default()).expect("small"),
-            source: 0,
-            ram_bytes: 0,
-            bulk_bytes: 0,
-            run_as: None,
-        };
-        let encoded = serve::encode_manifest(&manifest).expect("small");
-        assert!(rig.map("manifest", 4096).write(0, &encoded));
         Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES)).set_running(true);
         rig
     }
@@ -82,43 +57,28 @@ impl Rig {
         DevicePort::new(self.map(fd::DEVICE, DEVICE_BYTES), self.bell(fd::BELL), Arc::new(irq))
     }
 
-    fn spawn(&self) -> Child {
-        let sources = self.files.iter().map(|(_, file)| file.as_raw_fd()).collect::<Vec<_>>();
-        let mut command = Command::new(program());
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null());
-        // SAFETY: between fork and exec only async-signal-safe calls are made, on descriptors that are open.
-        unsafe {
-            command.pre_exec(move || {
-                // Out of the way first, so that no target is a source still needed.
-                for (at, source) in sources.iter().enumerate() {
-                    if libc::dup2(*source, 200 + at as i32) < 0 {
-                        return Err(std::io::Error::last_os_error());
-                    }
-                }
-                for at in 0..sources.len() as i32 {
-                    if libc::dup2(200 + at, MANIFEST_FD + at) < 0 {
-                        return Err(std::io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
-        }
-        command.spawn().expect("the program of the serial port")
-    }
-
     /// Starts the device and waits until it serves.
-    fn start(&self) -> Child {
+    fn start(&self) -> Process {
         let device = self.map(fd::DEVICE, DEVICE_BYTES);
         let ready = device.word(READY);
         ready.store(0, Ordering::SeqCst);
-        let mut child = self.spawn();
-        while ready.load(Ordering::SeqCst) == 0 {
+        let manifest = Manifest {
+            name: "bh-serial0".to_owned(),
+            role: "serial".to_owned(),
+            fds: Vec::new(),
+            config: wire::encode(&SerialConfig::default()).expect("small"),
+            source: 0,
+            ram_bytes: 0,
+            bulk_bytes: 0,
+            run_as: None,
+        };
+        let files: Vec<_> = self.files.iter().map(|(name, file)| (*name, file.as_fd())).collect();
+        let mut process = Process::start("bh-serial", manifest, &files);
+        process.wait_ready(|| {
             sys::futex_wait(ready, 0, Some(Duration::from_millis(100)));
-            if let Some(status) = child.try_wait().expect("own child") {
-                panic!("the device did not start: {status}");
-            }
-        }
-        child
+            ready.load(Ordering::SeqCst) != 0
+        });
+        process
     }
 }
 
@@ -128,13 +88,11 @@ fn executioner(rig: &Rig, stop: &AtomicBool, deaths: &AtomicU32) {
     let mut child = rig.start();
     while !stop.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_micros(200 + random.below(6_000)));
-        child.kill().expect("own child");
-        child.wait().expect("own child");
+        child.kill();
         deaths.fetch_add(1, Ordering::SeqCst);
         child = rig.start();
     }
-    child.kill().expect("own child");
-    child.wait().expect("own child");
+    child.kill();
 }
 
 #[test]
@@ -143,8 +101,7 @@ fn every_byte_crosses_once_while_the_process_is_killed_over_and_over() {
     let stop = AtomicBool::new(false);
     // A first device publishes its table of registers, which the port reads.
     let mut first = rig.start();
-    first.kill().expect("own child");
-    first.wait().expect("own child");
+    first.kill();
     let mut port = rig.port();
     let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
     let deaths = AtomicU32::new(0);
