@@ -3,6 +3,8 @@
 mod memory;
 mod modes;
 mod picture;
+#[path = "../tests/ppm/mod.rs"]
+mod ppm;
 mod registers;
 
 use bulkhead_bus::bench::Bench;
@@ -11,6 +13,7 @@ use bulkhead_bus::config::VgaConfig;
 
 use crate::Vga;
 use crate::spec::*;
+use ppm::Picture;
 
 /// Video memory of most tests: the smallest, so that its end is near.
 const SMALL: u32 = VRAM_MIN;
@@ -140,30 +143,6 @@ impl Pc {
     fn text(&mut self) -> String {
         let reply = self.0.control(&Control::Configure(b"text".to_vec())).expect("a text mode");
         String::from_utf8(reply).expect("UTF-8")
-    }
-}
-
-/// A parsed PPM file.
-struct Picture {
-    width: usize,
-    height: usize,
-    pixels: Vec<u8>,
-}
-
-impl Picture {
-    fn parse(file: &[u8]) -> Picture {
-        let mut parts = file.splitn(4, |byte| byte.is_ascii_whitespace());
-        let mut word = || String::from_utf8(parts.next().expect("a header").to_vec()).expect("ASCII");
-        assert_eq!(word(), "P6");
-        let (width, height) = (word().parse().expect("a width"), word().parse().expect("a height"));
-        let rest = parts.next().expect("pixels").strip_prefix(b"255\n").expect("8 bits").to_vec();
-        assert_eq!(rest.len(), width * height * 3);
-        Picture { width, height, pixels: rest }
-    }
-
-    fn at(&self, x: usize, y: usize) -> [u8; 3] {
-        let at = (y * self.width + x) * 3;
-        self.pixels[at..at + 3].try_into().expect("three bytes")
     }
 }
 

@@ -3,12 +3,15 @@
 //!
 //! Run with `cargo test -p bulkhead-vga --test differential -- --ignored`.
 
+mod ppm;
+
 use bulkhead_bus::bench::Bench;
 use bulkhead_bus::chip::Control;
 use bulkhead_bus::config::VgaConfig;
 use bulkhead_bus::conformance::Random;
 use bulkhead_vga::Vga;
 use bulkhead_vga::spec::*;
+use ppm::Picture;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -111,29 +114,6 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-struct Picture {
-    width: usize,
-    height: usize,
-    pixels: Vec<u8>,
-}
-
-impl Picture {
-    fn parse(file: &[u8]) -> Picture {
-        let mut parts = file.splitn(4, |byte| byte.is_ascii_whitespace());
-        let mut word = || String::from_utf8(parts.next().expect("a header").to_vec()).expect("ASCII");
-        assert_eq!(word(), "P6");
-        let (width, height) = (word().parse().expect("a width"), word().parse().expect("a height"));
-        let rest = parts.next().expect("pixels").strip_prefix(b"255\n").expect("8 bits").to_vec();
-        assert_eq!(rest.len(), width * height * 3);
-        Picture { width, height, pixels: rest }
-    }
-
-    fn at(&self, x: usize, y: usize) -> [u8; 3] {
-        let at = (y * self.width + x) * 3;
-        self.pixels[at..at + 3].try_into().expect("three bytes")
     }
 }
 
