@@ -69,8 +69,8 @@ unsafe fn exchange(host: *mut u8, size: u32, change: impl Fn(u64) -> u64) -> u64
     let inside = host as usize & 7;
     match size {
         1 => atomically!(AtomicU8, u8),
-        2 if inside % 2 == 0 => atomically!(AtomicU16, u16),
-        4 if inside % 4 == 0 => atomically!(AtomicU32, u32),
+        2 if inside.is_multiple_of(2) => atomically!(AtomicU16, u16),
+        4 if inside.is_multiple_of(4) => atomically!(AtomicU32, u32),
         8 if inside == 0 => atomically!(AtomicU64, u64),
         _ if inside + size as usize <= 8 => {
             let (shift, mask) = (8 * inside as u32, u64::MAX >> (64 - 8 * size));
