@@ -191,9 +191,10 @@ pub enum BlockCache {
 /// Role `char`: one character back end between a byte link (`bytes0`, `bytes0-peer`, this process is [`crate::links::Side::Host`]), a
 /// host stream and, for a multiplexer, the monitor.
 ///
-/// Descriptors: `bytes0` (absent for a monitor-only back end), `bell`, then as [`CharKind`] says, and `monitor` (a stream socket to
-/// the broker's monitor: what the user types goes there, what comes back is shown) when `monitor` is set. Both streams are
-/// byte streams without framing.
+/// Descriptors: `bytes0` (absent for a monitor-only back end), `bell`, then as [`CharKind`] says; what outlives a process: `journal`
+/// (its memory), `input-read`, `input-write`, `output-read`, `output-write` (two pipes); when `monitor` is set, `monitor` (a stream
+/// socket: what the broker's monitor prints comes out of it, a byte into it says that keys were typed) and `keys` (a byte link
+/// to the broker with those keys, this process is [`crate::links::Side::Device`]). Byte streams have no framing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CharConfig {
     /// Host side.
@@ -206,9 +207,10 @@ pub struct CharConfig {
     pub escape: u8,
     /// Nanoseconds of `CLOCK_MONOTONIC` at the start of the VM, for the time stamps of the escape command `t`.
     pub start_ns: u64,
-    /// Nagle's algorithm is switched off on accepted TCP clients.
-    pub nodelay: bool,
 }
+
+/// Bytes of a character back end's journal.
+pub const JOURNAL_BYTES: usize = 0x2000;
 
 /// Host side of a character back end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,7 +221,8 @@ pub enum CharKind {
     Stream,
     /// Descriptor `input`: a pseudo-terminal master, read and written; its peer may come and go.
     Pty,
-    /// Descriptor `listener`: accept one client at a time; `client` already accepted when `wait` was asked for.
+    /// Descriptor `clients`: a socket to the broker, which accepts one client at a time, keeps it, and sends it here; a byte
+    /// into it says that the client has gone. `client`: the one that is there at start.
     Listen {
         /// Negotiate and strip telnet (not built yet, always false).
         telnet: bool,

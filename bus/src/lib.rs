@@ -2,6 +2,7 @@
 //!
 //! Everything on the hot path is shared memory with a documented byte layout; see the module of each kind.
 
+pub mod attempts;
 pub mod bell;
 pub mod bench;
 pub mod chip;

@@ -15,8 +15,12 @@ use crate::trace::{Tracer, counter, events};
 pub const BYTES_CAPACITY: u32 = 1 << 16;
 /// Bytes of a byte-link file. Layout: per direction 128 bytes of indices (`0x00` u32 tail, `0x40` u32 head) at `0x000`
 /// (device to back end) and `0x080` (back end to device); u32 words for out-of-band state at `0x100`: connected,
-/// `0x104` breaks sent to the device; data from `0x1000` and `0x11000`.
+/// `0x104` breaks sent to the device; `0x108` u32 each the positions in both directions and the breaks at which the device's
+/// state counted 0, see [`ByteEnd::rebase`]; data from `0x1000` and `0x11000`.
 pub const BYTES_LINK: usize = 0x1000 + 2 * BYTES_CAPACITY as usize;
+
+/// Offsets of the device's bases.
+const BASES: [usize; 3] = [0x108, 0x10c, 0x110];
 
 /// Which end of a byte link this process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,24 @@ impl ByteEnd {
     fn lane(&self, sending: bool) -> (usize, usize) {
         let to_host = (self.side == Side::Device) == sending;
         if to_host { (0x000, 0x1000) } else { (0x080, 0x1000 + BYTES_CAPACITY as usize) }
+    }
+
+    /// Device whose state was lost: its positions and breaks count from 0 at what has been sent and taken by now. Repeatable as
+    /// long as nothing was sent or received since.
+    pub fn rebase(&self) {
+        let word = |at| self.map.word(at).load(Ordering::SeqCst);
+        let now = [word(self.lane(true).0), word(self.lane(false).0 + 0x40), word(0x104)];
+        for (at, value) in BASES.into_iter().zip(now) {
+            self.map.word(at).store(value, Ordering::SeqCst);
+        }
+    }
+
+    /// Where this end's count of the stream in one direction began.
+    fn base(&self, sending: bool) -> u32 {
+        match self.side {
+            Side::Device => self.map.word(BASES[usize::from(!sending)]).load(Ordering::Relaxed),
+            Side::Host => 0,
+        }
     }
 
     /// How many bytes can be sent now.
@@ -137,11 +159,12 @@ impl ByteEnd {
         count
     }
 
-    /// Device: sends with exactly-once semantics. `position` counts the bytes that this device has ever sent (wrapping) and
+    /// Sends with exactly-once semantics. `position` counts the bytes that this end has ever sent (wrapping) and
     /// is kept in its state; what it sent beyond its last committed position is sent again as the same bytes and changes
     /// nothing. Returns how many bytes went, to be added to the position.
     pub fn send_at(&self, position: u32, bytes: &[u8]) -> usize {
         let (lane, data) = self.lane(true);
+        let position = position.wrapping_add(self.base(true));
         let head = self.map.word(lane + 0x40).load(Ordering::Acquire);
         let capacity = BYTES_CAPACITY as i32;
         // Negative when the peer has already taken bytes that a predecessor sent and did not commit.
@@ -160,11 +183,12 @@ impl ByteEnd {
         count
     }
 
-    /// Device: receives with exactly-once semantics. `position` counts the bytes that this device has ever received and
+    /// Receives with exactly-once semantics. `position` counts the bytes that this end has ever received and
     /// kept in its committed state; only bytes before it are given back as room to the peer, so a successor finds the
     /// rest again. Returns how many bytes came, to be added to the position.
     pub fn receive_at(&self, position: u32, to: &mut [u8]) -> usize {
         let (lane, data) = self.lane(false);
+        let position = position.wrapping_add(self.base(false));
         let tail = self.map.word(lane).load(Ordering::Acquire);
         let waiting = tail.wrapping_sub(position).min(BYTES_CAPACITY);
         let count = to.len().min(waiting as usize);
@@ -190,15 +214,29 @@ impl ByteEnd {
         self.peer.ring();
     }
 
-    /// Break conditions ever sent by the back end.
+    /// Break conditions ever sent by the back end, or since the device lost its state.
     pub fn breaks(&self) -> u32 {
-        self.map.word(0x104).load(Ordering::Acquire)
+        let base = match self.side {
+            Side::Device => self.map.word(BASES[2]).load(Ordering::Relaxed),
+            Side::Host => 0,
+        };
+        self.map.word(0x104).load(Ordering::Acquire).wrapping_sub(base)
     }
 
     /// Back end: sends a break condition.
     pub fn send_break(&self) {
-        self.map.word(0x104).fetch_add(1, Ordering::SeqCst);
+        self.send_breaks(self.breaks().wrapping_add(1));
+    }
+
+    /// Back end: has sent so many break conditions, ever; repeatable.
+    pub fn send_breaks(&self, count: u32) {
+        sys::publish(self.map.word(0x104), count);
         self.peer.ring();
+    }
+
+    /// Whether there is more than what was received up to `position`.
+    pub fn has_more(&self, position: u32) -> bool {
+        self.map.word(self.lane(false).0).load(Ordering::SeqCst) != position.wrapping_add(self.base(false))
     }
 
     /// Wakes the other end for what a predecessor may not have announced.

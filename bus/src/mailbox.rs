@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::attempts::Act;
 use crate::bell::Bell;
 use crate::chip::Control;
 use crate::control::{
     REPLY, REPLY_DATA, REPLY_LEN, REPLY_MAX, REPLY_STATUS, REQUEST, REQUEST_DATA, REQUEST_LEN, REQUEST_MAX,
 };
-use crate::device::{ATTEMPTS, CONTROL, HEAD, READY, READY_AT, TAIL};
+use crate::device::{ATTEMPTS, CONTROL, HEAD, PING, PONG, READY, READY_AT, TAIL};
 use crate::sys::{self, Mapping};
 use crate::wire;
 
@@ -62,10 +63,28 @@ impl Mailbox {
         self.is_ready().then(|| self.map.dword(READY_AT).load(Ordering::SeqCst))
     }
 
-    /// Requests completed, and whether there are others, for the detection of a hang. Claims.
+    /// What the device has done, and whether there is more to do, for the detection of a hang. Claims.
     pub fn progress(&self) -> (u32, bool) {
-        let head = self.map.word(HEAD).load(Ordering::SeqCst);
-        (head, self.map.word(TAIL).load(Ordering::SeqCst) != head)
+        let word = |at| self.map.word(at).load(Ordering::SeqCst);
+        let (head, pong) = (word(HEAD), word(PONG));
+        (head.wrapping_add(pong), word(TAIL) != head || word(PING) != pong)
+    }
+
+    /// Asks whether the device lives; it counts as work to be done.
+    pub fn ping(&self) {
+        let word = self.map.word(PING);
+        sys::publish(word, word.load(Ordering::SeqCst).wrapping_add(1));
+        self.bell.ring();
+    }
+
+    /// Requests completed. A claim.
+    pub fn head(&self) -> u32 {
+        self.map.word(HEAD).load(Ordering::SeqCst)
+    }
+
+    /// What besides a request is under way, and how often it was begun. A claim.
+    pub fn aside(&self) -> Option<(Act, u32)> {
+        Act::ALL.into_iter().map(|act| (act, act.begun(&self.map))).find(|(_, begun)| *begun > 0)
     }
 
     /// The request under way and how often it was begun. Claims.
@@ -79,6 +98,7 @@ impl Mailbox {
         let word = self.map.dword(ATTEMPTS);
         let now = word.load(Ordering::SeqCst);
         word.store(now.wrapping_sub(u64::from(now as u32 != 0)), Ordering::SeqCst);
+        Act::ALL.into_iter().for_each(|act| act.forgive(&self.map));
     }
 
     /// Makes the device look at its clock and links.

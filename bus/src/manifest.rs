@@ -65,6 +65,12 @@ pub mod fd {
     pub const CONTROL: &str = "control";
     /// Image files of a block back end, numbered: `image0` (top), ...
     pub const IMAGE: &str = "image";
+    /// What a character back end must remember beyond its death.
+    pub const JOURNAL: &str = "journal";
+    /// Socket that brings clients to a character back end.
+    pub const CLIENTS: &str = "clients";
+    /// Keys for the monitor, a byte link.
+    pub const KEYS: &str = "keys";
     /// Temporary overlay file of `-snapshot`.
     pub const OVERLAY: &str = "overlay";
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::attempts::Act;
 use crate::bell::{BELL_BYTES, Bell, SPIN_NS};
 use crate::chip::{Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, STATE_MAX};
 use crate::clock::{CLOCK_BYTES, Clock};
@@ -180,13 +181,15 @@ struct Server<C: Chip> {
     answered: u32,
     generation: u64,
     outputs: Outputs,
+    /// A deadline that does not count.
+    left_out: Option<u64>,
 }
 
 /// Runs a device process. `jail` locks the process down; `make` builds the chip from its configuration bytes.
 /// Never returns; a start-up problem is printed and ends the process with status 1.
 pub fn main<C: Chip>(
     jail: impl FnOnce(&Manifest) -> Result<(), String>,
-    make: impl FnOnce(&[u8]) -> Result<C, String>,
+    make: impl Fn(&[u8]) -> Result<C, String>,
 ) -> ! {
     let error = match manifest() {
         Ok(manifest) => serve(&manifest, jail, make),
@@ -201,7 +204,7 @@ pub fn main<C: Chip>(
 pub fn serve<C: Chip>(
     manifest: &Manifest,
     jail: impl FnOnce(&Manifest) -> Result<(), String>,
-    make: impl FnOnce(&[u8]) -> Result<C, String>,
+    make: impl Fn(&[u8]) -> Result<C, String>,
 ) -> StartError {
     match Server::start(manifest, jail, make) {
         Ok(mut server) => server.run(),
@@ -218,11 +221,16 @@ fn mirrored(description: &Description) -> Vec<(u8, u32)> {
     bytes.take(device::MIRROR_BYTES).collect()
 }
 
+/// A line to the broker, in one piece.
+fn tell(line: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{line}\n").as_bytes());
+}
+
 impl<C: Chip> Server<C> {
     fn start(
         manifest: &Manifest,
         jail: impl FnOnce(&Manifest) -> Result<(), String>,
-        make: impl FnOnce(&[u8]) -> Result<C, String>,
+        make: impl Fn(&[u8]) -> Result<C, String>,
     ) -> Result<Server<C>, StartError> {
         const { assert!(size_of::<C::State>() <= STATE_MAX) };
         let chip = make(&manifest.config).map_err(StartError::Refused)?;
@@ -273,9 +281,10 @@ impl<C: Chip> Server<C> {
             answered: 0,
             generation: 0,
             outputs: Outputs::default(),
+            left_out: None,
         };
         server.describe();
-        server.take_up()?;
+        server.take_up(|| make(&manifest.config).map_err(StartError::Refused))?;
         jail(manifest).map_err(StartError::Refused)?;
         sys::release_program_pages();
         server.map.dword(device::READY_AT).store(sys::monotonic_ns(), Ordering::SeqCst);
@@ -304,30 +313,89 @@ impl<C: Chip> Server<C> {
         self.map.word(0).store(device::MAGIC, Ordering::Release);
     }
 
-    /// Restores the committed state, or resets a device that never committed one.
-    fn take_up(&mut self) -> Result<(), StartError> {
+    /// Restores the committed state, or resets a device that never committed one, or whose state cannot be read.
+    fn take_up(&mut self, make: impl FnOnce() -> Result<C, StartError>) -> Result<(), StartError> {
         self.generation = self.map.dword(device::GENERATION).load(Ordering::SeqCst);
+        let at = self.slot();
+        // Not 0 when everybody before died at once and the requests were answered without a device.
+        self.consumed = self.map.word(at + slot::CONSUMED).load(Ordering::Acquire);
+        self.answered = self.map.word(at + slot::ANSWERED).load(Ordering::Acquire);
         if self.generation == 0 {
-            // Not 0 when everybody before died at once and the requests were answered without a device.
-            self.consumed = self.map.word(self.slot() + slot::CONSUMED).load(Ordering::Acquire);
             self.call(|chip, env| chip.reset(env));
+            self.commit();
+        } else if let Err(why) = self.restore() {
+            tell(&format!("the saved state cannot be taken up ({why}): the device is as after power-on"));
+            self.chip = make()?;
+            self.bytes.iter().for_each(ByteEnd::rebase);
+            self.call(|chip, env| chip.reset(env));
+            self.commit();
         } else {
-            let at = self.slot();
-            let word = |offset| self.map.word(at + offset).load(Ordering::Acquire);
-            self.consumed = word(slot::CONSUMED);
-            self.answered = word(slot::ANSWERED);
-            if word(slot::VERSION) != C::STATE_VERSION || word(slot::LENGTH) as usize != size_of::<C::State>()
-            {
-                return Err(StartError::Refused("saved state is of another version".to_owned()));
-            }
-            let mut state: C::State = bytemuck::Zeroable::zeroed();
-            let _ = self.map.read(at + slot::STATE, bytemuck::bytes_of_mut(&mut state));
-            self.chip.restore(&state).map_err(|error| StartError::Refused(error.to_string()))?;
-            self.call(|chip, env| chip.event(env));
+            self.event(self.news());
         }
-        self.commit();
+        Act::TakeUp.end(&self.map);
         self.finish();
         Ok(())
+    }
+
+    fn restore(&mut self) -> Result<(), String> {
+        if !Act::TakeUp.begin(&self.map, self.generation) {
+            return Err("it has killed this device".to_owned());
+        }
+        let at = self.slot();
+        let word = |offset| self.map.word(at + offset).load(Ordering::Acquire);
+        if word(slot::VERSION) != C::STATE_VERSION || word(slot::LENGTH) as usize != size_of::<C::State>() {
+            return Err("it is of another version".to_owned());
+        }
+        let mut state: C::State = bytemuck::Zeroable::zeroed();
+        let _ = self.map.read(at + slot::STATE, bytemuck::bytes_of_mut(&mut state));
+        self.chip.restore(&state).map_err(|error| error.to_string())
+    }
+
+    /// Lets the chip look at its links, unless that kills it, and commits.
+    fn event(&mut self, news: u32) {
+        let allowed = Act::Event.begin(&self.map, news.into());
+        self.tracer.begin(events::LINK, || [0; 4]);
+        if allowed {
+            self.call(|chip, env| chip.event(env));
+        } else {
+            tell("what is new on a link has killed this device and is left out");
+        }
+        self.commit();
+        self.tracer.end(events::LINK, || [0; 4]);
+        if allowed {
+            Act::Event.end(&self.map);
+        }
+    }
+
+    /// Runs the timer that is due, unless that kills the chip.
+    fn timer(&mut self) {
+        let Some(deadline) = self.outputs.deadline else { return };
+        if Act::Timer.begin(&self.map, deadline) {
+            self.tracer.count(counter::TIMERS, 1);
+            self.tracer.begin(events::TIMER, || [self.clock.now(), 0, 0, 0]);
+            self.call(|chip, env| chip.timer(env));
+            self.commit();
+            self.tracer.end(events::TIMER, || [0; 4]);
+            Act::Timer.end(&self.map);
+            self.finish();
+        } else {
+            tell("the timer has killed this device and is left out");
+            self.left_out = Some(deadline);
+        }
+    }
+
+    /// Tells the broker that this process lives, if it has asked.
+    fn answer_ping(&self) {
+        let word = |at| self.map.word(at);
+        let ping = word(device::PING).load(Ordering::Relaxed);
+        if word(device::PONG).load(Ordering::Relaxed) != ping {
+            word(device::PONG).store(ping, Ordering::SeqCst);
+        }
+    }
+
+    fn is_pinged(&self) -> bool {
+        let word = |at| self.map.word(at).load(Ordering::SeqCst);
+        word(device::PING) != word(device::PONG)
     }
 
     fn slot(&self) -> usize {
@@ -394,32 +462,25 @@ impl<C: Chip> Server<C> {
         let mut seen = self.news().wrapping_sub(1);
         loop {
             self.bell.publish_cpu();
+            self.answer_ping();
             let mut worked = self.drain();
             worked |= self.answer_control();
             let news = self.news();
             if news != seen {
                 seen = news;
-                self.tracer.begin(events::LINK, || [0; 4]);
-                self.call(|chip, env| chip.event(env));
-                self.commit();
-                self.tracer.end(events::LINK, || [0; 4]);
+                self.event(news);
                 self.finish();
                 worked = true;
             }
             if self.is_due() {
-                self.tracer.count(counter::TIMERS, 1);
-                self.tracer.begin(events::TIMER, || [self.clock.now(), 0, 0, 0]);
-                self.call(|chip, env| chip.timer(env));
-                self.commit();
-                self.tracer.end(events::TIMER, || [0; 4]);
-                self.finish();
+                self.timer();
                 worked = true;
             }
             if worked && self.spin(seen) {
                 continue;
             }
             let timeout = self.timeout();
-            self.bell.sleep(timeout, || self.has_work(seen));
+            self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged());
         }
     }
 
@@ -450,12 +511,16 @@ impl<C: Chip> Server<C> {
         false
     }
 
+    fn deadline(&self) -> Option<u64> {
+        self.outputs.deadline.filter(|at| self.left_out != Some(*at))
+    }
+
     fn is_due(&self) -> bool {
-        self.outputs.deadline.is_some_and(|at| self.clock.is_running() && self.clock.now() >= at)
+        self.deadline().is_some_and(|at| self.clock.is_running() && self.clock.now() >= at)
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let at = self.outputs.deadline.filter(|_| self.clock.is_running())?;
+        let at = self.deadline().filter(|_| self.clock.is_running())?;
         Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
     }
 
@@ -569,6 +634,7 @@ impl<C: Chip> Server<C> {
         let mut bytes = vec![0u8; (word(control::REQUEST_LEN) as usize).min(control::REQUEST_MAX)];
         let _ = self.map.read(CONTROL + control::REQUEST_DATA, &mut bytes);
         let result = match wire::decode::<Control>(&bytes) {
+            Ok(_) if !Act::Control.begin(&self.map, number.into()) => Err("this kills the device"),
             Ok(request) => self.call(|chip, env| chip.control(&request, env)),
             Err(_) => Err("malformed request"),
         };
@@ -582,6 +648,7 @@ impl<C: Chip> Server<C> {
         self.map.word(CONTROL + control::REPLY_STATUS).store(status, Ordering::Relaxed);
         self.answered = number;
         self.commit();
+        Act::Control.end(&self.map);
         self.tracer.end(events::CONTROL, || [number.into(), status.into(), 0, 0]);
         self.finish();
         let word = self.map.word(CONTROL + control::REPLY);

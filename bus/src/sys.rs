@@ -49,6 +49,74 @@ pub fn futex_wake(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
+fn counted(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Moves at most `len` bytes between descriptors inside the kernel, one of which is a pipe: no moment exists at which they are in
+/// neither. The pipe never makes this wait, the other descriptor may. 0: nothing more will come.
+///
+/// # Errors
+/// The kernel's; `InvalidInput` when the other descriptor cannot do it.
+pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    let null = std::ptr::null_mut();
+    let flags = libc::SPLICE_F_NONBLOCK;
+    // SAFETY: live descriptors and no pointers.
+    counted(unsafe { libc::splice(from.as_raw_fd(), null, to.as_raw_fd(), null, len, flags) })
+}
+
+/// Bytes that can be read now.
+///
+/// # Errors
+/// The kernel's.
+pub fn readable_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Receives a descriptor that came with one byte over a Unix socket; `None`: a byte without one, or the end.
+///
+/// # Errors
+/// The kernel's.
+pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut byte = [0u8];
+    let mut parts = [io::IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut found = None;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = part {
+            // SAFETY: the kernel has just made these for this process; nobody else knows them.
+            fds.into_iter().for_each(|fd| found = Some(unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok(found)
+}
+
+/// Sends a descriptor with one byte over a Unix socket, without waiting.
+///
+/// # Errors
+/// The kernel's.
+pub fn send_descriptor(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let fds = [fd.as_raw_fd()];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[io::IoSlice::new(b"c")],
+        &[ControlMessage::ScmRights(&fds)],
+        flags,
+        None,
+    )?;
+    Ok(())
+}
+
 /// The number of the processor this thread runs on right now.
 #[inline]
 pub fn current_cpu() -> u32 {
@@ -211,6 +279,18 @@ impl Mapping {
         // SAFETY: as `read`, the other way round.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.base.add(offset), from.len()) };
         true
+    }
+
+    /// Reads from `fd` straight into the mapping, so that what was taken from it outlives this process; the count.
+    ///
+    /// # Errors
+    /// The kernel's, or `InvalidInput` when the range is not inside the mapping.
+    pub fn read_from(&self, fd: BorrowedFd<'_>, offset: usize, len: usize) -> io::Result<usize> {
+        if !self.contains(offset, len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the range is inside the mapping; other processes may write it meanwhile, which only changes bytes.
+        counted(unsafe { libc::read(fd.as_raw_fd(), self.base.add(offset).cast(), len) })
     }
 
     /// Unmaps the pages touched so far; their contents stay in the memory file and come back on the next touch. For a process

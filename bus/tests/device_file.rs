@@ -35,6 +35,20 @@ fn fold(log: u64, value: u64) -> u64 {
 struct Recorder {
     state: State,
     can_die: bool,
+    deadly: Deadly,
+}
+
+/// What a recorder dies of besides its fuse and its deadly register.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Deadly {
+    #[default]
+    Nothing,
+    Timer,
+    Bytes,
+    State,
+    Command,
+    /// Does not die, but refuses every saved state.
+    Upgrade,
 }
 
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -103,6 +117,7 @@ impl Chip for Recorder {
     }
 
     fn timer(&mut self, env: &mut Env<'_>) {
+        assert!(self.deadly != Deadly::Timer, "a deadly timer");
         if self.state.alarm != 0 && self.state.alarm <= env.now {
             self.state.alarm = 0;
             self.state.level = 1;
@@ -116,6 +131,7 @@ impl Chip for Recorder {
         loop {
             let count = link.receive_at(self.state.received, &mut bytes);
             let got = &mut bytes[..count];
+            assert!(self.deadly != Deadly::Bytes || got.is_empty(), "deadly bytes");
             got.iter_mut().for_each(|byte| *byte = !*byte);
             let sent = link.send_at(self.state.sent, got);
             self.state.received = self.state.received.wrapping_add(sent as u32);
@@ -127,6 +143,7 @@ impl Chip for Recorder {
     }
 
     fn control(&mut self, request: &Control, _env: &mut Env<'_>) -> Result<Vec<u8>, &'static str> {
+        assert!(self.deadly != Deadly::Command, "a deadly command");
         match request {
             Control::Info => Ok(format!("log {}", self.state.log).into_bytes()),
             _ => Err("not this one"),
@@ -143,6 +160,10 @@ impl Chip for Recorder {
     }
 
     fn restore(&mut self, state: &State) -> Result<(), RestoreError> {
+        assert!(self.deadly != Deadly::State, "a deadly state");
+        if self.deadly == Deadly::Upgrade {
+            return Err(RestoreError { part: "recorder", reason: "a field is gone" });
+        }
         self.state = *state;
         Ok(())
     }
@@ -215,11 +236,15 @@ impl Rig {
 
     /// Starts a device that may die before anybody sees that it is ready.
     fn start_unready(&self, can_die: bool) -> std::thread::JoinHandle<()> {
+        self.start_as(can_die, Deadly::Nothing)
+    }
+
+    fn start_as(&self, can_die: bool, deadly: Deadly) -> std::thread::JoinHandle<()> {
         let device = self.map(fd::DEVICE, DEVICE_BYTES);
         device.word(READY).store(0, Ordering::SeqCst);
         let manifest = self.manifest.clone();
         std::thread::spawn(move || {
-            let make = |_: &[u8]| Ok(Recorder { can_die, ..Recorder::default() });
+            let make = |_: &[u8]| Ok(Recorder { can_die, deadly, ..Recorder::default() });
             panic!("the device did not start: {}", serve(&manifest, |_| Ok(()), make));
         })
     }
@@ -574,4 +599,101 @@ fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a
     assert!(asleep.join().expect("woken") < Duration::from_millis(900), "only the belt woke it");
     assert_eq!(rig.irq.take_news() & 1 << SOURCE, 1 << SOURCE);
     assert_ne!(rig.irq.attention().load(Ordering::SeqCst), 0);
+}
+
+/// Three devices die; the fourth of the same kind lives.
+fn outlives(rig: &Rig, deadly: Deadly) {
+    for death in 1..=3 {
+        assert!(rig.start_as(false, deadly).join().is_err(), "death {death}");
+    }
+    let device = rig.map(fd::DEVICE, DEVICE_BYTES);
+    let fourth = rig.start_as(false, deadly);
+    while device.word(READY).load(Ordering::SeqCst) == 0 {
+        sys::futex_wait(device.word(READY), 0, Some(Duration::from_millis(100)));
+        assert!(!fourth.is_finished(), "the fourth did not start");
+    }
+}
+
+#[test]
+fn deadly_timer_is_left_out_after_its_third_death_and_the_next_one_runs() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES)).set_running(false);
+    port.write(0, 48, 3, 1_000_000);
+    port.write(0, 16, 3, 4);
+    port.write(0, 56, 3, 1);
+    port.write(0, 8, 3, 5);
+    assert!(first.join().is_err(), "the fuse burnt down");
+    Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES)).set_running(true);
+    outlives(&rig, Deadly::Timer);
+    assert_eq!(port.read(0, 24, 3), fold(fold(0, 4), 5), "it serves");
+    assert!(!rig.irq.line(SOURCE, 0).level);
+}
+
+#[test]
+fn deadly_bytes_are_left_out_after_their_third_death() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 56, 3, 1);
+    port.write(0, 8, 3, 5);
+    assert!(first.join().is_err(), "the fuse burnt down");
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    assert_eq!(host.send(b"poison"), 6);
+    outlives(&rig, Deadly::Bytes);
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+}
+
+#[test]
+fn deadly_command_is_refused_after_its_third_death() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 56, 3, 1);
+    port.write(0, 8, 3, 5);
+    assert!(first.join().is_err(), "the fuse burnt down");
+    let mut mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+    let asking = std::thread::spawn(move || mailbox.request(&Control::Info, Duration::from_secs(20)));
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    while map.word(CONTROL + control::REQUEST).load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    outlives(&rig, Deadly::Command);
+    let answer = asking.join().expect("an answer");
+    assert!(answer.is_err_and(|error| error.to_string().contains("kills the device")));
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+}
+
+#[test]
+fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byte_of_its_link() {
+    for deadly in [Deadly::Upgrade, Deadly::State] {
+        let rig = Rig::new();
+        let first = rig.start(true);
+        let mut port = rig.port();
+        let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+        let own = rig.bell("bytes0-peer");
+        let echo = |byte: u8| {
+            assert_eq!(host.send(&[byte]), 1);
+            let mut back = [0u8; 2];
+            let start = Instant::now();
+            while host.receive(&mut back) == 0 {
+                assert!(start.elapsed() < Duration::from_secs(10), "no echo");
+                own.sleep(Some(Duration::from_millis(100)), || host.waiting() > 0);
+            }
+            back[0]
+        };
+        assert_eq!([echo(1), echo(2), echo(3)], [254, 253, 252]);
+        port.write(0, 16, 3, 4);
+        port.write(0, 56, 3, 1);
+        port.write(0, 8, 3, 5);
+        assert!(first.join().is_err(), "the fuse burnt down");
+        match deadly {
+            Deadly::State => outlives(&rig, deadly),
+            _ => drop(rig.start_as(false, deadly)),
+        }
+        // What was posted when the state was lost is served after it.
+        assert_eq!(port.read(0, 24, 3), fold(0, 5));
+        assert_eq!([echo(4), echo(5)], [251, 250]);
+    }
 }
