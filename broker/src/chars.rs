@@ -13,6 +13,9 @@ use bulkhead_config::CharDevice;
 use crate::fail::{Fail, reason};
 use crate::sys;
 
+/// Name of a listening socket.
+const LISTENER: &str = "listener";
+
 /// An opened host side.
 #[derive(Debug)]
 pub struct HostChar {
@@ -55,9 +58,19 @@ impl HostChar {
         self
     }
 
-    /// Descriptors for the process.
+    /// Descriptors for the process. A listener stays here.
     pub fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
-        self.fds.iter().map(|(name, fd)| (*name, fd.as_fd()))
+        self.fds.iter().filter(|(name, _)| *name != LISTENER).map(|(name, fd)| (*name, fd.as_fd()))
+    }
+
+    /// Where clients come from.
+    pub fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.fds.iter().find(|(name, _)| *name == LISTENER).map(|(_, fd)| fd.as_fd())
+    }
+
+    /// Forgets what the processes have got by now and may close.
+    pub fn release(&mut self) {
+        self.fds.retain(|(name, _)| *name == LISTENER);
     }
 }
 
@@ -190,7 +203,9 @@ fn unix(path: &Path, server: bool, wait: bool) -> std::io::Result<HostChar> {
         let (client, _) = listener.accept()?;
         char = char.with("client", client);
     }
-    Ok(char.with("listener", listener))
+    // Whoever has come may have gone again.
+    listener.set_nonblocking(true)?;
+    Ok(char.with(LISTENER, listener))
 }
 
 /// Addresses of a host name. Numbers and `localhost` need no resolver, which a static program may lack.
@@ -225,5 +240,6 @@ fn tcp(host: &str, port: u16, server: bool, wait: bool, nodelay: bool) -> std::i
     } else if port == 0 {
         eprintln!("char device listening on {title}");
     }
-    Ok(char.with("listener", listener))
+    listener.set_nonblocking(true)?;
+    Ok(char.with(LISTENER, listener))
 }

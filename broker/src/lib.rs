@@ -10,6 +10,7 @@ use bulkhead_bus::ram::LOW_LIMIT;
 use bulkhead_config::{CharDevice, Machine, MachineConfig, Vga};
 
 mod chars;
+mod clients;
 mod control;
 mod fail;
 pub mod firmware;

@@ -7,13 +7,15 @@
 //!
 //! - *Crash loops*: the first [`FREE_CRASHES`] crashes within [`CRASH_WINDOW`] are followed by a successor at once, later ones
 //!   after the pauses of [`PAUSES`]. A `SIGKILL` from outside is no crash: no process does that to itself.
-//! - *Poison*: a request under way at a crash is counted against by the device itself (see the bus); a kill from outside is
-//!   taken off that count here.
+//! - *Poison*: what was under way at a crash (a request, a timer, an event of a link, a command, the saved state) is counted against
+//!   by the device itself (see the bus); a kill from outside is taken off that count here.
 //! - *Dead slots*: after [`FAILURES_MAX`] processes in a row that did not get ready, a slot is given up by name until
-//!   `device_restart`. The ring of a dead device is answered with all ones by a thread of this process; a dead block back end's
+//!   `device_restart` or a reset of the machine. The ring of a dead device is answered with all ones by a thread of this process; a dead block back end's
 //!   requests wait, they never become errors.
 //! - *Hangs*: a process that has work and completes none of it for [`HANG_LOOKS`] looks, [`LOOK`] apart, while the VM runs, is
-//!   killed and replaced like a dead one, unless it waits for the host's disk.
+//!   killed and replaced like a dead one, unless it waits for the host's disk. Answering [`PING_LOOKS`] is work too, so that
+//!   a device that hangs in a timer, or is stopped, is found. A character back end may wait for its client for ever; it counts
+//!   as hung when it is stopped, as does a block back end without work.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::dead::DeadDevice;
 use bulkhead_bus::device::DEVICE_BYTES;
 use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
+use bulkhead_bus::mailbox::Mailbox;
 use bulkhead_bus::manifest::fd;
 use bulkhead_bus::sys::{self as bus_sys, Mapping};
 use bulkhead_bus::trace::{Id, events};
@@ -45,8 +48,12 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(500);
 /// Looks without progress that make a hang: 2 seconds.
 const HANG_LOOKS: u32 = 4;
+/// Every so many looks each device is asked whether it lives.
+const PING_LOOKS: u32 = 4;
 /// How often a starting successor is looked at; its readiness is timed by itself.
 const START_LOOK: Duration = Duration::from_millis(1);
+/// Times of a process remembered.
+const TIMES_MAX: usize = 4096;
 /// Events remembered.
 const EVENTS_MAX: usize = 4096;
 
@@ -59,8 +66,8 @@ pub struct Event {
     pub name: String,
     /// `was killed by SIGSEGV`, `hung`, ...
     pub reason: String,
-    /// Request of the device under way, and how often it had been begun.
-    pub request: Option<(u32, u32)>,
+    /// What the device was doing: `request 17, begun 2 times`, `timer, begun once`.
+    pub doing: Option<String>,
     /// From the death, as the broker noticed it, to the readiness of the successor.
     pub took: Option<Duration>,
 }
@@ -87,6 +94,10 @@ struct Place {
     verdict: Option<(&'static str, bool)>,
     /// Monotonic time of the first death that no successor has answered yet, and its event.
     open: Option<(u64, u64)>,
+    /// A successor was held back, so that its time says nothing.
+    paused: bool,
+    /// The latest times from death to service, in microseconds.
+    times: VecDeque<u32>,
     /// Progress when last looked, and looks without any.
     progress: u32,
     stuck: u32,
@@ -101,6 +112,7 @@ pub struct Keeper {
     first: u64,
     start: Instant,
     looked: Instant,
+    looks: u32,
 }
 
 impl Keeper {
@@ -113,6 +125,8 @@ impl Keeper {
             failures: 0,
             verdict: None,
             open: None,
+            paused: false,
+            times: VecDeque::new(),
             progress: 0,
             stuck: 0,
         };
@@ -122,6 +136,7 @@ impl Keeper {
             first: 0,
             start: Instant::now(),
             looked: Instant::now(),
+            looks: 0,
         }
     }
 
@@ -143,6 +158,11 @@ impl Keeper {
     /// Successors so far.
     pub fn restarts(&self, index: usize) -> u32 {
         self.places.get(index).map_or(0, |place| place.restarts)
+    }
+
+    /// The latest times from death to service without pauses, in microseconds.
+    pub fn times(&self, index: usize) -> impl Iterator<Item = u32> {
+        self.places.get(index).into_iter().flat_map(|place| place.times.iter().copied())
     }
 
     /// Deaths, the oldest first, and how many older ones are forgotten.
@@ -183,10 +203,20 @@ fn pause(crashes: usize) -> Duration {
     }
 }
 
-/// Whether a process waits in the kernel for a disk of the host: slow, not hung.
-fn waits_for_disk(pid: u32) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    text.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))
+/// State of a process as the kernel names it: `D` waits for a disk of the host, `T` is stopped.
+fn state_of(pid: u32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next())
+}
+
+/// What was under way in a device when it died.
+fn doing(mailbox: &Mailbox) -> Option<String> {
+    let times = |begun: u32| if begun == 1 { "once".to_owned() } else { format!("{begun} times") };
+    if let Some((act, begun)) = mailbox.aside() {
+        return Some(format!("{}, begun {}", act.name(), times(begun)));
+    }
+    let (request, begun) = mailbox.attempts();
+    (request == mailbox.head() && begun > 0).then(|| format!("request {request}, begun {}", times(begun)))
 }
 
 impl Tree {
@@ -206,11 +236,12 @@ impl Tree {
     /// What was completed so far and whether there is more to do.
     fn progress(&self, index: usize) -> (u32, bool) {
         let device = self.devices.iter().find(|d| d.process == index).map(|d| d.mailbox.progress());
+        let stopped = || self.processes.get(index).is_some_and(|process| state_of(process.pid) == Some('T'));
         let block = || {
             let found = self.blocks.iter().find(|(p, _)| *p == index);
-            found.map(|(_, block)| (block.completions(), block.has_work()))
+            found.map(|(_, block)| (block.completions(), block.has_work() || stopped()))
         };
-        device.or_else(block).unwrap_or((0, false))
+        device.or_else(block).unwrap_or_else(|| (0, stopped()))
     }
 }
 
@@ -242,10 +273,7 @@ impl Vm<'_> {
         self.trace(events::PROCESS_END, index);
         let name = self.name_of(index);
         let device = self.tree.devices.iter().find(|d| d.process == index);
-        let attempts = device.and_then(|device| {
-            let (head, _) = device.mailbox.progress();
-            Some(device.mailbox.attempts()).filter(|(request, begun)| *request == head && *begun > 0)
-        });
+        let doing = device.and_then(|device| doing(&device.mailbox));
         let Some(place) = self.keeper.places.get_mut(index) else { return };
         let (verdict, own_fault) = match place.verdict.take() {
             Some((why, own_fault)) => (Some(why), own_fault),
@@ -264,13 +292,7 @@ impl Vm<'_> {
         let (failures, crashes) = (place.failures, place.crashes.len());
         place.stuck = 0;
         let opened = place.open.map_or(now, |(at, _)| at);
-        let event = Event {
-            at: self.keeper.start.elapsed(),
-            name: name.clone(),
-            reason,
-            request: attempts,
-            took: None,
-        };
+        let event = Event { at: self.keeper.start.elapsed(), name: name.clone(), reason, doing, took: None };
         let text = format!("{name} (process {pid}) {}", event.reason);
         let number = self.keeper.record(event);
         if let Some(place) = self.keeper.places.get_mut(index) {
@@ -303,6 +325,7 @@ impl Vm<'_> {
 
     fn set_state(&mut self, index: usize, state: State) {
         if let Some(place) = self.keeper.places.get_mut(index) {
+            place.paused |= matches!(state, State::Pausing(_) | State::Dead(_));
             place.state = state;
         }
     }
@@ -310,6 +333,9 @@ impl Vm<'_> {
     /// Starts a successor.
     fn succeed(&mut self, index: usize) {
         self.tree.clear_ready(index);
+        for (_, clients) in self.tree.clients.iter_mut().filter(|(process, _)| *process == index) {
+            self.tree.recipes.get_mut(index).into_iter().for_each(|recipe| clients.renew(recipe));
+        }
         let started = self.tree.recipes.get(index).map(Recipe::start);
         match started {
             Some(Ok(process)) => {
@@ -381,6 +407,12 @@ impl Vm<'_> {
         if let Some((died, number)) = place.open.take() {
             // The device's word, in the bounds of what can be.
             let took = at.clamp(died, now.max(died)) - died;
+            if !std::mem::take(&mut place.paused) {
+                if place.times.len() == TIMES_MAX {
+                    place.times.pop_front();
+                }
+                place.times.push_back(u32::try_from(took / 1000).unwrap_or(u32::MAX));
+            }
             let event =
                 number.checked_sub(self.keeper.first).and_then(|n| self.keeper.events.get_mut(n as usize));
             if let Some(event) = event {
@@ -394,6 +426,12 @@ impl Vm<'_> {
         // When this process itself did not run, nobody else may have.
         let late = self.keeper.looked.elapsed() > LOOK * 3;
         self.keeper.looked = Instant::now();
+        self.keeper.looks = self.keeper.looks.wrapping_add(1);
+        if self.keeper.looks.is_multiple_of(PING_LOOKS) {
+            let serves =
+                |index| matches!(self.keeper.places.get(index), Some(Place { state: State::Serving, .. }));
+            self.tree.devices.iter().filter(|d| serves(d.process)).for_each(|device| device.mailbox.ping());
+        }
         for index in 0..self.keeper.places.len() {
             let (done, more) = self.tree.progress(index);
             let Some(place) = self.keeper.places.get_mut(index) else { continue };
@@ -406,7 +444,7 @@ impl Vm<'_> {
             } else if place.stuck >= HANG_LOOKS {
                 place.stuck = 0;
                 let pid = self.tree.processes.get(index).map_or(0, |process| process.pid);
-                if !waits_for_disk(pid) {
+                if state_of(pid) != Some('D') {
                     self.condemn(index, "hung", true);
                 }
             }
@@ -442,6 +480,15 @@ impl Vm<'_> {
         }
     }
 
+    /// The machine is reset: what was given up is tried again.
+    pub(crate) fn revive(&mut self) {
+        for index in 0..self.keeper.places.len() {
+            if self.keeper.is_dead(index) {
+                self.restart_vacant(index);
+            }
+        }
+    }
+
     /// `device_kill`: the process dies; what follows is what follows any death.
     pub(crate) fn kill_process(&mut self, name: &str) -> Result<(), String> {
         let index = self.replaceable(name)?;
@@ -464,6 +511,11 @@ impl Vm<'_> {
             self.condemn(index, "was replaced by device_restart", false);
             return Ok(());
         }
+        self.restart_vacant(index);
+        Ok(())
+    }
+
+    fn restart_vacant(&mut self, index: usize) {
         if let Some(place) = self.keeper.places.get_mut(index) {
             let state = std::mem::replace(&mut place.state, State::Pausing(Instant::now()));
             if let State::Dead(Some((dead, thread))) = state {
@@ -472,7 +524,6 @@ impl Vm<'_> {
             }
         }
         self.succeed(index);
-        Ok(())
     }
 }
 
@@ -487,7 +538,8 @@ mod tests {
     }
 
     #[test]
-    fn a_running_process_does_not_wait_for_a_disk() {
-        assert!(!waits_for_disk(std::process::id()));
+    fn the_state_of_a_process_is_the_letter_behind_its_name() {
+        assert!(state_of(std::process::id()).is_some_and(|state| "RS".contains(state)));
+        assert_eq!(state_of(u32::MAX), None);
     }
 }

@@ -93,6 +93,12 @@ impl Recipe {
         self.fds.iter().find(|(have, _)| have == name).map(|(_, fd)| fd.as_fd())
     }
 
+    /// Puts another descriptor in the place of the one named `name`, or takes it away.
+    pub fn put(&mut self, name: &str, fd: Option<OwnedFd>) {
+        self.fds.retain(|(have, _)| have != name);
+        self.fds.extend(fd.map(|fd| (name.to_owned(), fd)));
+    }
+
     /// Number of the device's outputs in the interrupt page.
     pub fn source(&self) -> usize {
         self.manifest.source as usize

@@ -74,6 +74,21 @@ pub fn pidfd_kill(fd: BorrowedFd<'_>) {
     };
 }
 
+/// The next client of a listening socket.
+///
+/// # Errors
+/// The kernel's.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let null = std::ptr::null_mut();
+    // SAFETY: a live descriptor; no address is asked for.
+    let raw = unsafe { libc::accept4(listener.as_raw_fd(), null, std::ptr::null_mut(), libc::SOCK_CLOEXEC) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
 /// `/dev/null`, which may be out of reach by name: one of [`reserve_descriptors`].
 ///
 /// # Errors

@@ -9,11 +9,11 @@ use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::config::{
     CharConfig, DebugPortsConfig, FwCfgConfig, I8042Config, IdeConfig, IdeDriveConfig, IdeGeometry, IdeMedia,
-    RtcConfig, SerialConfig, VgaConfig,
+    JOURNAL_BYTES, RtcConfig, SerialConfig, VgaConfig,
 };
 use bulkhead_bus::device::DEVICE_BYTES;
 use bulkhead_bus::irq::IRQ_BYTES;
-use bulkhead_bus::links::{BLOCK_LINK, BYTES_LINK, BlockServer, Medium};
+use bulkhead_bus::links::{BLOCK_LINK, BYTES_LINK, BlockServer, ByteEnd, Medium, Side};
 use bulkhead_bus::mailbox::Mailbox;
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::messages::{
@@ -26,6 +26,7 @@ use bulkhead_config::{MachineConfig, Media, RtcBase, Target, Vga};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::chars::HostChar;
+use crate::clients::{self, Clients};
 use crate::control::CpuLink;
 use crate::fail::{Fail, reason};
 use crate::images::OpenDrive;
@@ -77,8 +78,10 @@ pub struct Tree {
     pub clock: Clock,
     /// Messages to and from the CPU process.
     pub cpu: CpuLink,
-    /// Monitor ends: byte streams to character back ends.
-    pub monitors: Vec<UnixStream>,
+    /// Monitor ends of character back ends: what is printed goes into the stream, keys come over the link.
+    pub monitors: Vec<(UnixStream, ByteEnd)>,
+    /// Listening sockets, with the index of their back end in [`Tree::processes`].
+    pub clients: Vec<(usize, Clients)>,
     /// Bells of the character back ends, with their index in [`Tree::processes`].
     pub back_ends: Vec<(usize, Bell)>,
     /// Drives, with the index of their back end in [`Tree::processes`].
@@ -99,6 +102,37 @@ fn map(fd: &OwnedFd, len: usize) -> Result<Mapping, Fail> {
 
 fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fail> {
     wire::encode(value).map_err(|_| Fail("configuration of a process is too long".to_owned()))
+}
+
+/// A bell that nobody sleeps on.
+fn mute_bell() -> Result<Bell, Fail> {
+    Ok(Bell::new(Mapping::anonymous(BELL_BYTES).map_err(|e| Fail(reason(&e)))?))
+}
+
+/// What outlives a character back end besides its client.
+struct Kept {
+    journal: OwnedFd,
+    input: (OwnedFd, OwnedFd),
+    output: (OwnedFd, OwnedFd),
+}
+
+impl Kept {
+    fn new() -> Result<Kept, Fail> {
+        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC);
+        Ok(Kept {
+            journal: spawn::memory("char-journal", JOURNAL_BYTES as u64)?,
+            input: pipe()?,
+            output: pipe()?,
+        })
+    }
+
+    fn add<'a>(&'a self, fds: &mut Fds<'a>) {
+        fds.add(fd::JOURNAL, &self.journal);
+        for (name, (read, write)) in [("input", &self.input), ("output", &self.output)] {
+            fds.add(format!("{name}-read"), read);
+            fds.add(format!("{name}-write"), write);
+        }
+    }
 }
 
 /// Shared memory of the whole machine.
@@ -366,8 +400,7 @@ fn start(
     let mut block_ends = Vec::new();
     for drive in &parts.drives {
         let link = Link::new(&format!("{}-block", drive.name), BLOCK_LINK)?;
-        let peer = Bell::new(Mapping::anonymous(BELL_BYTES).map_err(|e| Fail(reason(&e)))?);
-        let end = BlockServer::new(map(&link.memory, BLOCK_LINK)?, peer.into());
+        let end = BlockServer::new(map(&link.memory, BLOCK_LINK)?, mute_bell()?.into());
         end.set_medium(Medium {
             bytes: drive.config.bytes,
             read_only: drive.config.read_only,
@@ -470,15 +503,10 @@ fn start(
         blocks.push((spawn_kept("bh-block", manifest, &fds.list)?, end));
     }
     let start_ns = bus_sys::monotonic_ns();
+    let mut stores = Vec::new();
     let mut char = |name: String, char: &HostChar, link: Option<(&Link, &OwnedFd)>, monitor: bool| {
-        let settings = CharConfig {
-            kind: char.kind,
-            monitor,
-            mux: char.mux,
-            escape: config.escape_char,
-            start_ns,
-            nodelay: char.nodelay,
-        };
+        let settings =
+            CharConfig { kind: char.kind, monitor, mux: char.mux, escape: config.escape_char, start_ns };
         let manifest = shared.manifest(name, "char", encode(&settings)?, 0);
         let own = spawn::memory("bell", BELL_BYTES as u64)?;
         let mut fds = Fds::default();
@@ -491,15 +519,26 @@ fn start(
             None => fds.add(fd::BELL, &own),
         }
         fds.list.extend(char.descriptors().map(|(name, fd)| (name.to_owned(), fd)));
-        let pair = if monitor { Some(UnixStream::pair().map_err(|e| Fail(reason(&e)))?) } else { None };
-        let theirs = pair.map(|(ours, theirs)| {
-            monitors.push(ours);
-            OwnedFd::from(theirs)
-        });
-        if let Some(theirs) = &theirs {
-            fds.add("monitor", theirs);
+        let kept = Kept::new()?;
+        kept.add(&mut fds);
+        let mut sockets = Vec::new();
+        if monitor {
+            let (ours, theirs) = clients::pair().map_err(|e| Fail(reason(&e)))?;
+            let keys = spawn::memory("monitor-bytes", BYTES_LINK as u64)?;
+            let end = ByteEnd::new(map(&keys, BYTES_LINK)?, mute_bell()?.into(), Side::Host);
+            monitors.push((ours, end));
+            sockets.extend([("monitor", theirs), (fd::KEYS, keys)]);
         }
+        let mut store = None;
+        if let Some(listener) = char.listener() {
+            let busy = char.descriptors().next().is_some();
+            let (own, theirs) = Clients::new(listener, char.nodelay, busy)?;
+            store = Some(own);
+            sockets.push((fd::CLIENTS, theirs));
+        }
+        sockets.iter().for_each(|(name, socket)| fds.add(*name, socket));
         let process = spawn_kept("bh-char", manifest, &fds.list)?;
+        stores.extend(store.map(|store| (process, store)));
         let bell = link.map_or(&own, |(link, _)| &link.bell);
         back_ends.push((process, Bell::new(map(bell, BELL_BYTES)?)));
         Ok::<(), Fail>(())
@@ -540,6 +579,7 @@ fn start(
         back_ends,
         blocks,
         recipes,
+        clients: stores,
         log: log_read,
         tracing,
         _memory: memory,

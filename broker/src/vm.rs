@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::chars::HostChar;
 use crate::monitor::Session;
 use crate::restart::Keeper;
 use crate::spawn::printable;
@@ -76,11 +77,13 @@ enum Source {
     Words(usize),
     Jail(usize),
     Monitor(usize),
+    Clients(usize),
 }
 
 impl<'a> Vm<'a> {
     /// Takes over a machine whose processes are ready.
-    pub fn new(config: &'a MachineConfig, tree: Tree, parts: Parts) -> Vm<'a> {
+    pub fn new(config: &'a MachineConfig, tree: Tree, mut parts: Parts) -> Vm<'a> {
+        parts.serials.iter_mut().flatten().chain(&mut parts.monitor).for_each(HostChar::release);
         let keeper = Keeper::new(&tree);
         let violations = vec![0; tree.processes.len()];
         Vm {
@@ -109,7 +112,8 @@ impl<'a> Vm<'a> {
         }
         self.tree.tracing.run();
         let monitors = std::mem::take(&mut self.tree.monitors);
-        let mut sessions: Vec<Session> = monitors.into_iter().map(Session::new).collect();
+        let mut sessions: Vec<Session> =
+            monitors.into_iter().map(|(stream, keys)| Session::new(stream, keys)).collect();
         if !self.config.stopped {
             self.cont();
         }
@@ -152,6 +156,9 @@ impl<'a> Vm<'a> {
                     watch(Source::Jail(index), jail, PollFlags::POLLIN);
                 }
             }
+            for (index, (_, clients)) in self.tree.clients.iter().enumerate() {
+                clients.interest().for_each(|fd| watch(Source::Clients(index), fd, PollFlags::POLLIN));
+            }
             for (index, session) in sessions.iter().enumerate() {
                 if let Some((fd, flags)) = session.interest() {
                     watch(Source::Monitor(index), fd, flags);
@@ -192,12 +199,23 @@ impl<'a> Vm<'a> {
                 Source::Log => self.copy_log(),
                 Source::Words(index) => self.hear(index),
                 Source::End(_) | Source::Jail(_) => {}
+                Source::Clients(index) => self.serve_clients(index),
                 Source::Monitor(index) => {
                     if let Some(session) = sessions.get_mut(index) {
                         session.serve(self);
                     }
                 }
             }
+        }
+    }
+
+    fn serve_clients(&mut self, index: usize) {
+        let Some((process, clients)) = self.tree.clients.get_mut(index) else { return };
+        let recipe = self.tree.recipes.get_mut(*process);
+        if !recipe.is_none_or(|recipe| clients.serve(recipe))
+            && let Some(process) = self.tree.processes.get(*process)
+        {
+            process.kill();
         }
     }
 
@@ -232,6 +250,7 @@ impl<'a> Vm<'a> {
             Some(FromCpu::GuestReset) if self.config.no_reboot => {
                 self.exit.get_or_insert(0);
             }
+            Some(FromCpu::GuestReset) => self.revive(),
             Some(FromCpu::PowerOff) if self.config.no_shutdown => self.halted(),
             Some(FromCpu::PowerOff) => {
                 self.exit.get_or_insert(0);
@@ -245,14 +264,7 @@ impl<'a> Vm<'a> {
                 self.say(&format!("bh-cpu: {}", printable(text.as_bytes())));
                 self.exit.get_or_insert(1);
             }
-            Some(
-                FromCpu::Ready
-                | FromCpu::Running
-                | FromCpu::Stopped
-                | FromCpu::GuestReset
-                | FromCpu::Reply { .. },
-            )
-            | None => {}
+            Some(FromCpu::Ready | FromCpu::Running | FromCpu::Stopped | FromCpu::Reply { .. }) | None => {}
         }
     }
 
@@ -288,6 +300,7 @@ impl<'a> Vm<'a> {
 
     /// Resets the machine, as it runs or stands. A machine that switched itself off goes on.
     pub fn reset(&mut self) {
+        self.revive();
         self.tree.cpu.send(&ToCpu::Reset);
     }
 

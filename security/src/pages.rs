@@ -130,10 +130,25 @@ pub const ROLES: &[Role] = &[
         what: "the host side of a serial port or monitor",
         descriptors: &[
             ("input, output", "the terminal, pipe, file or pseudo-terminal"),
-            ("listener, client", "a listening socket and its client"),
-            ("monitor", "bytes to and from the broker's monitor, where it is shown"),
+            ("client", "the client of a socket, accepted by the broker"),
+            ("clients", "socket on which the broker sends the next client"),
+            ("input-*, output-*", "two pipes with the bytes that must outlive the process"),
+            ("monitor", "what the broker's monitor prints, where it is shown"),
         ],
-        memory: &[BELL, BYTES, TRACE],
+        memory: &[
+            BELL,
+            memory(
+                "bytes",
+                Access::Write,
+                "byte link to its device; keys for the broker's monitor, where it is shown",
+            ),
+            memory(
+                "journal",
+                Access::Write,
+                "how far bytes have come, the escape key, keys not yet delivered",
+            ),
+            TRACE,
+        ],
         taken_over: "It can read and write its one stream. If the monitor is shown on that stream, it can type monitor commands, which \
                      is as much as whoever sits at the terminal can do: it is as trusted as its client then. No guest RAM, no interrupt.",
     },

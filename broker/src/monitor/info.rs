@@ -1,6 +1,7 @@
 //! `info`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bulkhead_bus::messages::Query;
 use bulkhead_config::Media;
@@ -37,7 +38,7 @@ const fn unbuilt(name: &'static str, help: &'static str) -> Topic {
     Topic { name, help, run: None }
 }
 
-/// Every subcommand of the manual; `processes`, `restarts` and `counters`; `trace-events` of later QEMU versions.
+/// Every subcommand of the manual; `processes`, `restarts`, `restart-times` and `counters`; `trace-events` of later QEMU versions.
 pub const TOPICS: &[Topic] = &[
     topic("version", "show the version of qemu", |_, _, out| {
         out.push_str("0.10.4\n");
@@ -97,6 +98,10 @@ pub const TOPICS: &[Topic] = &[
     unbuilt("balloon", "show balloon information"),
     topic("processes", "show the processes of the VM", |vm, _, out| {
         processes(vm, out);
+        Ok(())
+    }),
+    topic("restart-times", "show how long each process was away when it died", |vm, _, out| {
+        restart_times(vm, out);
         Ok(())
     }),
     topic("restarts", "show which processes died, why, and how long their successors took", |vm, _, out| {
@@ -238,20 +243,16 @@ fn processes(vm: &Vm<'_>, out: &mut String) {
 fn restarts(vm: &Vm<'_>, out: &mut String) {
     let (events, forgotten) = vm.keeper.events();
     let mut times = Vec::new();
-    let _ = writeln!(out, "{:>10} {:<18} {:>10} {:>20}  reason", "when", "process", "took", "request");
+    let _ = writeln!(out, "{:>10} {:<18} {:>10} {:>28}  reason", "when", "process", "took", "doing");
     for event in events {
         let took = event.took.map_or_else(|| "-".to_owned(), milliseconds);
-        let request =
-            event.request.map_or_else(String::new, |(index, begun)| format!("{index}, {begun} times"));
+        let doing = event.doing.as_deref().unwrap_or_default();
         let at = event.at.as_secs_f64();
-        let _ = writeln!(out, "{at:>9.3}s {:<18} {took:>10} {request:>20}  {}", event.name, event.reason);
+        let _ = writeln!(out, "{at:>9.3}s {:<18} {took:>10} {doing:>28}  {}", event.name, event.reason);
         times.extend(event.took);
     }
     times.sort_unstable();
-    let of = |percent: usize| {
-        let at = (times.len() * percent).div_ceil(100).saturating_sub(1);
-        times.get(at).copied().map_or_else(|| "-".to_owned(), milliseconds)
-    };
+    let of = |percent| percentile(&times, percent).map_or_else(|| "-".to_owned(), milliseconds);
     let _ = writeln!(
         out,
         "{} deaths answered; from death to service: half within {}, 99 % within {}, all within {}",
@@ -265,13 +266,43 @@ fn restarts(vm: &Vm<'_>, out: &mut String) {
     }
 }
 
-fn milliseconds(time: std::time::Duration) -> String {
+/// Per process: successors, and the times without those that were held back on purpose.
+fn restart_times(vm: &Vm<'_>, out: &mut String) {
+    let heads = ["process", "restarts", "half", "99 %", "all"];
+    let _ =
+        writeln!(out, "{:<18} {:>8} {:>10} {:>10} {:>10}", heads[0], heads[1], heads[2], heads[3], heads[4]);
+    for (index, process) in vm.tree.processes.iter().enumerate() {
+        let mut times: Vec<u32> = vm.keeper.times(index).collect();
+        times.sort_unstable();
+        let of = |percent| {
+            let time = percentile(&times, percent).map(|time| Duration::from_micros(time.into()));
+            time.map_or_else(|| "-".to_owned(), milliseconds)
+        };
+        let restarts = vm.keeper.restarts(index);
+        let _ =
+            writeln!(out, "{:<18} {restarts:>8} {:>10} {:>10} {:>10}", process.name, of(50), of(99), of(100));
+    }
+}
+
+/// The smallest of the sorted values that `percent` of them do not exceed.
+fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
+    sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied()
+}
+
+fn milliseconds(time: Duration) -> String {
     format!("{:.3}ms", time.as_secs_f64() * 1e3)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let times: Vec<u32> = (1..=200).collect();
+        assert_eq!([1, 50, 99, 100].map(|percent| percentile(&times, percent)), [2, 100, 198, 200].map(Some));
+        assert_eq!(percentile::<u32>(&[], 50), None);
+    }
 
     #[test]
     fn a_uuid_is_printed_in_its_five_groups() {

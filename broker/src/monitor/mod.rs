@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use bulkhead_bus::links::{BYTES_CAPACITY, ByteEnd};
 use nix::poll::PollFlags;
 
 use crate::vm::Vm;
@@ -211,15 +212,16 @@ impl Editor {
 /// One monitor.
 pub struct Session {
     stream: Option<UnixStream>,
+    keys: ByteEnd,
     editor: Editor,
     out: Vec<u8>,
 }
 
 impl Session {
-    /// On a stream to a character back end.
-    pub fn new(stream: UnixStream) -> Session {
+    /// On a stream to a character back end and the link that brings its keys.
+    pub fn new(stream: UnixStream, keys: ByteEnd) -> Session {
         let _ = stream.set_nonblocking(true);
-        let mut session = Session { stream: Some(stream), editor: Editor::default(), out: Vec::new() };
+        let mut session = Session { stream: Some(stream), keys, editor: Editor::default(), out: Vec::new() };
         session.out.extend(BANNER.bytes());
         session.out.extend(PROMPT.bytes());
         session.flush();
@@ -236,19 +238,27 @@ impl Session {
     /// Reads what came and runs the commands in it.
     pub fn serve(&mut self, vm: &mut Vm<'_>) {
         let mut bytes = [0u8; 512];
-        let count = match self.stream.as_mut().map(|stream| stream.read(&mut bytes)) {
-            Some(Ok(0)) => {
+        match self.stream.as_mut().map(|stream| stream.read(&mut bytes)) {
+            Some(Ok(1..)) => {}
+            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => {
                 self.stream = None;
                 return;
             }
-            Some(Ok(count)) => count,
-            Some(Err(error)) if error.kind() != ErrorKind::WouldBlock => {
-                self.stream = None;
-                return;
+        }
+        // What can have been waiting when that was said; later keys are announced again.
+        for _ in 0..BYTES_CAPACITY as usize / bytes.len() {
+            let count = self.keys.receive(&mut bytes);
+            if count == 0 || vm.exit.is_some() {
+                break;
             }
-            _ => 0,
-        };
-        for byte in bytes.get(..count).unwrap_or_default() {
+            self.typed(vm, bytes.get(..count).unwrap_or_default());
+        }
+        self.flush();
+    }
+
+    fn typed(&mut self, vm: &mut Vm<'_>, bytes: &[u8]) {
+        for byte in bytes {
             let mut out = Vec::new();
             let action = self.editor.feed(*byte, &mut out);
             self.emit(&out);
@@ -264,7 +274,6 @@ impl Session {
                 self.emit(PROMPT.as_bytes());
             }
         }
-        self.flush();
     }
 
     fn emit(&mut self, bytes: &[u8]) {

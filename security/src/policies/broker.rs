@@ -74,7 +74,7 @@ pub const CALLS: &[Call] = &[
     only(libc::SYS_tgkill, &[Test::OwnPid(0)], "own death by the signal that was caught"),
     // Starting, watching and ending processes.
     any(libc::SYS_pipe2, "standard error of processes"),
-    any(libc::SYS_socketpair, "report sockets of processes"),
+    any(libc::SYS_socketpair, "report sockets of processes, sockets that bring clients"),
     any(libc::SYS_dup, "descriptors of processes"),
     any(libc::SYS_dup2, "descriptors of processes"),
     any(libc::SYS_dup3, "descriptors of processes"),
@@ -106,5 +106,11 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_landlock_restrict_self, "landlock"),
     any(libc::SYS_seccomp, "the filter"),
     any(libc::SYS_timer_create, "alarm of a CPU process"),
-    any(libc::SYS_getsockname, "kind of a listening socket"),
+    // Clients of listening sockets.
+    any(libc::SYS_accept4, "clients of listening sockets"),
+    only(
+        libc::SYS_setsockopt,
+        &[Test::Is(1, libc::IPPROTO_TCP as u64), Test::Is(2, libc::TCP_NODELAY as u64)],
+        "nodelay on an accepted client",
+    ),
 ];

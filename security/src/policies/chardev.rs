@@ -4,16 +4,12 @@ use super::{Call, Test, any, only};
 
 pub const CALLS: &[Call] = &[
     any(libc::SYS_read, "terminal, file, pipe, client"),
-    any(libc::SYS_write, "terminal, file, pipe, client"),
-    any(libc::SYS_recvfrom, "socket of the monitor"),
-    any(libc::SYS_sendto, "socket of the monitor, without SIGPIPE"),
+    any(libc::SYS_write, "words to the broker; a host side that takes nothing from a pipe"),
     any(libc::SYS_poll, "waiting for the host side"),
-    any(libc::SYS_accept4, "clients of a listening socket"),
+    any(libc::SYS_recvmsg, "clients that the broker accepts and keeps"),
+    any(libc::SYS_shutdown, "end of a client"),
     any(libc::SYS_close, "end of a client"),
-    only(
-        libc::SYS_setsockopt,
-        &[Test::Is(1, libc::IPPROTO_TCP as u64), Test::Is(2, libc::TCP_NODELAY as u64)],
-        "nodelay on an accepted client",
-    ),
     any(libc::SYS_sigaltstack, "orderly end: the standard library takes down its signal stack"),
+    any(libc::SYS_splice, "bytes to and from the pipes that outlive the process"),
+    only(libc::SYS_ioctl, &[Test::Is(1, libc::FIONREAD)], "bytes in those pipes"),
 ];

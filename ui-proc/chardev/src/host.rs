@@ -1,57 +1,13 @@
 //! The host side: where typed bytes come from and output goes.
 
-use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use bulkhead_bus::config::{CharConfig, CharKind};
-use bulkhead_bus::manifest::Manifest;
+use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::StartError;
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
-
-use crate::refused;
-
-/// A listening socket.
-pub enum Listener {
-    /// TCP; Nagle's algorithm off on clients when true.
-    Tcp(TcpListener, bool),
-    /// Unix.
-    Unix(UnixListener),
-}
-
-impl Listener {
-    fn new(fd: OwnedFd, nodelay: bool) -> Result<Listener, StartError> {
-        let address: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(refused)?;
-        Ok(match address.family() {
-            Some(AddressFamily::Unix) => Listener::Unix(UnixListener::from(fd)),
-            _ => Listener::Tcp(TcpListener::from(fd), nodelay),
-        })
-    }
-
-    /// The next client.
-    pub fn accept(&self) -> std::io::Result<OwnedFd> {
-        match self {
-            Listener::Unix(listener) => listener.accept().map(|(client, _)| OwnedFd::from(client)),
-            Listener::Tcp(listener, nodelay) => {
-                let (client, _) = listener.accept()?;
-                if *nodelay {
-                    // Only speed is lost without it.
-                    let _ = client.set_nodelay(true);
-                }
-                Ok(OwnedFd::from(client))
-            }
-        }
-    }
-
-    /// For `poll`.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Listener::Tcp(listener, _) => listener.as_fd(),
-            Listener::Unix(listener) => listener.as_fd(),
-        }
-    }
-}
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The host side.
 pub struct Host {
@@ -60,8 +16,8 @@ pub struct Host {
     /// Where bytes come from.
     pub input: Option<Arc<OwnedFd>>,
     output: Option<Arc<OwnedFd>>,
-    /// Where clients come from.
-    pub listener: Option<Listener>,
+    /// Where the broker sends clients.
+    pub clients: Option<UnixStream>,
 }
 
 impl Host {
@@ -71,20 +27,24 @@ impl Host {
             Some(_) => manifest.take(name).map(|fd| Some(Arc::new(fd))),
             None => Ok(None),
         };
-        let mut host = Host { kind: config.kind, input: None, output: None, listener: None };
+        let mut host = Host { kind: config.kind, input: None, output: None, clients: None };
         match config.kind {
             CharKind::Null => {}
             CharKind::Stream => {
                 host.input = optional("input")?;
                 host.output = optional("output")?;
             }
-            CharKind::Pty => host.input = Some(Arc::new(manifest.take("input")?)),
+            CharKind::Pty => {
+                host.input = Some(Arc::new(manifest.take("input")?));
+                // Output waits for somebody who has it open.
+                host.output = host.input.clone().filter(|_| !host.is_hung_up());
+            }
             CharKind::Connect => {
                 host.input = Some(Arc::new(manifest.take("client")?));
                 host.output = host.input.clone();
             }
             CharKind::Listen { .. } => {
-                host.listener = Some(Listener::new(manifest.take("listener")?, config.nodelay)?);
+                host.clients = Some(UnixStream::from(manifest.take(fd::CLIENTS)?));
                 host.input = optional("client")?;
                 host.output = host.input.clone();
             }
@@ -95,11 +55,30 @@ impl Host {
     /// Numbers of everything that must stay open.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let fds = self.input.iter().chain(&self.output).map(|fd| fd.as_raw_fd());
-        fds.chain(self.listener.as_ref().map(|listener| listener.as_fd().as_raw_fd())).collect()
+        fds.chain(self.clients.as_ref().map(AsRawFd::as_raw_fd)).collect()
     }
 
-    /// Where output goes at first. A pseudo-terminal gets some when somebody has opened it.
+    /// Where output goes at first.
     pub fn first_output(&self) -> Option<Arc<OwnedFd>> {
         self.output.clone()
+    }
+
+    /// Whether the other side of a pseudo-terminal is closed.
+    pub fn is_hung_up(&self) -> bool {
+        let Some(input) = &self.input else { return true };
+        let mut fds = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::ZERO);
+        fds.iter().filter_map(PollFd::revents).any(|events| events.contains(PollFlags::POLLHUP))
+    }
+
+    /// The client at a socket has gone: the broker may accept the next.
+    pub fn release(&mut self) {
+        if let Some(client) = self.input.take() {
+            // Whoever still writes to it stops at once; what was written is sent. Fails on what is no socket.
+            let _ = nix::sys::socket::shutdown(client.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        }
+        if let Some(clients) = &self.clients {
+            let _ = nix::unistd::write(clients, b"l");
+        }
     }
 }

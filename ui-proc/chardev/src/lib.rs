@@ -3,24 +3,36 @@
 //!
 //! Two threads. One waits for the host side and the monitor (`poll`), one for the device (its bell). Neither ever waits for
 //! the other: input that the device has no room for is kept and tried again.
+//!
+//! *Death*: the broker keeps the listener, the client, two pipes and the journal, and hands them to the successor. A byte is at
+//! every moment in exactly one of: the host's stream, a pipe, the journal, a link. README.md says what that is worth.
 
+pub mod journal;
 pub mod mux;
 
 mod host;
+mod keys;
+mod output;
 mod serve;
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Barrier};
 
-use bulkhead_bus::config::CharConfig;
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::config::{CharConfig, JOURNAL_BYTES};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::{StartError, manifest};
+use bulkhead_bus::sys::Mapping;
 use bulkhead_bus::wire;
 
 use host::Host;
-use serve::Shared;
+use journal::Part;
+use keys::Keys;
+use mux::Mux;
+use output::Sink;
+use serve::{Monitor, Shared};
 
 fn refused(error: impl std::fmt::Display) -> StartError {
     StartError::Refused(error.to_string())
@@ -44,17 +56,44 @@ fn link(manifest: &Manifest) -> Result<Option<ByteEnd>, StartError> {
     Ok(Some(end.traced(manifest.tracer()?, 0)))
 }
 
+/// The ends of one of the pipes that the broker keeps.
+fn pipe(manifest: &Manifest, name: &str) -> Result<(OwnedFd, OwnedFd), StartError> {
+    Ok((manifest.take(&format!("{name}-read"))?, manifest.take(&format!("{name}-write"))?))
+}
+
+fn monitor(manifest: &Manifest) -> Result<Monitor, StartError> {
+    // The broker is woken through the socket.
+    let nobody = Arc::new(Bell::new(Mapping::anonymous(BELL_BYTES).map_err(refused)?));
+    Ok(Monitor {
+        stream: UnixStream::from(manifest.take("monitor")?),
+        keys: ByteEnd::new(manifest.map(fd::KEYS, BYTES_LINK, true)?, nobody, Side::Device),
+    })
+}
+
 fn start() -> Result<std::convert::Infallible, StartError> {
     let manifest = manifest()?;
     let config: CharConfig = wire::decode(&manifest.config).map_err(refused)?;
     let bell = manifest.bell(fd::BELL)?;
     let link = link(&manifest)?;
     let host = Host::take(&manifest, &config)?;
-    let monitor = if config.monitor { Some(UnixStream::from(manifest.take("monitor")?)) } else { None };
+    let monitor = if config.monitor { Some(monitor(&manifest)?) } else { None };
+    let journal = Arc::new(manifest.map(fd::JOURNAL, JOURNAL_BYTES, true)?);
+    let mux = Mux::new(config.mux, config.escape, link.is_some(), monitor.is_some());
+    let keys = Keys::new(
+        journal.clone(),
+        mux,
+        pipe(&manifest, "input")?,
+        Part::take_up(journal.clone(), journal::INPUT),
+    );
+    let sink =
+        Sink::new(host.first_output(), pipe(&manifest, "output")?, Part::take_up(journal, journal::OUTPUT));
     let mut keep = host.descriptors();
-    keep.extend(monitor.as_ref().map(AsRawFd::as_raw_fd));
+    keep.extend(keys.descriptors());
+    keep.extend(sink.descriptors());
+    keep.extend(monitor.as_ref().map(|monitor| monitor.stream.as_raw_fd()));
     let confined = bulkhead_security::confine(&keep, manifest.terms()).map_err(StartError::Refused)?;
-    let shared = Arc::new(Shared::new(&config, link, monitor, host.first_output()));
+    let shared = Arc::new(Shared::new(&config, link, monitor, sink));
+    shared.follow(&keys);
     let gate = Arc::new(Barrier::new(2));
     let (theirs, open) = (shared.clone(), gate.clone());
     std::thread::Builder::new()
@@ -63,7 +102,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
             // Once started, once filtered.
             open.wait();
             open.wait();
-            serve::host_side(&theirs, host)
+            serve::host_side(&theirs, host, keys)
         })
         .map_err(refused)?;
     gate.wait();

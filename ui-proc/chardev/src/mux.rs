@@ -48,6 +48,25 @@ impl Mux {
         Mux { enabled, escape, escaped: false, both: device && monitor, focus, stamps: false }
     }
 
+    /// Takes up a predecessor's state.
+    pub fn restore(&mut self, escaped: bool, monitor: bool, stamps: bool) {
+        self.escaped = escaped;
+        if self.both {
+            self.focus = if monitor { Focus::Monitor } else { Focus::Device };
+        }
+        self.stamps = stamps;
+    }
+
+    /// Whether the next byte is what the escape character announced.
+    pub fn is_escaped(&self) -> bool {
+        self.escaped
+    }
+
+    /// Whether this byte would mean nothing but itself.
+    pub fn is_plain(&self, byte: u8) -> bool {
+        !self.enabled || !(self.escaped || byte == self.escape)
+    }
+
     /// Takes one typed byte.
     pub fn take(&mut self, byte: u8) -> Input {
         if !self.enabled {
@@ -80,34 +99,35 @@ impl Mux {
             _ => Input::Nothing,
         }
     }
+}
 
-    /// The help for the escape key, with the key's own name.
-    pub fn help(&self) -> String {
-        let key = match self.escape {
-            control @ 1..=26 => format!("C-{}", char::from(control + b'a' - 1)),
-            other => format!("{other:#04x}"),
-        };
-        let rows = [
-            ("h", "print this help"),
-            ("x", "exit emulator"),
-            ("s", "save disk data back to file (if -snapshot)"),
-            ("t", "toggle console timestamps"),
-            ("b", "send break (magic sysrq)"),
-            ("c", "switch between console and monitor"),
-        ];
-        let mut text = String::from("\r\n");
-        for (letter, meaning) in rows {
-            text.push_str(&format!("{key} {letter}    {meaning}\r\n"));
-        }
-        text.push_str(&format!("{key} {key}  sends {key}\r\n"));
-        text
+/// The help for the escape key, with the key's own name.
+pub fn help(escape: u8) -> String {
+    let key = match escape {
+        control @ 1..=26 => format!("C-{}", char::from(control + b'a' - 1)),
+        other => format!("{other:#04x}"),
+    };
+    let rows = [
+        ("h", "print this help"),
+        ("x", "exit emulator"),
+        ("s", "save disk data back to file (if -snapshot)"),
+        ("t", "toggle console timestamps"),
+        ("b", "send break (magic sysrq)"),
+        ("c", "switch between console and monitor"),
+    ];
+    let mut text = String::from("\r\n");
+    for (letter, meaning) in rows {
+        text.push_str(&format!("{key} {letter}    {meaning}\r\n"));
     }
+    text.push_str(&format!("{key} {key}  sends {key}\r\n"));
+    text
 }
 
 /// Puts the time since the start of the VM in front of each line.
 #[derive(Clone, Debug, Default)]
 pub struct Stamper {
-    inside: bool,
+    /// The cursor is inside a line that has its stamp.
+    pub inside: bool,
 }
 
 impl Stamper {
@@ -180,6 +200,6 @@ mod tests {
 
     #[test]
     fn the_help_names_the_configured_key() {
-        assert!(Mux::new(true, 2, true, true).help().contains("C-b c    switch between console and monitor"));
+        assert!(help(2).contains("C-b c    switch between console and monitor"));
     }
 }

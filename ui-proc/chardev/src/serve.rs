@@ -1,37 +1,68 @@
 //! The two threads of a character back end.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bulkhead_bus::bell::Bell;
 use bulkhead_bus::config::{CharConfig, CharKind};
 use bulkhead_bus::links::ByteEnd;
-use bulkhead_bus::sys::monotonic_ns;
-use nix::errno::Errno;
+use bulkhead_bus::sys::{self, monotonic_ns};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::host::Host;
-use crate::mux::{Focus, Input, Mux, Stamper};
+use crate::keys::{Done, Effect, Keys};
+use crate::mux::{Focus, Stamper, help};
+use crate::output::{PIECE, Sink};
 
-/// Typed bytes kept for a device without room.
-const PENDING_MAX: usize = 4096;
 /// How often a device without room is tried again, in milliseconds.
 const RETRY_MS: u16 = 5;
 /// How often a pseudo-terminal that nobody has open is looked at, in milliseconds.
 const PTY_LOOK_MS: u16 = 500;
-const CHUNK: usize = 4096;
+/// Bytes of the device in a piece with time stamps: each may be a line.
+const STAMPED_PIECE: usize = 128;
 /// Kills a half-typed line and redraws the prompt of the monitor.
-const REDRAW: &[u8] = b"\x0c";
+pub const REDRAW: &[u8] = b"\x0c";
+
+/// A text of this process's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Text {
+    /// Help for the escape key.
+    Help = 1,
+    /// The focus has moved.
+    Switched = 2,
+    /// The end, unless the host takes nothing at the moment.
+    Terminated = 3,
+}
+
+/// Whether an attempt is to be made again.
+pub fn waits(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// The monitor in the broker.
+pub struct Monitor {
+    /// What it prints.
+    pub stream: UnixStream,
+    /// What is typed.
+    pub keys: ByteEnd,
+}
 
 /// What both threads use.
 pub struct Shared {
-    link: Option<ByteEnd>,
-    monitor: Option<UnixStream>,
-    mux: Mutex<Mux>,
-    output: Mutex<Option<Arc<OwnedFd>>>,
+    /// To the device.
+    pub link: Option<ByteEnd>,
+    /// To the monitor.
+    pub monitor: Option<Monitor>,
+    /// Held while the host takes bytes, which may be for long.
+    sink: Mutex<Sink>,
+    connected: AtomicBool,
+    monitor_focus: AtomicBool,
+    stamps: AtomicBool,
+    escape: u8,
     start_ns: u64,
 }
 
@@ -41,76 +72,65 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     /// For a back end with its first output, if any.
-    pub fn new(
-        config: &CharConfig,
-        link: Option<ByteEnd>,
-        monitor: Option<UnixStream>,
-        output: Option<Arc<OwnedFd>>,
-    ) -> Shared {
-        let mux = Mux::new(config.mux, config.escape, link.is_some(), monitor.is_some());
-        Shared { link, monitor, mux: Mutex::new(mux), output: Mutex::new(output), start_ns: config.start_ns }
-    }
-
-    /// Writes everything, waiting if need be. An output that fails loses the rest; the host side notices its end.
-    fn show(&self, bytes: &[u8]) {
-        let output = locked(&self.output).clone();
-        let Some(output) = output else { return };
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match nix::unistd::write(&output, rest) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
-                    let _ = poll(&mut fds, PollTimeout::NONE);
-                }
-                Err(_) => return,
-            }
+    pub fn new(config: &CharConfig, link: Option<ByteEnd>, monitor: Option<Monitor>, sink: Sink) -> Shared {
+        Shared {
+            link,
+            monitor,
+            connected: AtomicBool::new(sink.is_connected()),
+            sink: Mutex::new(sink),
+            monitor_focus: AtomicBool::new(false),
+            stamps: AtomicBool::new(false),
+            escape: config.escape,
+            start_ns: config.start_ns,
         }
     }
 
-    /// Writes a line unless the other side takes nothing at the moment.
-    fn show_if_taken(&self, line: &[u8]) {
-        let Some(output) = locked(&self.output).clone() else { return };
-        let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
-        if matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) {
-            self.show(line);
-        }
+    /// Follows the committed state of the escape key.
+    pub fn follow(&self, keys: &Keys) {
+        self.monitor_focus.store(keys.mux.focus == Focus::Monitor, Ordering::SeqCst);
+        self.stamps.store(keys.mux.stamps, Ordering::SeqCst);
     }
 
     fn connect(&self, output: Option<Arc<OwnedFd>>) {
         let connected = output.is_some();
-        *locked(&self.output) = output;
+        locked(&self.sink).direct(output);
+        self.connected.store(connected, Ordering::SeqCst);
         if let Some(link) = &self.link {
             link.set_connected(connected);
         }
-        if connected && locked(&self.mux).focus == Focus::Monitor {
-            self.tell_monitor(REDRAW);
+    }
+
+    fn wake_monitor(&self) {
+        if let Some(monitor) = &self.monitor {
+            // It does not wait: when there is no room for this byte the broker has enough of them.
+            let _ = nix::unistd::write(&monitor.stream, b"k");
         }
     }
 
-    fn tell_monitor(&self, bytes: &[u8]) {
-        if let Some(mut monitor) = self.monitor.as_ref() {
-            // A broker that is gone ends this process by itself.
-            let _ = monitor.write_all(bytes);
+    /// The socket of the monitor while its output is to be shown.
+    fn shown_monitor(&self) -> Option<&UnixStream> {
+        let shown = self.monitor_focus.load(Ordering::SeqCst) && self.connected.load(Ordering::SeqCst);
+        self.monitor.as_ref().filter(|_| shown).map(|monitor| &monitor.stream)
+    }
+
+    /// Shows a text of this process's own, unless that was done.
+    fn own_text(&self, text: u32, number: u32) {
+        let mut sink = match text == Text::Terminated as u32 {
+            true => match self.sink.try_lock() {
+                Ok(sink) if sink.is_writable() => sink,
+                _ => return,
+            },
+            false => locked(&self.sink),
+        };
+        if sink.state.texts == number {
+            return;
         }
-    }
-
-    fn monitor_is_shown(&self) -> bool {
-        self.monitor.is_some() && locked(&self.mux).focus == Focus::Monitor && locked(&self.output).is_some()
-    }
-
-    /// Shows what the monitor has sent, at most one piece. False at its end.
-    fn show_monitor(&self) -> bool {
-        let Some(mut monitor) = self.monitor.as_ref() else { return false };
-        let mut bytes = [0u8; CHUNK];
-        match monitor.read(&mut bytes) {
-            Ok(0) => false,
-            Ok(count) => {
-                self.show(bytes.get(..count).unwrap_or_default());
-                true
-            }
-            Err(error) => error.kind() == ErrorKind::Interrupted,
+        let next = crate::journal::Output { texts: number, ..sink.state };
+        match text {
+            1 => sink.show(help(self.escape).as_bytes(), next),
+            2 => sink.show(b"\r\n", next),
+            3 => sink.show(b"QEMU: Terminated\r\n", next),
+            _ => sink.commit(next),
         }
     }
 }
@@ -118,36 +138,52 @@ impl Shared {
 /// The device's thread: shows what the device sends; at the broker's request, the last of it, and ends.
 pub fn device_side(shared: &Shared, bell: &Bell) -> ! {
     if let Some(link) = &shared.link {
-        link.set_connected(locked(&shared.output).is_some());
+        link.set_connected(shared.connected.load(Ordering::SeqCst));
     }
-    let mut stamper = Stamper::default();
-    let mut bytes = [0u8; CHUNK];
+    let mut bytes = [0u8; PIECE];
     loop {
         bell.publish_cpu();
-        let count = shared.link.as_ref().map_or(0, |link| link.receive(&mut bytes));
-        if count > 0 {
-            let bytes = bytes.get(..count).unwrap_or_default();
-            if locked(&shared.mux).stamps {
-                let now = monotonic_ns().saturating_sub(shared.start_ns);
-                shared.show(&stamper.stamp(bytes, now));
-            } else {
-                shared.show(bytes);
-            }
+        let more = shared.link.as_ref().is_some_and(|link| show_device(shared, link, &mut bytes));
+        if more {
             continue;
         }
         if bell.must_finish() {
             finish(shared);
         }
-        let work = || bell.must_finish() || shared.link.as_ref().is_some_and(|link| link.waiting() > 0);
+        let received = locked(&shared.sink).state.received;
+        let work = || bell.must_finish() || shared.link.as_ref().is_some_and(|link| link.has_more(received));
         bell.sleep(None, work);
     }
 }
 
+/// Shows one piece of what the device has sent. False when there was none.
+fn show_device(shared: &Shared, link: &ByteEnd, bytes: &mut [u8]) -> bool {
+    let mut sink = locked(&shared.sink);
+    let stamps = shared.stamps.load(Ordering::SeqCst);
+    let room = if stamps { STAMPED_PIECE } else { PIECE };
+    let state = sink.state;
+    let count = link.receive_at(state.received, bytes.get_mut(..room).unwrap_or_default());
+    let bytes = bytes.get(..count).unwrap_or_default();
+    if bytes.is_empty() {
+        return false;
+    }
+    let mut next = crate::journal::Output { received: state.received.wrapping_add(count as u32), ..state };
+    if stamps {
+        let mut stamper = Stamper { inside: state.inside != 0 };
+        let text = stamper.stamp(bytes, monotonic_ns().saturating_sub(shared.start_ns));
+        next.inside = stamper.inside.into();
+        sink.show(&text, next);
+    } else {
+        sink.show(bytes, next);
+    }
+    true
+}
+
 /// Shows the monitor's last words and ends the process.
 fn finish(shared: &Shared) -> ! {
-    while let Some(monitor) = shared.monitor.as_ref().filter(|_| shared.monitor_is_shown()) {
+    while let Some(monitor) = shared.shown_monitor() {
         let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
-        if !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) || !shared.show_monitor() {
+        if !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) || !locked(&shared.sink).pass(monitor) {
             break;
         }
     }
@@ -164,38 +200,44 @@ enum Ready {
 }
 
 /// The host side's thread.
-pub fn host_side(shared: &Shared, mut host: Host) {
-    let mut pending: VecDeque<u8> = VecDeque::new();
+pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
     let mut monitor_open = true;
     let mut hung_up = false;
-    if locked(&shared.mux).focus == Focus::Monitor && host.kind == CharKind::Pty {
-        // Shown when somebody opens the terminal.
-        shared.connect(None);
-    }
+    // A predecessor may have died in front of any of these.
+    shared.own_text(keys.state.text, keys.state.texts);
+    shared.wake_monitor();
     loop {
-        deliver(shared, &mut pending);
-        let timeout = if !pending.is_empty() {
+        let stuck = !deal(shared, &mut keys);
+        let timeout = if stuck {
             PollTimeout::from(RETRY_MS)
         } else if hung_up {
             PollTimeout::from(PTY_LOOK_MS)
         } else {
             PollTimeout::NONE
         };
-        let ready = wait(shared, &host, pending.len() < PENDING_MAX && !hung_up, monitor_open, timeout);
-        if hung_up {
-            hung_up = !is_open(&host);
-            if !hung_up {
-                shared.connect(host.input.clone());
-            }
+        let ready = wait(shared, &host, !stuck && !hung_up, monitor_open, timeout);
+        if hung_up && !host.is_hung_up() {
+            hung_up = false;
+            arrive(shared, &mut keys, host.input.clone());
         }
         for event in ready {
             match event {
-                Ready::Monitor => monitor_open = shared.show_monitor(),
+                Ready::Monitor => {
+                    if let Some(monitor) = shared.shown_monitor() {
+                        monitor_open = locked(&shared.sink).pass(monitor);
+                    }
+                }
                 Ready::Client => {
-                    let client = host.listener.as_ref().and_then(|listener| listener.accept().ok());
-                    if let Some(client) = client.map(Arc::new) {
-                        host.input = Some(client.clone());
-                        shared.connect(Some(client));
+                    let socket = host.clients.as_ref().map(AsFd::as_fd);
+                    match socket.map(sys::receive_descriptor) {
+                        Some(Ok(Some(client))) => {
+                            let client = Arc::new(client);
+                            host.input = Some(client.clone());
+                            arrive(shared, &mut keys, Some(client));
+                        }
+                        Some(Err(error)) if waits(&error) => {}
+                        // The broker is gone, and this process with it.
+                        _ => host.clients = None,
                     }
                 }
                 Ready::HungUp if host.kind == CharKind::Pty => {
@@ -203,10 +245,11 @@ pub fn host_side(shared: &Shared, mut host: Host) {
                     shared.connect(None);
                 }
                 Ready::Input | Ready::HungUp => {
-                    if !take_input(shared, &host, &mut pending) {
+                    let open = host.input.as_ref().is_none_or(|input| keys.fetch(input));
+                    if !open {
                         lose(shared, &mut host);
-                    } else if host.kind == CharKind::Pty && locked(&shared.output).is_none() {
-                        shared.connect(host.input.clone());
+                    } else if host.kind == CharKind::Pty && !shared.connected.load(Ordering::SeqCst) {
+                        arrive(shared, &mut keys, host.input.clone());
                     }
                 }
             }
@@ -214,12 +257,33 @@ pub fn host_side(shared: &Shared, mut host: Host) {
     }
 }
 
-/// Whether somebody has the pseudo-terminal open.
-fn is_open(host: &Host) -> bool {
-    let Some(input) = &host.input else { return false };
-    let mut fds = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
-    let _ = poll(&mut fds, PollTimeout::ZERO);
-    !fds.iter().filter_map(PollFd::revents).any(|events| events.contains(PollFlags::POLLHUP))
+/// Somebody sees the output from now on.
+fn arrive(shared: &Shared, keys: &mut Keys, output: Option<Arc<OwnedFd>>) {
+    shared.connect(output);
+    if keys.mux.focus == Focus::Monitor && keys.tell(shared.monitor.as_ref(), REDRAW) {
+        shared.wake_monitor();
+    }
+}
+
+/// Deals with typed bytes. False when some have to wait for room.
+fn deal(shared: &Shared, keys: &mut Keys) -> bool {
+    loop {
+        match keys.next(shared.link.as_ref(), shared.monitor.as_ref()) {
+            Done::All => return true,
+            Done::Full => return false,
+            Done::Some(effect) => {
+                shared.follow(keys);
+                match effect {
+                    Effect::None => {}
+                    Effect::Monitor => shared.wake_monitor(),
+                    Effect::Text => {
+                        shared.own_text(keys.state.text, keys.state.texts);
+                        shared.wake_monitor();
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn wait(shared: &Shared, host: &Host, room: bool, monitor_open: bool, timeout: PollTimeout) -> Vec<Ready> {
@@ -229,17 +293,16 @@ fn wait(shared: &Shared, host: &Host, room: bool, monitor_open: bool, timeout: P
         kinds.push(kind);
         fds.push(PollFd::new(fd, PollFlags::POLLIN));
     };
-    match (&host.input, &host.listener) {
+    match (&host.input, &host.clients) {
         (Some(input), _) => {
             if room {
                 watch(Ready::Input, input.as_fd());
             }
         }
-        // One client at a time: the next waits in the queue.
-        (None, Some(listener)) => watch(Ready::Client, listener.as_fd()),
+        (None, Some(clients)) => watch(Ready::Client, clients.as_fd()),
         (None, None) => {}
     }
-    if let Some(monitor) = shared.monitor.as_ref().filter(|_| monitor_open && shared.monitor_is_shown()) {
+    if let Some(monitor) = shared.shown_monitor().filter(|_| monitor_open) {
         watch(Ready::Monitor, monitor.as_fd());
     }
     let _ = poll(&mut fds, timeout);
@@ -255,77 +318,13 @@ fn wait(shared: &Shared, host: &Host, room: bool, monitor_open: bool, timeout: P
     ready
 }
 
-/// Reads from the host. False at its end.
-fn take_input(shared: &Shared, host: &Host, pending: &mut VecDeque<u8>) -> bool {
-    let Some(input) = &host.input else { return true };
-    let mut bytes = [0u8; CHUNK];
-    match nix::unistd::read(input, &mut bytes) {
-        Ok(0) => false,
-        Ok(count) => {
-            for byte in bytes.get(..count).unwrap_or_default() {
-                typed(shared, *byte, pending);
-            }
-            true
-        }
-        Err(Errno::EINTR | Errno::EAGAIN) => true,
-        Err(_) => false,
-    }
-}
-
-fn typed(shared: &Shared, byte: u8, pending: &mut VecDeque<u8>) {
-    let (input, focus) = {
-        let mut mux = locked(&shared.mux);
-        (mux.take(byte), mux.focus)
-    };
-    match input {
-        Input::Byte(byte) => match focus {
-            Focus::Device => pending.push_back(byte),
-            Focus::Monitor => shared.tell_monitor(&[byte]),
-        },
-        Input::Help => {
-            let help = locked(&shared.mux).help();
-            shared.show(help.as_bytes());
-        }
-        Input::Exit => {
-            shared.show_if_taken(b"QEMU: Terminated\r\n");
-            shared.tell_monitor(b"\x15quit\r");
-        }
-        Input::Commit => shared.tell_monitor(b"\x15commit all\r"),
-        Input::Break => {
-            if let Some(link) = &shared.link {
-                link.send_break();
-            }
-        }
-        Input::Switched => {
-            shared.show(b"\r\n");
-            if focus == Focus::Monitor {
-                shared.tell_monitor(REDRAW);
-            }
-        }
-        Input::Nothing => {}
-    }
-}
-
-/// Hands typed bytes to the device as far as it has room.
-fn deliver(shared: &Shared, pending: &mut VecDeque<u8>) {
-    let Some(link) = &shared.link else {
-        pending.clear();
-        return;
-    };
-    while !pending.is_empty() {
-        let count = link.send(pending.as_slices().0);
-        if count == 0 {
-            return;
-        }
-        pending.drain(..count);
-    }
-}
-
 /// The host side's input has ended.
 fn lose(shared: &Shared, host: &mut Host) {
-    host.input = None;
     match host.kind {
-        CharKind::Listen { .. } | CharKind::Connect => shared.connect(None),
-        CharKind::Stream | CharKind::Null | CharKind::Pty => {}
+        CharKind::Listen { .. } | CharKind::Connect => {
+            host.release();
+            shared.connect(None);
+        }
+        CharKind::Stream | CharKind::Null | CharKind::Pty => host.input = None,
     }
 }

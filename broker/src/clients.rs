@@ -1,0 +1,104 @@
+//! Clients of listening sockets: accepted and kept here, so that they outlive the process that serves them.
+
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::manifest::fd;
+use bulkhead_bus::sys as bus_sys;
+use nix::sys::socket::{setsockopt, sockopt::TcpNoDelay};
+
+use crate::fail::{Fail, reason};
+use crate::spawn::Recipe;
+use crate::sys;
+
+/// Name of the client in a recipe.
+const CLIENT: &str = "client";
+/// How long a listener rests after an error that is not one client's.
+const REST: Duration = Duration::from_secs(1);
+
+/// One listener and its back end.
+#[derive(Debug)]
+pub struct Clients {
+    listener: OwnedFd,
+    nodelay: bool,
+    /// To the back end; a byte in it says that the client has gone.
+    stream: UnixStream,
+    busy: bool,
+    rest: Option<Instant>,
+}
+
+impl Clients {
+    /// For a back end that has a client already when `busy`; the other end of the socket goes to it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(listener: BorrowedFd<'_>, nodelay: bool, busy: bool) -> Result<(Clients, OwnedFd), Fail> {
+        let fail = |e: std::io::Error| Fail(reason(&e));
+        let (stream, theirs) = pair().map_err(fail)?;
+        let listener = listener.try_clone_to_owned().map_err(fail)?;
+        Ok((Clients { listener, nodelay, stream, busy, rest: None }, theirs))
+    }
+
+    /// What to wait for: the back end's word, and the next client.
+    pub fn interest(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let listening = !self.busy && self.rest.is_none_or(|until| until <= Instant::now());
+        std::iter::once(self.stream.as_fd()).chain(listening.then(|| self.listener.as_fd()))
+    }
+
+    /// Something happened. False when the back end does not take its client and has to be replaced.
+    pub fn serve(&mut self, recipe: &mut Recipe) -> bool {
+        let mut bytes = [0u8; 64];
+        match self.stream.read(&mut bytes) {
+            Ok(1..) if self.busy => {
+                recipe.put(CLIENT, None);
+                self.busy = false;
+            }
+            _ => {}
+        }
+        if self.busy {
+            return true;
+        }
+        let client = match sys::accept(self.listener.as_fd()) {
+            Ok(client) => client,
+            Err(error) => {
+                let passing = [ErrorKind::WouldBlock, ErrorKind::Interrupted, ErrorKind::ConnectionAborted];
+                self.rest = (!passing.contains(&error.kind())).then(|| Instant::now() + REST);
+                return true;
+            }
+        };
+        if self.nodelay {
+            // Only speed is lost without it.
+            let _ = setsockopt(&client, TcpNoDelay, &true);
+        }
+        let sent = bus_sys::send_descriptor(self.stream.as_fd(), client.as_fd());
+        recipe.put(CLIENT, Some(client));
+        self.busy = true;
+        sent.is_ok()
+    }
+
+    /// While no process serves: the successor gets a socket of its own, on which nothing is under way.
+    pub fn renew(&mut self, recipe: &mut Recipe) {
+        // Without one the back end cannot start, and says so.
+        let fresh = pair().ok();
+        recipe.put(
+            fd::CLIENTS,
+            fresh.map(|(ours, theirs)| {
+                self.stream = ours;
+                theirs
+            }),
+        );
+    }
+}
+
+/// A pair of sockets on which neither side waits for the other.
+///
+/// # Errors
+/// The kernel's.
+pub fn pair() -> std::io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((ours, OwnedFd::from(theirs)))
+}

@@ -1,0 +1,210 @@
+//! Typed bytes on their way from the host to the device or the monitor, each of them once whenever this process dies.
+//!
+//! They move from the host into a pipe that outlives this process inside the kernel, from the pipe into the journal (how many
+//! the pipe held before tells a successor how many were taken), and on by positions that are committed with the escape key.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use bulkhead_bus::links::ByteEnd;
+use bulkhead_bus::sys::{self, Mapping};
+use nix::errno::Errno;
+
+use crate::journal::{Input, KEYS, KEYS_MAX, Part};
+use crate::mux::{Focus, Input as Key, Mux};
+use crate::serve::{Monitor, REDRAW, Text, waits};
+
+/// The way from the host.
+pub struct Keys {
+    journal: Arc<Mapping>,
+    part: Part<Input>,
+    /// Last committed.
+    pub state: Input,
+    /// The escape key, as committed.
+    pub mux: Mux,
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// What [`Keys::next`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Nothing: no byte is left.
+    All,
+    /// Nothing: the next byte finds no room.
+    Full,
+    /// Something, with this to follow.
+    Some(Effect),
+}
+
+/// What follows a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// The monitor has keys.
+    Monitor,
+    /// A text is to be shown; the monitor may have keys.
+    Text,
+}
+
+impl Keys {
+    /// Takes up where a predecessor died; `mux` is the escape key at first.
+    pub fn new(
+        journal: Arc<Mapping>,
+        mut mux: Mux,
+        pipe: (OwnedFd, OwnedFd),
+        (part, state): (Part<Input>, Option<Input>),
+    ) -> Keys {
+        let (read, write) = pipe;
+        if let Some(state) = &state {
+            mux.restore(state.escaped != 0, state.monitor != 0, state.stamps != 0);
+        }
+        let mut keys = Keys { journal, part, state: state.unwrap_or_default(), mux, read, write };
+        if keys.state.before > 0 {
+            let left = sys::readable_bytes(keys.read.as_fd()).unwrap_or(0) as u32;
+            let have = keys.state.before.saturating_sub(left);
+            keys.commit(Input { have, done: 0, before: 0, ..keys.state });
+        }
+        keys.state.have = keys.state.have.min(KEYS_MAX as u32);
+        keys
+    }
+
+    /// Numbers of everything that must stay open.
+    pub fn descriptors(&self) -> [i32; 2] {
+        [self.read.as_raw_fd(), self.write.as_raw_fd()]
+    }
+
+    fn commit(&mut self, mut state: Input) {
+        state.escaped = self.mux.is_escaped().into();
+        state.monitor = (self.mux.focus == Focus::Monitor).into();
+        state.stamps = self.mux.stamps.into();
+        self.state = state;
+        self.part.commit(&state);
+    }
+
+    /// Takes what the host has, when everything before is dealt with. False at its end.
+    pub fn fetch(&mut self, input: &OwnedFd) -> bool {
+        if self.state.done < self.state.have {
+            return true;
+        }
+        let mut held = sys::readable_bytes(self.read.as_fd()).unwrap_or(0);
+        if held == 0 {
+            match sys::splice(input.as_fd(), self.write.as_fd(), KEYS_MAX) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) if waits(&error) => return true,
+                // An input that gives nothing to a pipe: a death in the next lines loses what was just read.
+                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                    return match self.journal.read_from(input.as_fd(), KEYS, KEYS_MAX) {
+                        Ok(0) => false,
+                        Ok(count) => {
+                            self.commit(Input { have: count as u32, done: 0, ..self.state });
+                            true
+                        }
+                        Err(error) => waits(&error),
+                    };
+                }
+                Err(_) => return false,
+            }
+            held = sys::readable_bytes(self.read.as_fd()).unwrap_or(0);
+        }
+        let wanted = held.min(KEYS_MAX);
+        self.commit(Input { have: 0, done: 0, before: held as u32, ..self.state });
+        let have = match wanted {
+            0 => 0,
+            wanted => self.journal.read_from(self.read.as_fd(), KEYS, wanted).unwrap_or(0),
+        };
+        self.commit(Input { have: have as u32, before: 0, ..self.state });
+        true
+    }
+
+    /// Deals with the next byte, or with a run of bytes that mean nothing but themselves.
+    pub fn next(&mut self, link: Option<&ByteEnd>, monitor: Option<&Monitor>) -> Done {
+        let mut bytes = [0u8; KEYS_MAX];
+        let left = self.state.have.saturating_sub(self.state.done) as usize;
+        let Some(bytes) = bytes.get_mut(..left.min(KEYS_MAX)) else { return Done::All };
+        if bytes.is_empty() || !self.journal.read(KEYS + self.state.done as usize, bytes) {
+            return Done::All;
+        }
+        let plain = bytes.iter().take_while(|byte| self.mux.is_plain(**byte)).count();
+        if let Some(run) = bytes.get(..plain).filter(|run| !run.is_empty()) {
+            return self.hand_on(run, link, monitor);
+        }
+        let Some(byte) = bytes.first() else { return Done::All };
+        let before = self.mux.clone();
+        let meaning = self.mux.take(*byte);
+        let mut next = self.state;
+        let mut text = |kind: Text| {
+            next.text = kind as u32;
+            next.texts = next.texts.wrapping_add(1);
+        };
+        let (told, effect): (&[u8], Effect) = match meaning {
+            Key::Byte(byte) => {
+                let done = self.hand_on(&[byte], link, monitor);
+                if done == Done::Full {
+                    self.mux = before;
+                }
+                return done;
+            }
+            Key::Nothing => (&[], Effect::None),
+            Key::Break => {
+                next.breaks = next.breaks.wrapping_add(1);
+                link.iter().for_each(|link| link.send_breaks(next.breaks));
+                (&[], Effect::None)
+            }
+            Key::Help => {
+                text(Text::Help);
+                (&[], Effect::Text)
+            }
+            Key::Switched => {
+                text(Text::Switched);
+                (if self.mux.focus == Focus::Monitor { REDRAW } else { &[] }, Effect::Text)
+            }
+            Key::Exit => {
+                text(Text::Terminated);
+                (b"\x15quit\r", Effect::Text)
+            }
+            Key::Commit => (b"\x15commit all\r", Effect::Monitor),
+        };
+        if let Some(monitor) = monitor.filter(|_| !told.is_empty()) {
+            if monitor.keys.room() < told.len() {
+                self.mux = before;
+                return Done::Full;
+            }
+            let count = monitor.keys.send_at(next.told, told);
+            next.told = next.told.wrapping_add(count as u32);
+        }
+        next.done = next.done.wrapping_add(1);
+        self.commit(next);
+        Done::Some(effect)
+    }
+
+    /// Sends bytes to whoever has the focus and commits as many as went.
+    fn hand_on(&mut self, bytes: &[u8], link: Option<&ByteEnd>, monitor: Option<&Monitor>) -> Done {
+        let mut next = self.state;
+        let to_monitor = self.mux.focus == Focus::Monitor;
+        let (end, position) = match to_monitor {
+            true => (monitor.map(|monitor| &monitor.keys), &mut next.told),
+            false => (link, &mut next.sent),
+        };
+        // Without anybody there they are gone.
+        let count = end.map_or(bytes.len(), |end| end.send_at(*position, bytes));
+        if count == 0 {
+            return Done::Full;
+        }
+        *position = position.wrapping_add(count as u32);
+        next.done = next.done.wrapping_add(count as u32);
+        self.commit(next);
+        Done::Some(if to_monitor { Effect::Monitor } else { Effect::None })
+    }
+
+    /// Sends keys that nobody typed to the monitor, if it has room. True when it has.
+    pub fn tell(&mut self, monitor: Option<&Monitor>, bytes: &[u8]) -> bool {
+        let Some(monitor) = monitor else { return false };
+        let count = monitor.keys.send_at(self.state.told, bytes);
+        let told = self.state.told.wrapping_add(count as u32);
+        self.commit(Input { told, ..self.state });
+        count > 0
+    }
+}

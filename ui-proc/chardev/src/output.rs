@@ -1,0 +1,151 @@
+//! What is shown: through a pipe that outlives this process, so that no byte is shown twice or never, whenever it dies.
+//!
+//! A piece of at most [`PIECE`] bytes goes into the empty pipe by one `write`, which is all or nothing, and from there to the
+//! host by `splice`, inside the kernel. Before the write the journal says what holds once the pipe is not empty: a successor
+//! finds out from the pipe itself on which side of the write its predecessor died.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use bulkhead_bus::sys;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::journal::{Output, Part};
+use crate::serve::waits;
+
+/// `PIPE_BUF`.
+pub const PIECE: usize = 4096;
+
+/// The way to the host.
+pub struct Sink {
+    to: Option<Arc<OwnedFd>>,
+    read: OwnedFd,
+    write: OwnedFd,
+    part: Part<Output>,
+    /// Last committed. When it is plain, the host side takes no bytes from a pipe (a file opened for appending): they are written
+    /// to it, and a death between a write and its commit repeats one piece.
+    pub state: Output,
+}
+
+impl Sink {
+    /// Takes up where a predecessor died.
+    pub fn new(
+        to: Option<Arc<OwnedFd>>,
+        pipe: (OwnedFd, OwnedFd),
+        (mut part, state): (Part<Output>, Option<Output>),
+    ) -> Sink {
+        let (read, write) = pipe;
+        let mut state = state.unwrap_or_default();
+        if let Some(intent) = part.intent() {
+            if sys::readable_bytes(read.as_fd()).unwrap_or(0) > 0 {
+                state = intent;
+                part.commit(&state);
+            }
+            part.intend(None);
+        }
+        Sink { to, read, write, part, state }
+    }
+
+    /// Numbers of everything that must stay open.
+    pub fn descriptors(&self) -> [i32; 2] {
+        [self.read.as_raw_fd(), self.write.as_raw_fd()]
+    }
+
+    /// Output goes there from now on. What the last one did not take is lost with it.
+    pub fn direct(&mut self, to: Option<Arc<OwnedFd>>) {
+        self.to = to;
+    }
+
+    /// Whether anybody sees the output.
+    pub fn is_connected(&self) -> bool {
+        self.to.is_some()
+    }
+
+    /// Whether the host would take a line now.
+    pub fn is_writable(&self) -> bool {
+        let Some(to) = &self.to else { return false };
+        let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    }
+
+    /// Commits without showing anything.
+    pub fn commit(&mut self, next: Output) {
+        self.state = next;
+        self.part.commit(&next);
+    }
+
+    /// Shows at most [`PIECE`] bytes, after which `next` holds. An output that fails loses them; the host side notices its end.
+    pub fn show(&mut self, bytes: &[u8], next: Output) {
+        self.drain();
+        let next = Output { plain: self.state.plain, ..next };
+        if self.to.is_none() || bytes.is_empty() {
+            return self.commit(next);
+        }
+        if self.state.plain != 0 {
+            self.write_plainly(bytes);
+            return self.commit(next);
+        }
+        self.part.intend(Some(&next));
+        // The pipe is empty and takes this much at once.
+        let _ = nix::unistd::write(&self.write, bytes);
+        self.commit(next);
+        self.part.intend(None);
+        self.drain();
+    }
+
+    /// Shows at most one piece of what `from` holds. False at its end.
+    pub fn pass(&mut self, from: &impl AsFd) -> bool {
+        self.drain();
+        let open = match sys::splice(from.as_fd(), self.write.as_fd(), PIECE) {
+            Ok(count) => count > 0,
+            Err(error) => waits(&error),
+        };
+        self.drain();
+        open
+    }
+
+    /// Hands the host what the pipe holds, waiting if need be.
+    fn drain(&mut self) {
+        while sys::readable_bytes(self.read.as_fd()).is_ok_and(|count| count > 0) {
+            let Some(to) = self.to.clone() else { return self.discard() };
+            match sys::splice(self.read.as_fd(), to.as_fd(), PIECE) {
+                Ok(1..) => {}
+                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                    self.commit(Output { plain: 1, ..self.state });
+                    let mut bytes = [0u8; PIECE];
+                    let count = nix::unistd::read(&self.read, &mut bytes).unwrap_or(0);
+                    self.write_plainly(bytes.get(..count).unwrap_or_default());
+                }
+                Err(error) if waits(&error) => {
+                    let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+                    let _ = poll(&mut fds, PollTimeout::NONE);
+                }
+                Ok(0) | Err(_) => return self.discard(),
+            }
+        }
+    }
+
+    fn discard(&self) {
+        let mut bytes = [0u8; PIECE];
+        while sys::readable_bytes(self.read.as_fd()).is_ok_and(|count| count > 0)
+            && nix::unistd::read(&self.read, &mut bytes).is_ok()
+        {}
+    }
+
+    fn write_plainly(&self, bytes: &[u8]) {
+        let Some(to) = &self.to else { return };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match nix::unistd::write(to, rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+                    let _ = poll(&mut fds, PollTimeout::NONE);
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
