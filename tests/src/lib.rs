@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod installed;
+pub mod linux;
 pub mod monitor;
 pub mod perfetto;
 pub mod screen;
@@ -64,6 +65,23 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A folder of `scratch` with all programs under test, each of which can be replaced or taken away there.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn own_programs(scratch: &Scratch) -> PathBuf {
+    let folder = PathBuf::from(scratch.file("programs"));
+    std::fs::create_dir(&folder).expect("folder");
+    for entry in std::fs::read_dir(programs()).expect("programs").flatten() {
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if (text.starts_with("bh-") || text.starts_with("qemu")) && !text.contains(".d") {
+            std::fs::hard_link(entry.path(), folder.join(&name)).expect("link");
+        }
+    }
+    folder
 }
 
 #[derive(Default)]

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::code::Code;
@@ -56,6 +57,15 @@ fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// What standard error says behind `text`, up to `end`.
+fn told(vm: &Vm, text: &str, end: char) -> String {
+    until(text, || {
+        let errors = vm.errors();
+        let (_, rest) = errors.split_once(text)?;
+        rest.split_once(end).map(|(told, _)| told.to_owned())
+    })
 }
 
 /// Reads until `text` has come.
@@ -135,11 +145,7 @@ fn a_single_pipe_carries_both_directions() {
 fn a_pseudo_terminal_works_again_after_it_was_closed() {
     let scratch = Scratch::new("char-pty");
     let vm = start(&scratch, "pty");
-    let path = until("no name of a terminal", || {
-        let errors = vm.errors();
-        let (_, rest) = errors.split_once("char device redirected to ")?;
-        rest.split_once('\n').map(|(path, _)| path.to_owned())
-    });
+    let path = told(&vm, "char device redirected to ", '\n');
     for text in ["first", "second"] {
         let mut terminal: File = OpenOptions::new()
             .read(true)
@@ -322,16 +328,13 @@ fn a_fifth_serial_port_is_refused() {
 fn a_tcp_server_takes_one_client_after_the_other() {
     let scratch = Scratch::new("char-tcp-next");
     let vm = start(&scratch, "tcp:127.0.0.1:0,server,nowait");
-    let address = until("no address", || {
-        let errors = vm.errors();
-        let (_, rest) = errors.split_once("char device listening on tcp:")?;
-        rest.split_once(',').map(|(address, _)| address.to_owned())
-    });
+    let address = told(&vm, "char device listening on tcp:", ',');
     for text in ["first", "second", "third"] {
         let mut client = TcpStream::connect(&address).expect("listening");
         client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
         echoes(&mut client, text);
     }
+    assert!(!vm.errors().contains("killed"), "{}", vm.errors());
 }
 
 #[test]
@@ -389,7 +392,7 @@ fn the_exit_key_works_on_a_terminal_that_takes_nothing() {
     // Says 0 for ever, to nobody who would read.
     let code = Code::new().bytes(&[0xb0, b'0']).put().bytes(&[0xeb, 0xf9]);
     let bios = firmware(&scratch, &code);
-    let (output, full) = std::io::pipe().expect("pipe");
+    let (_output, full) = std::io::pipe().expect("pipe");
     let mut child = std::process::Command::new(bulkhead_tests::programs().join("qemu"))
         .args(["-nographic", "-vga", "none", "-bios", &bios])
         .stdin(std::process::Stdio::piped())
@@ -397,19 +400,13 @@ fn the_exit_key_works_on_a_terminal_that_takes_nothing() {
         .spawn()
         .expect("program starts");
     let pid = child.id();
-    // SAFETY: only asks how much lies in a pipe that is open.
-    let waiting = || unsafe {
-        let mut count: libc::c_int = 0;
-        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&output), libc::FIONREAD, &raw mut count);
-        count
+    let is_full = || {
+        let raw = std::os::fd::AsRawFd::as_raw_fd(&full);
+        let mut fd = libc::pollfd { fd: raw, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one structure that lives over the call.
+        unsafe { libc::poll(&raw mut fd, 1, 0) == 0 }
     };
-    let mut before = 0;
-    until("the pipe is never full", || {
-        std::thread::sleep(Duration::from_millis(300));
-        let stuck = waiting() > 0x1000 && waiting() == before;
-        before = waiting();
-        stuck.then_some(())
-    });
+    until("the pipe is never full", || is_full().then_some(()));
     let processes = bulkhead_tests::tree(pid);
     child.stdin.as_mut().expect("piped").write_all(b"\x01x").expect("writable");
     until("the VM goes on", || child.try_wait().expect("own child"));
@@ -463,11 +460,7 @@ fn the_monitor_is_at_any_kind_of_device() {
     drop(vm);
 
     let vm = start_with(&scratch, &["-serial", "null", "-monitor", "pty"]);
-    let path = until("no name of a terminal", || {
-        let errors = vm.errors();
-        let (_, rest) = errors.split_once("char device redirected to ")?;
-        rest.split_once('\n').map(|(path, _)| path.to_owned())
-    });
+    let path = told(&vm, "char device redirected to ", '\n');
     let mut terminal: File = OpenOptions::new()
         .read(true)
         .write(true)
@@ -475,4 +468,121 @@ fn the_monitor_is_at_any_kind_of_device() {
         .open(&path)
         .expect("terminal");
     answers(&mut terminal);
+}
+
+/// Kills the back end of the first serial port again and again until told to stop; how often.
+fn executioner(broker: u32, stop: &AtomicBool) -> u32 {
+    let (mut deaths, mut last) = (0, 0);
+    while !stop.load(Ordering::SeqCst) {
+        let all = bulkhead_tests::tree(broker);
+        if let Some((pid, _)) = all.iter().find(|(pid, name)| name == "bh-char-serial0" && *pid != last) {
+            last = *pid;
+            // SAFETY: a plain system call on a process of our own VM.
+            unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+            deaths += 1;
+        }
+        std::thread::sleep(Duration::from_millis(2 + u64::from(deaths % 7)));
+    }
+    deaths
+}
+
+/// Sends a pattern to the echoing firmware and compares what comes back, while the back end is killed all the time.
+fn crosses_deaths(vm: &Vm, mut to: impl Write + Send, mut from: impl Read, bytes: usize) {
+    let (stop, data) = (AtomicBool::new(false), pattern(bytes));
+    let deaths = std::thread::scope(|scope| {
+        let killing = scope.spawn(|| executioner(vm.pid(), &stop));
+        let writing = scope.spawn(|| to.write_all(&data).expect("writable"));
+        let mut got = vec![0u8; bytes];
+        let read = from.read_exact(&mut got);
+        stop.store(true, Ordering::SeqCst);
+        read.unwrap_or_else(|error| panic!("{error}; {}", vm.errors()));
+        writing.join().expect("writer");
+        let wrong = got.iter().zip(&data).position(|(got, sent)| got != sent);
+        assert_eq!(wrong, None, "first difference");
+        killing.join().expect("executioner")
+    });
+    assert!(deaths >= 5, "only {deaths} deaths: the test proved nothing");
+}
+
+#[test]
+fn tcp_session_survives_the_deaths_of_its_back_end_without_losing_a_byte() {
+    let scratch = Scratch::new("char-tcp-deaths");
+    let vm = start(&scratch, "tcp:127.0.0.1:0,server,nowait");
+    let address = told(&vm, "char device listening on tcp:", ',');
+    let mut client = TcpStream::connect(&address).expect("a client");
+    client.set_read_timeout(Some(Duration::from_secs(120))).expect("time-out");
+    // The greeting may have gone before there was a client.
+    echoes(&mut client, "hello");
+    let to = client.try_clone().expect("descriptor");
+    crosses_deaths(&vm, to, &mut client, LARGE);
+    // The listener lives too: the client goes while its back end is dead, and another one comes.
+    client.shutdown(std::net::Shutdown::Both).expect("shutdown");
+    let mut next = TcpStream::connect(&address).expect("another client");
+    next.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+    echoes(&mut next, "again");
+}
+
+#[test]
+fn unix_sockets_pipes_and_pseudo_terminals_lose_no_byte_by_deaths() {
+    let scratch = Scratch::new("char-deaths");
+    let socket = scratch.file("socket");
+    let vm = start(&scratch, &format!("unix:{socket},server,nowait"));
+    let mut client = until("no listener", || UnixStream::connect(&socket).ok());
+    client.set_read_timeout(Some(Duration::from_secs(120))).expect("time-out");
+    echoes(&mut client, "hello");
+    let to = client.try_clone().expect("descriptor");
+    crosses_deaths(&vm, to, &mut client, LARGE / 4);
+    drop(vm);
+
+    let name = scratch.file("pipe");
+    for suffix in [".in", ".out"] {
+        let path = std::ffi::CString::new(format!("{name}{suffix}")).expect("path");
+        // SAFETY: a valid C string.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    }
+    let vm = start(&scratch, &format!("pipe:{name}"));
+    let mut output = File::open(format!("{name}.out")).expect("pipe");
+    reads(&mut output, "K");
+    let input = OpenOptions::new().write(true).open(format!("{name}.in")).expect("pipe");
+    crosses_deaths(&vm, input, output, LARGE / 4);
+    drop(vm);
+
+    let vm = start(&scratch, "pty");
+    let path = told(&vm, "char device redirected to ", '\n');
+    let terminal = OpenOptions::new().read(true).write(true).open(&path).expect("terminal");
+    let mut from = terminal.try_clone().expect("descriptor");
+    echoes(&mut from, "hello");
+    crosses_deaths(&vm, terminal, from, LARGE / 16);
+}
+
+#[test]
+fn escape_key_and_monitor_line_outlive_the_back_end() {
+    let scratch = Scratch::new("char-mux-deaths");
+    let socket = scratch.file("socket");
+    let vm =
+        start_with(&scratch, &["-monitor", "null", "-serial", &format!("mon:unix:{socket},server,nowait")]);
+    let mut client = until("no listener", || UnixStream::connect(&socket).ok());
+    client.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+    echoes(&mut client, "hello");
+    let die = || {
+        let pid = until("no back end", || {
+            bulkhead_tests::tree(vm.pid()).into_iter().find(|(_, name)| name == "bh-char-serial0")
+        });
+        // SAFETY: a plain system call on a process of our own VM.
+        unsafe { libc::kill(pid.0 as i32, libc::SIGKILL) };
+        bulkhead_tests::gone(&[pid]);
+    };
+    // Each of these bytes is typed into another process.
+    for (number, byte) in b"\x01cinfo version\r".iter().enumerate() {
+        client.write_all(&[*byte]).expect("writable");
+        if number % 3 == 0 {
+            die();
+        }
+    }
+    reads(&mut client, "0.10.4\r\n");
+    client.write_all(b"\x01").expect("writable");
+    die();
+    client.write_all(b"c").expect("writable");
+    die();
+    echoes(&mut client, "the serial port again");
 }

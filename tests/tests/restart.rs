@@ -6,17 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::{Scratch, Vm, guest, programs};
-
-/// Disk drivers that Debian builds as modules, in the order of their dependencies.
-const MODULES: &str = "scsi_common scsi_mod libata ata_piix crc64 crc64-rocksoft crct10dif_common crct10dif_generic \
-                       crc-t10dif t10-pi sd_mod";
-/// A byte of an I/O port out and in, by `/dev/port`.
-const PORTS: &str = "o() { printf \"\\\\$(printf %03o $2)\" | dd of=/dev/port bs=1 seek=$(($1)) conv=notrunc 2>/dev/null; }; \
-                     i() { echo $(dd if=/dev/port bs=1 skip=$(($1)) count=1 2>/dev/null | od -An -tu1); }\n";
-/// Lines of the kernel that tell of a disturbed device.
-const COMPLAINTS: &str =
-    "'I/O error|exception Emask|lost interrupt|timed? ?out|failed command|hard resetting|overrun'";
+use bulkhead_tests::linux::{COMPLAINTS, MODULES, PORTS};
+use bulkhead_tests::{Scratch, Vm, guest, own_programs, programs};
 
 /// Linux with a disk, its console on standard input and output, its monitor at a socket.
 struct Guest {
@@ -181,16 +172,8 @@ fn disk(scratch: &Scratch) -> String {
 fn every_device_is_killed_under_a_running_guest_which_goes_on() {
     let scratch = Scratch::new("restart-devices");
     // Programs of its own, so that one of them can be taken away.
-    let folder = scratch.file("programs");
-    std::fs::create_dir(&folder).expect("folder");
-    let folder = Path::new(&folder);
-    for entry in std::fs::read_dir(programs()).expect("programs").flatten() {
-        let name = entry.file_name();
-        let text = name.to_string_lossy();
-        if (text.starts_with("bh-") || text.starts_with("qemu")) && !text.contains(".d") {
-            std::fs::hard_link(entry.path(), folder.join(&name)).expect("link");
-        }
-    }
+    let folder = own_programs(&scratch);
+    let folder = folder.as_path();
     let image = disk(&scratch);
     let mut guest = Guest::boot(folder, &scratch, &image);
 

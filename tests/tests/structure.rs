@@ -215,3 +215,29 @@ fn no_file_names_a_place_of_one_machine_or_leaves_work_undone() {
         }
     }
 }
+
+#[test]
+fn every_promise_of_the_specification_names_tests_that_exist_or_is_pending() {
+    let text = read("SPECIFICATION.md");
+    let mut numbers = BTreeSet::new();
+    for promise in text.split("\n- **").skip(1) {
+        let promise = promise.split("\n## ").next().unwrap_or_default();
+        let (number, _) = promise.split_once("**").expect("a number");
+        assert!(numbers.insert(number.to_owned()), "{number} is promised twice");
+        let tests: Vec<String> = names(promise).into_iter().filter(|name| name.contains(".rs::")).collect();
+        assert!(
+            !tests.is_empty() || promise.contains("*pending*"),
+            "{number} has no test and is not pending"
+        );
+        for test in tests {
+            let (file, name) = test.split_once("::").expect("file and test");
+            assert!(root().join(file).is_file(), "{number}: {file} does not exist");
+            let code = read(file);
+            let place =
+                code.find(&format!("fn {name}()")).unwrap_or_else(|| panic!("{number}: no {name} in {file}"));
+            let before = &code[place.saturating_sub(200)..place];
+            assert!(before.contains("#[test]"), "{number}: {name} in {file} is no test");
+        }
+    }
+    assert!(numbers.len() > 20, "{numbers:?}");
+}

@@ -1,0 +1,160 @@
+//! Load: many machines on few processors, and many restarts in one machine, without growth of anything.
+//!
+//! `./campaign load` runs the long form: the numbers come from the environment.
+
+use std::time::{Duration, Instant};
+
+use bulkhead_tests::code::Code;
+use bulkhead_tests::{Monitor, Scratch, Vm, gone};
+
+/// Memory that the record of restarts may take in the broker, in KiB.
+const RECORD_KIB: u64 = 2048;
+
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")),
+        Err(_) => default,
+    }
+}
+
+/// A firmware that says K and then sends back what it receives, for ever.
+fn firmware(scratch: &Scratch) -> String {
+    let path = scratch.file("echo.rom");
+    let echo = [0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf8, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xf1];
+    std::fs::write(&path, Code::new().say("K").bytes(&echo).firmware(0x1_0000)).expect("firmware");
+    path
+}
+
+/// Files of this program's kind in places where temporary ones lie.
+fn litter() -> Vec<String> {
+    let places = ["/tmp", "/run", "/dev/shm", "/var/tmp"]
+        .into_iter()
+        .filter_map(|place| std::fs::read_dir(place).ok());
+    let names = places.flatten().flatten().map(|entry| entry.path().display().to_string());
+    let mut names: Vec<String> =
+        names.filter(|name| name.contains("bulkhead") || name.contains("/bh-")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn many_small_machines_start_work_and_stop_at_the_same_time() {
+    let machines = setting("LOAD_MACHINES", 6);
+    let scratch = Scratch::new("load-machines");
+    let (bios, before) = (firmware(&scratch), litter());
+    let args = ["-nographic", "-m", "8", "-bios", &bios, "-serial", "stdio", "-monitor", "null"];
+    let start = Instant::now();
+    let mut all: Vec<Vm> = (0..machines).map(|_| Vm::start("qemu", &args)).collect();
+    all.iter_mut().for_each(|vm| drop(vm.expect("K", 300)));
+    println!("{machines} machines run after {:.1} s", start.elapsed().as_secs_f64());
+    for round in 0..3 {
+        all.iter_mut().for_each(|vm| vm.send(&format!("<{round}>")));
+        all.iter_mut().for_each(|vm| drop(vm.expect(&format!("<{round}>"), 300)));
+    }
+    let processes: Vec<_> = all.iter().flat_map(Vm::processes).collect();
+    println!(
+        "{} processes; all machines have answered after {:.1} s",
+        processes.len(),
+        start.elapsed().as_secs_f64()
+    );
+    all.iter().for_each(|vm| vm.signal(libc::SIGTERM));
+    for vm in &mut all {
+        assert_eq!(vm.wait(300).code(), Some(0), "{}", vm.errors());
+    }
+    gone(&processes);
+    println!("all gone after {:.1} s", start.elapsed().as_secs_f64());
+    assert_eq!(litter(), before);
+}
+
+/// Open descriptors and resident KiB of a process.
+fn use_of(pid: u32) -> (usize, u64) {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the broker lives").count();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the broker lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident memory");
+    (files, line.split_whitespace().next().expect("a number").parse().expect("a number"))
+}
+
+/// Dead children of the broker that it has not collected.
+fn zombies(broker: u32) -> usize {
+    let stats = std::fs::read_dir("/proc").expect("proc").flatten();
+    let stats = stats.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    let ours = |text: &String| {
+        let mut fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        fields.next() == Some("Z") && fields.next() == Some(&broker.to_string())
+    };
+    stats.filter(ours).count()
+}
+
+/// Kills every process but broker and CPU, in turn, and waits for each successor; `times` kills in all.
+fn kill_in_turn(vm: &Vm, times: u64) {
+    let mut done = 0;
+    while done < times {
+        let round: Vec<_> = vm.processes();
+        for (pid, name) in round.iter().filter(|(_, name)| name.starts_with("bh-") && name != "bh-cpu") {
+            if done == times {
+                return;
+            }
+            // SAFETY: a plain system call on a process of our own VM.
+            unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+            done += 1;
+            let end = Instant::now() + Duration::from_secs(30);
+            while !vm.processes().iter().any(|(now, have)| have == name && now != pid) {
+                assert!(Instant::now() < end, "{name} has no successor; {}", vm.errors());
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        }
+    }
+}
+
+#[test]
+fn restarts_leave_no_process_file_memory_or_descriptor_behind() {
+    let restarts = setting("LOAD_RESTARTS", 150);
+    let scratch = Scratch::new("load-restarts");
+    let (bios, socket, before) = (firmware(&scratch), scratch.file("monitor"), litter());
+    let monitor = format!("unix:{socket},server,nowait");
+    let disk = scratch.file("disk.img");
+    std::fs::write(&disk, vec![0u8; 1 << 20]).expect("image");
+    let args =
+        ["-nographic", "-m", "8", "-bios", &bios, "-hda", &disk, "-serial", "stdio", "-monitor", &monitor];
+    let mut vm = Vm::start("qemu", &args);
+    vm.expect("K", 60);
+    let mut monitor = Monitor::connect(&socket);
+    let names = |vm: &Vm| {
+        let mut names: Vec<String> = vm.processes().into_iter().map(|(_, name)| name).collect();
+        names.sort();
+        names
+    };
+    // What is made at the first death of each is no growth.
+    kill_in_turn(&vm, 30);
+    let settle = |monitor: &mut Monitor| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while monitor
+            .ask("info restarts")
+            .lines()
+            .rev()
+            .take(20)
+            .any(|line| line.split_whitespace().nth(2) == Some("-"))
+        {
+            assert!(Instant::now() < end, "{}", monitor.ask("info restarts"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    settle(&mut monitor);
+    let (processes, (files, memory)) = (names(&vm), use_of(vm.pid()));
+    kill_in_turn(&vm, restarts);
+    settle(&mut monitor);
+    vm.send("still here");
+    vm.expect("still here", 60);
+    let (files_now, memory_now) = use_of(vm.pid());
+    println!(
+        "{restarts} restarts: {files} and {files_now} descriptors, {memory} and {memory_now} KiB in the broker"
+    );
+    println!("{}", monitor.ask("info restart-times"));
+    assert_eq!(names(&vm), processes);
+    assert_eq!(zombies(vm.pid()), 0);
+    assert_eq!(files_now, files, "descriptors of the broker");
+    assert!(memory_now <= memory + RECORD_KIB, "{memory} KiB became {memory_now} KiB");
+    vm.signal(libc::SIGTERM);
+    assert_eq!(vm.wait(60).code(), Some(0), "{}", vm.errors());
+    assert_eq!(litter(), before);
+}

@@ -1,0 +1,99 @@
+//! Processes that hang without anybody waiting for them, places that were given up, programs that change on disk.
+
+use std::time::{Duration, Instant};
+
+use bulkhead_tests::code::Code;
+use bulkhead_tests::{Monitor, Scratch, Vm, own_programs, programs};
+
+/// Longest wait for anything.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A machine that says K and sends back what it is sent, from the programs in `folder`.
+fn start(folder: &std::path::Path, scratch: &Scratch) -> (Vm, Monitor) {
+    let (bios, socket) = (scratch.file("echo.rom"), scratch.file("monitor"));
+    let echo = [0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf8, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xf1];
+    std::fs::write(&bios, Code::new().say("K").bytes(&echo).firmware(0x1_0000)).expect("firmware");
+    let monitor = format!("unix:{socket},server,nowait");
+    let program = folder.join("qemu");
+    let args = ["-nographic", "-vga", "none", "-bios", &bios, "-serial", "stdio", "-monitor", &monitor];
+    let mut vm = Vm::start(program.to_str().expect("path in UTF-8"), &args);
+    vm.expect("K", 60);
+    (vm, Monitor::connect(&socket))
+}
+
+/// Asks again and again until an answer fits.
+fn until(monitor: &mut Monitor, command: &str, fits: impl Fn(&str) -> bool) -> String {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let answer = monitor.ask(command);
+        if fits(&answer) {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{command}:\n{answer}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Whether a line names both.
+fn says(table: &str, name: &str, word: &str) -> bool {
+    table.lines().any(|line| line.contains(name) && line.contains(word))
+}
+
+fn stop(vm: &Vm, name: &str) {
+    let (pid, _) = vm.processes().into_iter().find(|(_, have)| have == name).expect("a process of that name");
+    // SAFETY: a plain system call on a process of our own VM.
+    unsafe { libc::kill(pid as i32, libc::SIGSTOP) };
+}
+
+#[test]
+fn stopped_process_is_replaced_though_nobody_waits_for_it() {
+    let scratch = Scratch::new("revive-stopped");
+    let (mut vm, mut monitor) = start(&programs(), &scratch);
+    // One that nobody uses, and one whose work does not lie in a ring.
+    for name in ["bh-rtc", "bh-char-serial0"] {
+        stop(&vm, name);
+        until(&mut monitor, "info restarts", |table| says(table, name, "hung"));
+    }
+    vm.send("still here");
+    vm.expect("still here", 60);
+}
+
+#[test]
+fn place_that_was_given_up_comes_back_when_the_machine_is_reset() {
+    let scratch = Scratch::new("revive-reset");
+    let folder = own_programs(&scratch);
+    let (mut vm, mut monitor) = start(&folder, &scratch);
+    let (program, away) = (folder.join("bh-dma"), folder.join("away"));
+    std::fs::rename(&program, &away).expect("rename");
+    assert_eq!(monitor.ask("device_kill dma"), "");
+    until(&mut monitor, "info processes", |table| says(table, "bh-dma", "dead"));
+    std::fs::rename(&away, &program).expect("rename");
+    assert_eq!(monitor.ask("system_reset"), "");
+    vm.expect("K", 60);
+    let alive = |table: &str| table.contains("bh-dma") && !says(table, "bh-dma", "dead");
+    until(&mut monitor, "info processes", alive);
+}
+
+#[test]
+fn device_restart_starts_the_program_now_on_disk_and_a_state_it_cannot_read_is_a_power_on() {
+    let scratch = Scratch::new("revive-upgrade");
+    let folder = own_programs(&scratch);
+    let (mut vm, mut monitor) = start(&folder, &scratch);
+    // The next version of the device is another device altogether, with another state.
+    let next = folder.join("next");
+    std::fs::copy(programs().join("bh-template"), &next).expect("copy");
+    std::fs::rename(&next, folder.join("bh-dma")).expect("rename");
+    assert_eq!(monitor.ask("device_restart dma"), "");
+    vm.expect_error("the saved state cannot be taken up (it is of another version)", 60);
+    until(&mut monitor, "info restarts", |table| says(table, "bh-dma", "replaced by device_restart"));
+    let serves = |table: &str| !table.lines().any(|line| line.contains("bh-dma") && line.contains(" - "));
+    until(&mut monitor, "info restarts", serves);
+    // And back again, to the program of before.
+    std::fs::copy(programs().join("bh-dma"), &next).expect("copy");
+    std::fs::rename(&next, folder.join("bh-dma")).expect("rename");
+    assert_eq!(monitor.ask("device_restart dma"), "");
+    let twice = |table: &str| table.lines().filter(|line| line.contains("bh-dma")).count() == 2;
+    until(&mut monitor, "info restarts", |table| twice(table) && serves(table));
+    vm.send("still here");
+    vm.expect("still here", 60);
+}
