@@ -524,7 +524,7 @@ fn start(
         let mut sockets = Vec::new();
         if monitor {
             let (ours, theirs) = clients::pair().map_err(|e| Fail(reason(&e)))?;
-            let keys = spawn::memory("monitor-bytes", BYTES_LINK as u64)?;
+            let keys = spawn::memory("monitor-keys", BYTES_LINK as u64)?;
             let end = ByteEnd::new(map(&keys, BYTES_LINK)?, mute_bell()?.into(), Side::Host);
             monitors.push((ours, end));
             sockets.extend([("monitor", theirs), (fd::KEYS, keys)]);

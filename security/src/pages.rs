@@ -137,11 +137,8 @@ pub const ROLES: &[Role] = &[
         ],
         memory: &[
             BELL,
-            memory(
-                "bytes",
-                Access::Write,
-                "byte link to its device; keys for the broker's monitor, where it is shown",
-            ),
+            memory("bytes", Access::Write, "byte link to its device"),
+            memory("keys", Access::Write, "keys for the broker's monitor, where it is shown"),
             memory(
                 "journal",
                 Access::Write,

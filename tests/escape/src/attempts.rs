@@ -175,7 +175,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     works("make a polling descriptor", || done(libc::SYS_epoll_create1, &[0])),
     works("write to somebody's descriptor", || foreign_descriptors(libc::SYS_write)),
     works("read from somebody's descriptor", || foreign_descriptors(libc::SYS_read)),
-    works("control its standard error", || done(libc::SYS_ioctl, &[2, libc::FIONREAD as usize, room()])),
+    works("control its standard error", || done(libc::SYS_ioctl, &[2, libc::FIONBIO as usize, room()])),
     // Processes.
     works("fork", || if sys(libc::SYS_fork, &[])? == 0 { std::process::exit(0) } else { Ok(()) }),
     works("clone", || if sys(libc::SYS_clone, &[libc::SIGCHLD as usize])? == 0 { std::process::exit(0) } else { Ok(()) }),

@@ -69,19 +69,9 @@ fn asked_for(name: &str) -> Option<usize> {
 
 /// Whether a descriptor of a manifest is memory to be mapped; others are kept open.
 fn is_memory(name: &str) -> bool {
-    let kept = [
-        fd::CONTROL,
-        fd::OVERLAY,
-        fd::REPORT,
-        fd::ROOT,
-        "log",
-        "input",
-        "output",
-        "client",
-        "listener",
-        "monitor",
-    ];
-    !kept.contains(&name) && !name.starts_with(fd::IMAGE) && !name.starts_with(fd::NAMESPACE)
+    let kept = [fd::CONTROL, fd::OVERLAY, fd::REPORT, fd::ROOT, "log", "client", "clients", "monitor"];
+    let prefixes = [fd::IMAGE, fd::NAMESPACE, "input", "output"];
+    !kept.contains(&name) && !prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn map(manifest: &Manifest, name: &str, number: i32) -> Result<Mapping, StartError> {
