@@ -195,3 +195,14 @@ fn host_errors_are_reported_not_hidden() {
     assert!(matches!(raw.read(0, &mut [0; 512]), Err(ImageError::Host(_))));
     assert!(matches!(raw.write(0, &[0; 512]), Err(ImageError::Host(_))));
 }
+
+/// Found by the fuzzer: a write of nothing beyond the end of a file that wants whole blocks made the file longer.
+#[test]
+fn write_of_nothing_changes_nothing() {
+    let file = disk_file(false).expect("a temporary file");
+    file.write_all_at(&[1; 5000], 0).expect("writing the image");
+    let copy = file.try_clone().expect("a descriptor");
+    let mut raw = Raw::new(file.into(), 1 << 20, false, false).strict();
+    raw.write((1 << 20) - 1, &[]).expect("nothing to do");
+    assert_eq!(copy.metadata().expect("a file").len(), 5000);
+}

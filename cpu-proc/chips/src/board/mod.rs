@@ -531,7 +531,13 @@ impl Board {
         // While IRQ 0 is masked everywhere, the counter is looked at only when somebody looks.
         let timer_wanted = !self.hpet.legacy()
             && (!self.pic.is_masked(0) || self.config.ioapic && !self.ioapic.is_masked(TIMER_PIN));
-        let pit = if timer_wanted { self.pit.next_deadline(now) } else { None };
+        // An input that follows the level takes its request back when the level falls.
+        let level = self.pic.follows_level(0) || self.config.ioapic && self.ioapic.follows_level(TIMER_PIN);
+        let pit = match (timer_wanted, level) {
+            (true, true) => self.pit.next_change(now),
+            (true, false) => self.pit.next_deadline(now),
+            (false, _) => None,
+        };
         let hpet = if self.config.hpet { self.hpet.next_deadline() } else { None };
         let pm = if self.config.acpi { self.pm.next_deadline() } else { None };
         let lapic = self.lapics.iter().filter_map(Lapic::next_deadline).min();

@@ -127,6 +127,12 @@ impl Ioapic82093 {
         self.table.get(usize::from(pin)).is_none_or(|entry| entry & MASKED != 0)
     }
 
+    /// Whether `pin` is triggered by its level.
+    #[must_use]
+    pub fn follows_level(&self, pin: u8) -> bool {
+        self.table.get(usize::from(pin)).is_some_and(|entry| entry & LEVEL != 0)
+    }
+
     /// Reads 32 bits at `offset` of the window.
     #[must_use]
     pub fn read(&self, offset: u16) -> u32 {

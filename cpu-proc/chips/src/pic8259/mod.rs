@@ -324,6 +324,13 @@ impl Pic8259 {
         }
     }
 
+    /// Whether input `irq` is triggered by its level.
+    #[must_use]
+    pub fn follows_level(&self, irq: u8) -> bool {
+        let pic = if irq < 8 { &self.master } else { &self.slave };
+        pic.level_triggered() & bit(irq) != 0
+    }
+
     fn acknowledge_slave(&mut self) -> u8 {
         let vector = match self.slave.request() {
             Some(input) => {

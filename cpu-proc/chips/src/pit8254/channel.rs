@@ -134,6 +134,27 @@ impl Channel {
         }
     }
 
+    /// First tick after `tick` at which OUT falls, if nothing is written and no gate moves before.
+    #[must_use]
+    pub fn next_fall(&self, tick: i64) -> Option<i64> {
+        let origin = self.origin?;
+        let count = i64::from(self.count);
+        let phase = match self.mode {
+            2 if self.gate => count - 1,
+            3 if self.gate => Self::high_half(self.count),
+            4 | 5 if self.paused.is_none() => {
+                return Some(origin.saturating_add(count)).filter(|fall| *fall > tick);
+            }
+            _ => return None,
+        };
+        if phase >= count {
+            return None;
+        }
+        let first = origin.saturating_add(phase);
+        let cycles = tick.saturating_sub(first).div_euclid(count).saturating_add(1).max(0);
+        Some(first.saturating_add(count.saturating_mul(cycles)))
+    }
+
     fn rises(&self, from: i64, to: i64) -> u64 {
         match self.next_rise(from) {
             Some(first) if first <= to => {

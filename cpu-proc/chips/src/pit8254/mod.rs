@@ -41,6 +41,10 @@ fn tick(now: u64) -> i64 {
     i64::try_from(clock::ticks(now, FREQUENCY)).unwrap_or(i64::MAX >> 2)
 }
 
+fn time_of(tick: i64) -> Option<u64> {
+    Some(clock::time_of(u64::try_from(tick).ok()?, FREQUENCY))
+}
+
 impl Pit8254 {
     /// A timer whose counters have no mode yet.
     #[must_use]
@@ -148,8 +152,15 @@ impl Pit8254 {
     /// When OUT0 next rises.
     #[must_use]
     pub fn next_deadline(&self, now: u64) -> Option<u64> {
-        let rise = self.channels[0].next_rise(tick(now))?;
-        Some(clock::time_of(u64::try_from(rise).ok()?, FREQUENCY))
+        time_of(self.channels[0].next_rise(tick(now))?)
+    }
+
+    /// When OUT0 next rises or falls, for an input that follows the level.
+    #[must_use]
+    pub fn next_change(&self, now: u64) -> Option<u64> {
+        let channel = &self.channels[0];
+        let (rise, fall) = (channel.next_rise(tick(now)), channel.next_fall(tick(now)));
+        rise.into_iter().chain(fall).filter_map(time_of).min()
     }
 
     /// Ticks of counter 0 merged into others so far.
