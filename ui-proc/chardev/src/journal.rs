@@ -45,7 +45,7 @@ pub struct Input {
     pub stamps: u32,
     /// Number and kind of the last text of this process's own that is to be shown.
     pub texts: u32,
-    /// See [`crate::serve::Text`].
+    /// See `Text` in the module `serve`.
     pub text: u32,
 }
 
