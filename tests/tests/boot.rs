@@ -13,7 +13,7 @@ fn boots(program: &str, flavour: &str, machine: &str) {
     vm.send("echo $((6 * 7)) $(uname -m)\n");
     vm.expect(&format!("42 {machine}"), 30);
     let processes = vm.processes();
-    vm.send("poweroff -f\n");
+    vm.send("poweroff\n");
     vm.expect("reboot: Power down", 60);
     assert_eq!(vm.wait(30).code(), Some(0), "{}", vm.errors());
     gone(&processes);
