@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::config::CharKind;
 use bulkhead_config::CharDevice;
 
-use crate::fail::{Fail, reason};
+use crate::fail::{Fail, reason, tell};
 use crate::sys;
 
 /// Name of a listening socket.
@@ -146,7 +146,7 @@ fn pty() -> nix::Result<HostChar> {
         termios::cfmakeraw(&mut mode);
         termios::tcsetattr(&slave, termios::SetArg::TCSANOW, &mode)?;
     }
-    eprintln!("char device redirected to {name}");
+    tell(format_args!("char device redirected to {name}"));
     let fd = sys::duplicate(std::os::fd::AsRawFd::as_raw_fd(&master))
         .map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
     Ok(HostChar::new(CharKind::Pty, format!("pty:{name}")).with("input", fd))
@@ -176,7 +176,7 @@ fn tty(path: &Path) -> Result<HostChar, String> {
 }
 
 fn waiting(title: &str) {
-    eprintln!("QEMU waiting for connection on: {title}");
+    tell(format_args!("QEMU waiting for connection on: {title}"));
 }
 
 const LISTEN: CharKind = CharKind::Listen { telnet: false };
@@ -238,7 +238,7 @@ fn tcp(host: &str, port: u16, server: bool, wait: bool, nodelay: bool) -> std::i
         client.set_nodelay(nodelay)?;
         char = char.with("client", client);
     } else if port == 0 {
-        eprintln!("char device listening on {title}");
+        tell(format_args!("char device listening on {title}"));
     }
     listener.set_nonblocking(true)?;
     Ok(char.with(LISTENER, listener))

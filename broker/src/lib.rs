@@ -26,7 +26,7 @@ mod tree;
 mod violations;
 mod vm;
 
-use fail::{Fail, reason};
+use fail::{Fail, reason, tell};
 use firmware::{Items, key};
 use tree::Parts;
 
@@ -43,7 +43,7 @@ pub fn run(config: MachineConfig, notice: Option<&str>) -> i32 {
     match result {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("{}: {error}", config.program);
+            tell(format_args!("{}: {error}", config.program));
             1
         }
     }
@@ -70,8 +70,7 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     let mut parts = open(config, machine)?;
     let tracing = trace::open(&config.trace)?;
     if let Some(notice) = notice {
-        // If nobody can read it, there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{}: {notice}", config.program);
+        tell(format_args!("{}: {notice}", config.program));
     }
     vm::hold_signals();
     let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;

@@ -28,7 +28,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use crate::chars::HostChar;
 use crate::clients::{self, Clients};
 use crate::control::CpuLink;
-use crate::fail::{Fail, reason};
+use crate::fail::{Fail, reason, tell};
 use crate::images::OpenDrive;
 use crate::machines::standard::DEBUG_EXIT_REGION;
 use crate::machines::{Bulk, Device, Machine, When};
@@ -643,7 +643,7 @@ fn start_cpu(
         match cpu.receive(Duration::from_millis(50)) {
             Some(FromCpu::Ready) => break,
             Some(FromCpu::Fatal(why)) => return Err(Fail(format!("bh-cpu: {why}"))),
-            Some(FromCpu::Note(text)) => eprintln!("{text}"),
+            Some(FromCpu::Note(text)) => tell(format_args!("{}", spawn::printable(text.as_bytes()))),
             _ => {}
         }
         check(processes)?;

@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::chars::HostChar;
+use crate::fail::tell;
 use crate::monitor::Session;
 use crate::restart::Keeper;
 use crate::spawn::printable;
@@ -221,7 +222,7 @@ impl<'a> Vm<'a> {
 
     pub(crate) fn say(&self, text: &str) {
         // The terminal may be in raw mode.
-        eprint!("{}: {}\r\n", self.config.program, text.trim_end().replace('\n', "\r\n"));
+        tell(format_args!("{}: {}\r", self.config.program, text.trim_end().replace('\n', "\r\n")));
     }
 
     pub(crate) fn hear(&mut self, index: usize) {

@@ -195,7 +195,7 @@ pub fn main<C: Chip>(
         Ok(manifest) => serve(&manifest, jail, make),
         Err(error) => error,
     };
-    eprintln!("{}: {error}", std::env::args().next().unwrap_or_default());
+    tell(&format!("{}: {error}", std::env::args().next().unwrap_or_default()));
     std::process::exit(1)
 }
 
@@ -416,7 +416,8 @@ impl<C: Chip> Server<C> {
     /// Makes the chip's present state and the consumer index current, in one step.
     fn commit(&mut self) {
         let state = self.chip.save();
-        self.generation += 1;
+        // What it counts from may be the CPU process's word. 0 means no state, and the slot must be the other one.
+        self.generation = self.generation.checked_add(1).unwrap_or(2);
         let at = self.slot();
         let words = [C::STATE_VERSION, size_of::<C::State>() as u32, self.consumed, self.answered];
         for (index, word) in words.into_iter().enumerate() {
@@ -560,7 +561,7 @@ impl<C: Chip> Server<C> {
         let last = word.load(Ordering::Relaxed);
         let deaths = if (last >> 32) as u32 == index { last as u32 } else { 0 };
         if deaths >= device::DEATHS_MAX {
-            eprintln!("request {index} has killed this device {deaths} times and is skipped");
+            tell(&format!("request {index} has killed this device {deaths} times and is skipped"));
             return false;
         }
         word.store(u64::from(index) << 32 | u64::from(deaths + 1), Ordering::Relaxed);

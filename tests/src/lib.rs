@@ -134,15 +134,32 @@ impl Vm {
     /// # Panics
     /// When it cannot be executed.
     pub fn start(program: &str, args: &[&str]) -> Vm {
+        Vm::spawn(program, args, Stdio::piped())
+    }
+
+    /// The same with a standard error that nobody reads any more.
+    ///
+    /// # Panics
+    /// When it cannot be executed.
+    pub fn start_unheard(program: &str, args: &[&str]) -> Vm {
+        let (read, write) = std::io::pipe().expect("pipe");
+        drop(read);
+        Vm::spawn(program, args, write.into())
+    }
+
+    fn spawn(program: &str, args: &[&str], errors: Stdio) -> Vm {
         let mut child = Command::new(programs().join(program))
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
         let output = collect(child.stdout.take().expect("piped"));
-        let errors = collect(child.stderr.take().expect("piped"));
+        let errors = match child.stderr.take() {
+            Some(errors) => collect(errors),
+            None => collect(std::io::empty()),
+        };
         Vm { input: child.stdin.take(), child, output, errors, seen: 0 }
     }
 
@@ -158,6 +175,11 @@ impl Vm {
     pub fn send(&mut self, text: &str) {
         let input = self.input.as_mut().expect("input is open");
         input.write_all(text.as_bytes()).and_then(|()| input.flush()).expect("program reads its input");
+    }
+
+    /// Ends the program's standard input.
+    pub fn close_input(&mut self) {
+        self.input = None;
     }
 
     /// Waits until `text` appears in the output after what was already waited for; returns the output up to there.

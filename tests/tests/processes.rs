@@ -130,6 +130,40 @@ fn death_of_any_process_but_the_cpus_is_followed_by_a_successor_of_the_same_name
 }
 
 #[test]
+fn machine_goes_on_when_nobody_reads_what_it_says() {
+    let scratch = Scratch::new("unheard");
+    let socket = scratch.file("monitor");
+    let address = format!("unix:{socket},server,nowait");
+    let args = ["-nographic", "-S", "-serial", "pty", "-monitor", &address];
+    let mut vm = Vm::start_unheard(PROGRAM, &args);
+    let mut monitor = Monitor::connect(&socket);
+    assert_eq!(monitor.ask("device_kill dma"), "");
+    let end = Instant::now() + Duration::from_secs(20);
+    while !monitor.ask("info restarts").contains("\n1 deaths answered") {
+        assert!(Instant::now() < end, "{}", monitor.ask("info restarts"));
+    }
+    monitor.tell("quit");
+    assert_eq!(vm.wait(20).code(), Some(0));
+}
+
+#[test]
+fn device_that_does_not_answer_the_monitor_holds_it_up_for_a_moment_only() {
+    let scratch = Scratch::new("unanswered");
+    let (vm, mut monitor) = stopped(&scratch, &[]);
+    // Nothing is hung while the machine stands.
+    for name in ["bh-vga", "bh-i8042"] {
+        let (pid, _) = vm.processes().into_iter().find(|(_, have)| have == name).expect("a process");
+        // SAFETY: a plain system call on a process of our own VM.
+        unsafe { libc::kill(pid as i32, libc::SIGSTOP) };
+    }
+    let picture = scratch.file("screen.ppm");
+    assert_eq!(monitor.ask(&format!("screendump {picture}")), "vga: the device does not answer\n");
+    assert!(!std::path::Path::new(&picture).exists());
+    assert_eq!(monitor.ask("sendkey ctrl-alt-delete"), "i8042: the device does not answer\n");
+    assert_eq!(monitor.ask("info status"), "VM status: paused\n");
+}
+
+#[test]
 fn the_death_of_the_cpu_process_ends_the_vm_with_its_name() {
     let victim = "bh-cpu";
     let scratch = Scratch::new(victim);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_bus::chip::Control;
 use bulkhead_bus::mailbox::MailboxError;
@@ -47,8 +47,10 @@ const fn unbuilt(names: &'static [&'static str], args: &'static str, help: &'sta
     Command { names, args, help, run: None }
 }
 
-/// How long a device may take to answer.
+/// How long a device may take for all that a command asks of it: meanwhile nothing else of the machine is attended to.
 const DEVICE_LIMIT: Duration = Duration::from_secs(2);
+/// The same for a picture, which comes in many parts.
+const SCREEN_LIMIT: Duration = Duration::from_secs(5);
 /// Names that `log` knows, with what they log.
 const LOG_ITEMS: &[(&str, &str)] = &[
     ("out_asm", "show generated host assembly code for each compiled TB"),
@@ -252,13 +254,19 @@ fn describe(command: &Command, out: &mut String) {
     let _ = writeln!(out, "{} {} -- {}{mark}", command.names.join("|"), command.args, command.help);
 }
 
-fn ask(vm: &mut Vm<'_>, device: &str, request: &Control) -> Result<Vec<u8>, String> {
+/// When a command that begins now has to be done with its device.
+fn soon() -> Instant {
+    Instant::now() + DEVICE_LIMIT
+}
+
+fn ask(vm: &mut Vm<'_>, device: &str, request: &Control, end: Instant) -> Result<Vec<u8>, String> {
     let handle = vm.tree.devices.iter_mut().find(|handle| handle.name == device);
     let handle = handle.ok_or_else(|| format!("this machine has no {device}"))?;
     if vm.keeper.is_dead(handle.process) {
         return Err(format!("{device}: given up, see info restarts"));
     }
-    handle.mailbox.request(request, DEVICE_LIMIT).map_err(|error| match error {
+    let left = end.saturating_duration_since(Instant::now());
+    handle.mailbox.request(request, left).map_err(|error| match error {
         MailboxError::Refused(why) => format!("{device}: {}", crate::spawn::printable(why.as_bytes())),
         other => format!("{device}: {other}"),
     })
@@ -268,9 +276,9 @@ fn screendump(call: Call<'_, '_, '_>) -> Outcome {
     /// More than any mode of the card needs.
     const SCREEN_MAX: usize = 64 << 20;
     let name = word(call.args).ok_or("file name expected")?;
-    let mut image = Vec::new();
+    let (mut image, end) = (Vec::new(), Instant::now() + SCREEN_LIMIT);
     loop {
-        let part = ask(call.vm, "vga", &Control::Screen { offset: image.len() as u32 })?;
+        let part = ask(call.vm, "vga", &Control::Screen { offset: image.len() as u32 }, end)?;
         if part.is_empty() || image.len() > SCREEN_MAX {
             break;
         }
@@ -301,12 +309,12 @@ fn log(call: Call<'_, '_, '_>) -> Outcome {
 
 fn sendkey(call: Call<'_, '_, '_>) -> Outcome {
     let name = word(call.args).ok_or("keys expected")?;
-    let codes = keys::parse(&name)?;
+    let (codes, end) = (keys::parse(&name)?, soon());
     for code in &codes {
-        ask(call.vm, "i8042", &Control::Key { code: *code, down: true })?;
+        ask(call.vm, "i8042", &Control::Key { code: *code, down: true }, end)?;
     }
     for code in codes.iter().rev() {
-        ask(call.vm, "i8042", &Control::Key { code: *code, down: false })?;
+        ask(call.vm, "i8042", &Control::Key { code: *code, down: false }, end)?;
     }
     Ok(())
 }
@@ -320,7 +328,7 @@ fn mouse_move(call: Call<'_, '_, '_>) -> Outcome {
     let dz = values.get(2).copied().unwrap_or(0).clamp(-127, 127) as i8;
     let limit = |value: i32| value.clamp(-32768, 32767) as i16;
     let buttons = call.vm.buttons;
-    ask(call.vm, "i8042", &Control::Mouse { dx: limit(dx), dy: limit(dy), dz, buttons }).map(|_| ())
+    ask(call.vm, "i8042", &Control::Mouse { dx: limit(dx), dy: limit(dy), dz, buttons }, soon()).map(|_| ())
 }
 
 fn mouse_button(call: Call<'_, '_, '_>) -> Outcome {
@@ -328,7 +336,7 @@ fn mouse_button(call: Call<'_, '_, '_>) -> Outcome {
     // The command counts left, middle, right; the device left, right, middle.
     let buttons = (state & 1) | (state >> 1 & 2) | (state << 1 & 4);
     call.vm.buttons = buttons;
-    ask(call.vm, "i8042", &Control::Mouse { dx: 0, dy: 0, dz: 0, buttons }).map(|_| ())
+    ask(call.vm, "i8042", &Control::Mouse { dx: 0, dy: 0, dz: 0, buttons }, soon()).map(|_| ())
 }
 
 fn trace_event(call: Call<'_, '_, '_>) -> Outcome {
@@ -353,7 +361,7 @@ fn boot_set(call: Call<'_, '_, '_>) -> Outcome {
     }
     let bytes = cmos::boot_order(&order, call.vm.config.no_fd_bootchk);
     let request: Vec<u8> = bytes.iter().flat_map(|(at, value)| [*at, *value]).collect();
-    ask(call.vm, "rtc", &Control::Configure(request))?;
+    ask(call.vm, "rtc", &Control::Configure(request), soon())?;
     let _ = writeln!(call.out, "boot device list now set to {order}");
     Ok(())
 }
