@@ -63,8 +63,17 @@ impl Bell {
 
     /// Broker: asks a back end to finish what is waiting and to end with status 0.
     pub fn ask_to_finish(&self) {
-        sys::publish(self.page.word(FINISH), 1);
+        let word = self.page.word(FINISH);
+        sys::publish(word, 1);
+        sys::futex_wake(word);
         self.ring();
+    }
+
+    /// Back end, on a thread that does nothing else: returns when it is to finish.
+    pub fn await_finish(&self) {
+        while !self.must_finish() {
+            sys::futex_wait(self.page.word(FINISH), 0, Some(LONGEST_SLEEP));
+        }
     }
 
     /// Back end: whether it is to finish.

@@ -98,6 +98,58 @@ fn stdio_carries_both_directions() {
     vm.expect("hello\x01x", 20);
 }
 
+/// How often a thread has gone to sleep, while it sleeps.
+fn sleeps(pid: u32, name: &str) -> Option<u64> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let mut texts = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
+    let text = texts.find(|text| text.lines().next().is_some_and(|line| line == format!("Name:\t{name}")))?;
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    value("State:").filter(|state| state.starts_with('S'))?;
+    value("voluntary_ctxt_switches:")?.parse().ok()
+}
+
+/// Ends the standard input of a VM and waits until its back end `name` has dealt with that: it still lives.
+fn end_input(vm: &mut Vm, name: &str) {
+    let processes = vm.processes();
+    let (pid, _) = processes.iter().find(|(_, have)| have == name).cloned().expect("the back end");
+    let before = until("the back end never waits", || sleeps(pid, "host"));
+    vm.close_input();
+    until("the end is not noticed, or was too much", || sleeps(pid, "host").filter(|now| *now > before));
+    assert_eq!(vm.processes(), processes, "{}", vm.errors());
+}
+
+#[test]
+fn the_end_of_standard_input_ends_input_and_nothing_else() {
+    let scratch = Scratch::new("char-eof");
+    let socket = scratch.file("monitor");
+    // Counts on the port for ever.
+    let code = Code::new().bytes(&[0xb3, 0, 0x88, 0xd8]).put().bytes(&[0xfe, 0xc3, 0xeb, 0xf7]);
+    let bios = firmware(&scratch, &code);
+    let base = ["-nographic", "-vga", "none", "-bios", &bios];
+    let monitor = format!("unix:{socket},server,nowait");
+    let mut vm = Vm::start("qemu", &[&base[..], &["-S", "-serial", "stdio", "-monitor", &monitor]].concat());
+    let mut client = bulkhead_tests::Monitor::connect(&socket);
+    end_input(&mut vm, "bh-char-serial0");
+    let table = client.ask("info restarts");
+    assert!(table.contains("\n0 deaths answered"), "{table}");
+    assert_eq!(client.ask("info status"), "VM status: paused\n");
+    // Output goes on.
+    client.ask("cont");
+    let bytes = vm.take(1 << 16, 60);
+    let wrong = bytes.iter().enumerate().position(|(at, byte)| *byte != at as u8);
+    assert_eq!(wrong, None, "first lost byte");
+    client.tell("quit");
+    assert_eq!(vm.wait(20).code(), Some(0));
+    assert_eq!(vm.errors(), "");
+
+    let mut vm = Vm::start("qemu", &[&base[..], &["-S", "-serial", "null", "-monitor", "stdio"]].concat());
+    vm.expect("(qemu) ", 20);
+    end_input(&mut vm, "bh-char-monitor");
+    vm.signal(libc::SIGTERM);
+    assert_eq!(vm.wait(20).code(), Some(0));
+    assert_eq!(vm.errors(), "");
+}
+
 #[test]
 fn a_file_gets_the_output() {
     let scratch = Scratch::new("char-file");
@@ -334,7 +386,7 @@ fn a_tcp_server_takes_one_client_after_the_other() {
         client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
         echoes(&mut client, text);
     }
-    assert!(!vm.errors().contains("killed"), "{}", vm.errors());
+    assert!(!vm.errors().contains("bh-char"), "{}", vm.errors());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The host side: where typed bytes come from and output goes.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -9,13 +10,37 @@ use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::StartError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+/// A descriptor that is closed by the one system call that the policy has for it. With debug assertions the standard library looks at
+/// what it is about to close by another one.
+#[derive(Debug)]
+pub struct Held(ManuallyDrop<OwnedFd>);
+
+impl Held {
+    /// Takes it over; whoever uses it last closes it.
+    pub fn new(fd: OwnedFd) -> Arc<Held> {
+        Arc::new(Held(ManuallyDrop::new(fd)))
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = nix::unistd::close(self.0.as_raw_fd());
+    }
+}
+
 /// The host side.
 pub struct Host {
     /// Kind.
     pub kind: CharKind,
     /// Where bytes come from.
-    pub input: Option<Arc<OwnedFd>>,
-    output: Option<Arc<OwnedFd>>,
+    pub input: Option<Arc<Held>>,
+    output: Option<Arc<Held>>,
     /// Where the broker sends clients.
     pub clients: Option<UnixStream>,
 }
@@ -24,7 +49,7 @@ impl Host {
     /// Takes the descriptors that the kind needs out of the manifest.
     pub fn take(manifest: &Manifest, config: &CharConfig) -> Result<Host, StartError> {
         let optional = |name: &str| match manifest.descriptor(name) {
-            Some(_) => manifest.take(name).map(|fd| Some(Arc::new(fd))),
+            Some(_) => manifest.take(name).map(|fd| Some(Held::new(fd))),
             None => Ok(None),
         };
         let mut host = Host { kind: config.kind, input: None, output: None, clients: None };
@@ -35,12 +60,12 @@ impl Host {
                 host.output = optional("output")?;
             }
             CharKind::Pty => {
-                host.input = Some(Arc::new(manifest.take("input")?));
+                host.input = Some(Held::new(manifest.take("input")?));
                 // Output waits for somebody who has it open.
                 host.output = host.input.clone().filter(|_| !host.is_hung_up());
             }
             CharKind::Connect => {
-                host.input = Some(Arc::new(manifest.take("client")?));
+                host.input = Some(Held::new(manifest.take("client")?));
                 host.output = host.input.clone();
             }
             CharKind::Listen { .. } => {
@@ -54,12 +79,12 @@ impl Host {
 
     /// Numbers of everything that must stay open.
     pub fn descriptors(&self) -> Vec<RawFd> {
-        let fds = self.input.iter().chain(&self.output).map(|fd| fd.as_raw_fd());
+        let fds = self.input.iter().chain(&self.output).map(|fd| fd.as_fd().as_raw_fd());
         fds.chain(self.clients.as_ref().map(AsRawFd::as_raw_fd)).collect()
     }
 
     /// Where output goes at first.
-    pub fn first_output(&self) -> Option<Arc<OwnedFd>> {
+    pub fn first_output(&self) -> Option<Arc<Held>> {
         self.output.clone()
     }
 
@@ -75,7 +100,7 @@ impl Host {
     pub fn release(&mut self) {
         if let Some(client) = self.input.take() {
             // Whoever still writes to it stops at once; what was written is sent. Fails on what is no socket.
-            let _ = nix::sys::socket::shutdown(client.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+            let _ = nix::sys::socket::shutdown(client.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Both);
         }
         if let Some(clients) = &self.clients {
             let _ = nix::unistd::write(clients, b"l");

@@ -84,7 +84,7 @@ impl Keys {
     }
 
     /// Takes what the host has, when everything before is dealt with. False at its end.
-    pub fn fetch(&mut self, input: &OwnedFd) -> bool {
+    pub fn fetch(&mut self, input: &impl AsFd) -> bool {
         if self.state.done < self.state.have {
             return true;
         }

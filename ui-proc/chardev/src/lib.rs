@@ -1,8 +1,9 @@
 #![forbid(unsafe_code)]
 //! A character back end: bytes between a device's byte link, a host stream, and the monitor. See README.md.
 //!
-//! Two threads. One waits for the host side and the monitor (`poll`), one for the device (its bell). Neither ever waits for
-//! the other: input that the device has no room for is kept and tried again.
+//! Three threads. One waits for the host side and the monitor (`poll`), one for the device (its bell). Neither ever waits for
+//! the other: input that the device has no room for is kept and tried again. The third sleeps until the machine ends, and ends the
+//! process when the host takes nothing more, whatever the others wait for.
 //!
 //! *Death*: the broker keeps the listener, the client, two pipes and the journal, and hands them to the successor. A byte is at
 //! every moment in exactly one of: the host's stream, a pipe, the journal, a link. README.md says what that is worth.
@@ -70,6 +71,19 @@ fn monitor(manifest: &Manifest) -> Result<Monitor, StartError> {
     })
 }
 
+/// Starts a thread that goes on once the process is in its jail.
+fn thread(name: &str, gate: &Arc<Barrier>, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let gate = gate.clone();
+    let body = move || {
+        // Once started, once filtered.
+        gate.wait();
+        gate.wait();
+        run();
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(refused)?;
+    Ok(())
+}
+
 fn start() -> Result<std::convert::Infallible, StartError> {
     let manifest = manifest()?;
     let config: CharConfig = wire::decode(&manifest.config).map_err(refused)?;
@@ -94,17 +108,11 @@ fn start() -> Result<std::convert::Infallible, StartError> {
     let confined = bulkhead_security::confine(&keep, manifest.terms()).map_err(StartError::Refused)?;
     let shared = Arc::new(Shared::new(&config, link, monitor, sink));
     shared.follow(&keys);
-    let gate = Arc::new(Barrier::new(2));
-    let (theirs, open) = (shared.clone(), gate.clone());
-    std::thread::Builder::new()
-        .name("host".to_owned())
-        .spawn(move || {
-            // Once started, once filtered.
-            open.wait();
-            open.wait();
-            serve::host_side(&theirs, host, keys)
-        })
-        .map_err(refused)?;
+    let gate = Arc::new(Barrier::new(3));
+    let theirs = shared.clone();
+    thread("host", &gate, move || serve::host_side(&theirs, host, keys))?;
+    let (theirs, ends) = (shared.clone(), bell.clone());
+    thread("end", &gate, move || serve::end_side(&theirs, &ends))?;
     gate.wait();
     confined.seal(&manifest.role).map_err(StartError::Refused)?;
     gate.wait();

@@ -6,20 +6,47 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bulkhead_bus::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::host::Held;
 use crate::journal::{Output, Part};
 use crate::serve::waits;
 
 /// `PIPE_BUF`.
 pub const PIECE: usize = 4096;
 
+/// What can be seen of a [`Sink`] while it waits for the host.
+#[derive(Clone, Default)]
+pub struct Outlet {
+    to: Option<Arc<Held>>,
+    taken: Arc<AtomicU64>,
+}
+
+impl Outlet {
+    /// Whether the host takes nothing at the moment.
+    pub fn is_full(&self) -> bool {
+        let Some(to) = &self.to else { return false };
+        let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    }
+
+    /// A number that changes whenever the host has taken something.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn note_taken(&self) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// The way to the host.
 pub struct Sink {
-    to: Option<Arc<OwnedFd>>,
+    out: Outlet,
     read: OwnedFd,
     write: OwnedFd,
     part: Part<Output>,
@@ -31,7 +58,7 @@ pub struct Sink {
 impl Sink {
     /// Takes up where a predecessor died.
     pub fn new(
-        to: Option<Arc<OwnedFd>>,
+        to: Option<Arc<Held>>,
         pipe: (OwnedFd, OwnedFd),
         (mut part, state): (Part<Output>, Option<Output>),
     ) -> Sink {
@@ -44,7 +71,7 @@ impl Sink {
             }
             part.intend(None);
         }
-        Sink { to, read, write, part, state }
+        Sink { out: Outlet { to, ..Outlet::default() }, read, write, part, state }
     }
 
     /// Numbers of everything that must stay open.
@@ -53,20 +80,23 @@ impl Sink {
     }
 
     /// Output goes there from now on. What the last one did not take is lost with it.
-    pub fn direct(&mut self, to: Option<Arc<OwnedFd>>) {
-        self.to = to;
+    pub fn direct(&mut self, to: Option<Arc<Held>>) {
+        self.out.to = to;
+    }
+
+    /// For whoever cannot wait for this.
+    pub fn outlet(&self) -> Outlet {
+        self.out.clone()
     }
 
     /// Whether anybody sees the output.
     pub fn is_connected(&self) -> bool {
-        self.to.is_some()
+        self.out.to.is_some()
     }
 
     /// Whether the host would take a line now.
     pub fn is_writable(&self) -> bool {
-        let Some(to) = &self.to else { return false };
-        let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+        self.is_connected() && !self.out.is_full()
     }
 
     /// Commits without showing anything.
@@ -79,7 +109,7 @@ impl Sink {
     pub fn show(&mut self, bytes: &[u8], next: Output) {
         self.drain();
         let next = Output { plain: self.state.plain, ..next };
-        if self.to.is_none() || bytes.is_empty() {
+        if self.out.to.is_none() || bytes.is_empty() {
             return self.commit(next);
         }
         if self.state.plain != 0 {
@@ -108,9 +138,9 @@ impl Sink {
     /// Hands the host what the pipe holds, waiting if need be.
     fn drain(&mut self) {
         while sys::readable_bytes(self.read.as_fd()).is_ok_and(|count| count > 0) {
-            let Some(to) = self.to.clone() else { return self.discard() };
+            let Some(to) = self.out.to.clone() else { return self.discard() };
             match sys::splice(self.read.as_fd(), to.as_fd(), PIECE) {
-                Ok(1..) => {}
+                Ok(1..) => self.out.note_taken(),
                 Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
                     self.commit(Output { plain: 1, ..self.state });
                     let mut bytes = [0u8; PIECE];
@@ -134,11 +164,14 @@ impl Sink {
     }
 
     fn write_plainly(&self, bytes: &[u8]) {
-        let Some(to) = &self.to else { return };
+        let Some(to) = &self.out.to else { return };
         let mut rest = bytes;
         while !rest.is_empty() {
-            match nix::unistd::write(to, rest) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            match nix::unistd::write(to.as_ref(), rest) {
+                Ok(count) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    self.out.note_taken();
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
                     let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];

@@ -1,7 +1,7 @@
-//! The two threads of a character back end.
+//! The threads of a character back end.
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,15 +12,19 @@ use bulkhead_bus::links::ByteEnd;
 use bulkhead_bus::sys::{self, monotonic_ns};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::host::Host;
+use crate::host::{Held, Host};
 use crate::keys::{Done, Effect, Keys};
 use crate::mux::{Focus, Stamper, help};
-use crate::output::{PIECE, Sink};
+use crate::output::{Outlet, PIECE, Sink};
 
 /// How often a device without room is tried again, in milliseconds.
 const RETRY_MS: u16 = 5;
 /// How often a pseudo-terminal that nobody has open is looked at, in milliseconds.
 const PTY_LOOK_MS: u16 = 500;
+/// How often, and how many times in a row, an output has to be full and to have taken nothing until the end no longer waits for it.
+const FULL_LOOK_MS: u16 = 50;
+/// See [`FULL_LOOK_MS`].
+const FULL_LOOKS: u32 = 4;
 /// Bytes of the device in a piece with time stamps: each may be a line.
 const STAMPED_PIECE: usize = 128;
 /// Kills a half-typed line and redraws the prompt of the monitor.
@@ -59,6 +63,8 @@ pub struct Shared {
     pub monitor: Option<Monitor>,
     /// Held while the host takes bytes, which may be for long.
     sink: Mutex<Sink>,
+    /// Where the sink leads, for whoever cannot wait for it.
+    output: Mutex<Outlet>,
     connected: AtomicBool,
     monitor_focus: AtomicBool,
     stamps: AtomicBool,
@@ -77,6 +83,7 @@ impl Shared {
             link,
             monitor,
             connected: AtomicBool::new(sink.is_connected()),
+            output: Mutex::new(sink.outlet()),
             sink: Mutex::new(sink),
             monitor_focus: AtomicBool::new(false),
             stamps: AtomicBool::new(false),
@@ -91,9 +98,12 @@ impl Shared {
         self.stamps.store(keys.mux.stamps, Ordering::SeqCst);
     }
 
-    fn connect(&self, output: Option<Arc<OwnedFd>>) {
+    fn connect(&self, output: Option<Arc<Held>>) {
         let connected = output.is_some();
-        locked(&self.sink).direct(output);
+        let mut sink = locked(&self.sink);
+        sink.direct(output);
+        *locked(&self.output) = sink.outlet();
+        drop(sink);
         self.connected.store(connected, Ordering::SeqCst);
         if let Some(link) = &self.link {
             link.set_connected(connected);
@@ -190,6 +200,20 @@ fn finish(shared: &Shared) -> ! {
     std::process::exit(0)
 }
 
+/// The third thread: when this process is to finish and its output takes nothing more, it ends without, whatever the others wait for.
+pub fn end_side(shared: &Shared, bell: &Bell) {
+    bell.await_finish();
+    let (mut looks, mut taken) = (0, None);
+    while looks < FULL_LOOKS {
+        let _ = poll(&mut [], PollTimeout::from(FULL_LOOK_MS));
+        let outlet = locked(&shared.output).clone();
+        let now = Some(outlet.taken());
+        looks = if outlet.is_full() && now == taken { looks + 1 } else { 0 };
+        taken = now;
+    }
+    std::process::exit(0)
+}
+
 /// What `poll` saw.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ready {
@@ -231,13 +255,13 @@ pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
                     let socket = host.clients.as_ref().map(AsFd::as_fd);
                     match socket.map(sys::receive_descriptor) {
                         Some(Ok(Some(client))) => {
-                            let client = Arc::new(client);
+                            let client = Held::new(client);
                             host.input = Some(client.clone());
                             arrive(shared, &mut keys, Some(client));
                         }
                         Some(Err(error)) if waits(&error) => {}
                         // The broker is gone, and this process with it.
-                        _ => host.clients = None,
+                        _ => std::mem::forget(host.clients.take()),
                     }
                 }
                 Ready::HungUp if host.kind == CharKind::Pty => {
@@ -258,7 +282,7 @@ pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
 }
 
 /// Somebody sees the output from now on.
-fn arrive(shared: &Shared, keys: &mut Keys, output: Option<Arc<OwnedFd>>) {
+fn arrive(shared: &Shared, keys: &mut Keys, output: Option<Arc<Held>>) {
     shared.connect(output);
     if keys.mux.focus == Focus::Monitor && keys.tell(shared.monitor.as_ref(), REDRAW) {
         shared.wake_monitor();

@@ -1,0 +1,113 @@
+//! A character back end as a real, jailed process.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::bench::Process;
+use bulkhead_bus::config::{CharConfig, CharKind, JOURNAL_BYTES};
+use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
+use bulkhead_bus::manifest::{Manifest, fd};
+use bulkhead_bus::sys::{self, Mapping};
+use bulkhead_bus::wire;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// What the broker keeps of a back end whose output is a pipe.
+struct Host {
+    files: Vec<(&'static str, OwnedFd)>,
+    /// The device's end of the link.
+    device: ByteEnd,
+    bell: Bell,
+}
+
+impl Host {
+    fn new(output: OwnedFd) -> Host {
+        let mut files = Vec::new();
+        for (name, len) in [
+            ("bytes0", BYTES_LINK),
+            ("bytes0-peer", BELL_BYTES),
+            (fd::BELL, BELL_BYTES),
+            (fd::JOURNAL, JOURNAL_BYTES),
+        ] {
+            files.push((name, sys::memfd(name, len as u64).expect("memfd")));
+        }
+        for [read, write] in [["input-read", "input-write"], ["output-read", "output-write"]] {
+            let pipe = std::io::pipe().expect("pipe");
+            files.push((read, pipe.0.into()));
+            files.push((write, pipe.1.into()));
+        }
+        files.push(("output", output));
+        let map = |at: usize, len| Mapping::shared(files[at].1.as_fd(), len, true).expect("mapping");
+        let device = ByteEnd::new(map(0, BYTES_LINK), Arc::new(Bell::new(map(2, BELL_BYTES))), Side::Device);
+        let bell = Bell::new(map(2, BELL_BYTES));
+        Host { files, device, bell }
+    }
+
+    /// Starts the back end and waits until it serves.
+    fn start(&self) -> Process {
+        let config = CharConfig {
+            kind: CharKind::Stream,
+            monitor: false,
+            mux: false,
+            escape: 1,
+            start_ns: sys::monotonic_ns(),
+        };
+        let manifest = Manifest {
+            name: "bh-char-serial0".to_owned(),
+            role: "char".to_owned(),
+            fds: Vec::new(),
+            config: wire::encode(&config).expect("small"),
+            source: 0,
+            ram_bytes: 0,
+            bulk_bytes: 0,
+            run_as: None,
+        };
+        let files: Vec<_> = self.files.iter().map(|(name, file)| (*name, file.as_fd())).collect();
+        let mut process = Process::start("bh-char", manifest, &files);
+        process.wait_ready(|| self.bell.wait_ready(Duration::from_millis(50)));
+        process
+    }
+
+    /// Sends until neither the link nor `output` takes more.
+    fn fill(&self, output: &OwnedFd) {
+        let end = Instant::now() + Duration::from_secs(60);
+        let is_full = || {
+            let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+            self.device.room() == 0 && matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+        };
+        while !is_full() {
+            self.device.send(&[0x55; 4096]);
+            assert!(Instant::now() < end, "the output is never full");
+        }
+    }
+}
+
+#[test]
+fn end_does_not_wait_for_an_output_that_takes_nothing() {
+    let (_read, write) = std::io::pipe().expect("pipe");
+    let output = OwnedFd::from(write);
+    let host = Host::new(output.try_clone().expect("descriptor"));
+    let mut process = host.start();
+    host.fill(&output);
+    host.bell.ask_to_finish();
+    // Nobody kills it here, as the broker would after a while.
+    assert_eq!(process.wait_end().code(), Some(0));
+}
+
+#[test]
+fn end_comes_behind_the_last_byte() {
+    let (mut read, write) = std::io::pipe().expect("pipe");
+    let host = Host::new(write.into());
+    let mut process = host.start();
+    let bytes: Vec<u8> = (0..20_000u32).map(|at| at as u8).collect();
+    assert_eq!(host.device.send(&bytes), bytes.len());
+    host.bell.ask_to_finish();
+    assert_eq!(process.wait_end().code(), Some(0));
+    drop(host);
+    let mut got = Vec::new();
+    read.read_to_end(&mut got).expect("output");
+    assert_eq!(got.len(), bytes.len());
+    assert!(got == bytes, "order of the bytes");
+}
