@@ -31,14 +31,16 @@ pub struct Bench<C: Chip> {
     pub servers: Vec<BlockServer>,
     /// Bulk memory.
     pub bulk: Bulk,
+    /// The memory of each link, byte links first, for peers that do not keep to the rules.
+    pub links: Vec<Mapping>,
 }
 
-/// Two ends of one link need two mappings of the same memory.
-fn pair(len: usize) -> (Mapping, Mapping) {
+/// Two ends of one link need two mappings of the same memory; a third one is for lies.
+fn link(len: usize) -> (Mapping, Mapping, Mapping) {
     use std::os::fd::AsFd;
     let fd = crate::sys::memfd("bench", len as u64).expect("memfd for a test");
     let map = || Mapping::shared(fd.as_fd(), len, true).expect("mapping for a test");
-    (map(), map())
+    (map(), map(), map())
 }
 
 fn bell() -> Arc<Bell> {
@@ -48,8 +50,8 @@ fn bell() -> Arc<Bell> {
 impl<C: Chip> Bench<C> {
     /// A bench with `bytes` byte links, `blocks` drives, 16 MiB of RAM and `bulk` bytes of bulk memory; the chip is reset.
     pub fn new(chip: C, bytes: usize, blocks: usize, bulk: usize) -> Bench<C> {
-        let links = (0..bytes).map(|_| pair(BYTES_LINK)).collect::<Vec<_>>();
-        let drives = (0..blocks).map(|_| pair(BLOCK_LINK)).collect::<Vec<_>>();
+        let links = (0..bytes).map(|_| link(BYTES_LINK)).collect::<Vec<_>>();
+        let drives = (0..blocks).map(|_| link(BLOCK_LINK)).collect::<Vec<_>>();
         let mut bench = Bench {
             chip,
             now: 0,
@@ -59,12 +61,15 @@ impl<C: Chip> Bench<C> {
             blocks: Vec::new(),
             servers: Vec::new(),
             bulk: Bulk::new(Mapping::anonymous(bulk.max(4096)).expect("mapping for a test")),
+            links: Vec::new(),
         };
-        for (device, host) in links {
+        for (device, host, lies) in links {
+            bench.links.push(lies);
             bench.bytes.push(ByteEnd::new(device, bell(), Side::Device));
             bench.hosts.push(ByteEnd::new(host, bell(), Side::Host));
         }
-        for (device, host) in drives {
+        for (device, host, lies) in drives {
+            bench.links.push(lies);
             bench.blocks.push(BlockClient::new(device, bell()));
             bench.servers.push(BlockServer::new(host, bell()));
         }

@@ -20,6 +20,7 @@ pub mod messages;
 pub mod ram;
 pub mod serve;
 pub mod shm;
+pub mod storm;
 pub mod sys;
 pub mod trace;
 pub mod wire;

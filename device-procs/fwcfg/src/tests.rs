@@ -69,7 +69,7 @@ fn memory(bench: &Bench<FwCfg>, at: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn conforms() {
-    check(fwcfg, Setup { bulk: BULK, ..Setup::default() });
+    check(fwcfg, Setup { bulk: BULK, ram: true, ..Setup::default() });
 }
 
 #[test]
