@@ -18,6 +18,7 @@ mod images;
 mod machines;
 mod monitor;
 mod privileges;
+pub mod rehearsal;
 mod restart;
 mod spawn;
 mod sys;

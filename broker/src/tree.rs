@@ -96,6 +96,26 @@ pub struct Tree {
     _memory: Vec<OwnedFd>,
 }
 
+impl Tree {
+    /// No process at all.
+    pub fn empty(cpu: CpuLink, clock: Clock, log: OwnedFd, tracing: Tracing) -> Tree {
+        Tree {
+            processes: Vec::new(),
+            devices: Vec::new(),
+            clock,
+            cpu,
+            monitors: Vec::new(),
+            clients: Vec::new(),
+            back_ends: Vec::new(),
+            blocks: Vec::new(),
+            recipes: Vec::new(),
+            log,
+            tracing,
+            _memory: Vec::new(),
+        }
+    }
+}
+
 fn map(fd: &OwnedFd, len: usize) -> Result<Mapping, Fail> {
     Mapping::shared(fd.as_fd(), len, true).map_err(|e| Fail(format!("cannot map memory: {}", reason(&e))))
 }

@@ -11,6 +11,9 @@ use crate::chip::{Chip, Class, Control, LINES, Reg, write_class};
 use crate::device::BLOCK_BYTES;
 use crate::links::{BLOCK_DATA, BLOCK_SLOTS, BlockStatus, Medium};
 
+/// Bytes of guest memory that bus masters are led to, and that are compared.
+const RAM: usize = 1 << 18;
+
 /// What a chip under test is connected to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
@@ -249,7 +252,7 @@ fn lie(setup: &Setup, random: &mut impl Source) -> Step {
 fn ram(random: &mut impl Source) -> Step {
     let entries = 1 + random.below(4);
     let words = (0..entries * 2).flat_map(|word| {
-        let value = if word % 2 == 0 { random.below(1 << 18) } else { value(random) };
+        let value = if word % 2 == 0 { random.below(RAM as u64) } else { value(random) };
         (value as u32).to_le_bytes()
     });
     let bytes = words.collect();
@@ -415,7 +418,7 @@ pub fn storm<C: Chip>(
         assert_eq!(left, right, "{name}: bytes sent");
     }
     if setup.ram {
-        let (mut left, mut right) = (vec![0u8; 1 << 20], vec![0u8; 1 << 20]);
+        let (mut left, mut right) = (vec![0u8; RAM], vec![0u8; RAM]);
         assert!(calm.ram.read(0, &mut left) && troubled.ram.read(0, &mut right));
         assert!(left == right, "{name}: guest memory differs");
     }

@@ -9,7 +9,7 @@ use nix::poll::PollFlags;
 
 use crate::vm::Vm;
 
-mod commands;
+pub(crate) mod commands;
 mod counters;
 mod disassembly;
 mod expr;
