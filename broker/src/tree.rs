@@ -397,9 +397,11 @@ fn start(
     tracing: trace::Opened,
     processes: &mut Vec<Process>,
 ) -> Result<Tree, Fail> {
+    let (clock_memory, clock_page) = bus_sys::memfd_written_here("bh-clock", CLOCK_BYTES)
+        .map_err(|e| Fail(format!("cannot allocate memory for the clock: {}", reason(&e))))?;
     let shared = Shared {
         irq: spawn::memory("irq", IRQ_BYTES as u64)?,
-        clock: spawn::memory("clock", CLOCK_BYTES as u64)?,
+        clock: clock_memory,
         cpu_bell: spawn::memory("bell", BELL_BYTES as u64)?,
         ram: spawn::memory("ram", config.ram_bytes)?,
         code: spawn::memory("code", code_map_bytes(config.ram_bytes))?,
@@ -407,7 +409,7 @@ fn start(
         manifests: Cell::new(0),
         ram_bytes: config.ram_bytes,
     };
-    let clock = Clock::new(map(&shared.clock, CLOCK_BYTES)?);
+    let clock = Clock::new(clock_page);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     clock.set_real_time(i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
     let mut slots = Vec::new();

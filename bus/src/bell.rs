@@ -21,8 +21,9 @@ const CPU: usize = 0x40;
 const READY: usize = 0x80;
 const READY_AT: usize = 0x88;
 const FINISH: usize = 0xc0;
-/// Longest sleep without looking again: a belt for the braces.
-const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// Longest sleep without looking again. Whoever may ring could also take the flag and not wake: once taken over, it delays the
+/// owner by this much.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long a waiter may spin for a peer that runs on another processor.
 pub const SPIN_NS: u64 = 50_000;
 

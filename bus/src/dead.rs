@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::bell::Bell;
 use crate::device::{self, Request, kind, slot};
-use crate::irq::IrqPage;
+use crate::irq::{self, IrqPage};
 use crate::sys::{self, Mapping};
 
 /// A device without a process.
@@ -26,7 +26,8 @@ impl DeadDevice {
     /// Over the device's file, its own bell and the interrupt page, only while no process serves. Lowers the lines of
     /// `source` and hides the mirrored registers.
     pub fn new(map: Mapping, bell: Bell, irq: Arc<IrqPage>, source: usize) -> DeadDevice {
-        irq.lower(source);
+        irq::lower(&map);
+        irq.announce(source);
         let _ = map.write(device::MIRROR_DATA, &[0xff; device::MIRROR_BYTES]);
         DeadDevice { map, bell, irq, stop: AtomicBool::new(false) }
     }

@@ -13,6 +13,7 @@
 //! | `0x150` | u32 number of the broker's question whether the device lives, u32 number of its answer | broker, device |
 //! | `0x180` | u64 generation: the active state slot is its lowest bit | device |
 //! | `0x200` | per region 256 bytes: u64 size, u32 rules, then 16 bytes a rule: start, end, read class, write class | device |
+//! | `0xa00` | output lines, see [`crate::irq`] | device |
 //! | `0x1000` | ring: 1024 entries of 16 bytes, see [`Request`] | CPU |
 //! | `0x5000` | responses: u64 by request index | device |
 //! | `0x8000` | two state slots of 4 KiB: header 256 bytes (see [`slot`]), then the chip's state | device |
@@ -25,9 +26,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::bell::{Bell, SPIN_NS};
 use crate::chip::{Class, Rule};
+use crate::irq::{self, Line};
 use crate::sys::{self, Mapping};
 use crate::trace::{Id, Tracer, access, events, place};
 
@@ -51,6 +54,7 @@ pub const DEATHS_MAX: u32 = 3;
 pub(crate) const GENERATION: usize = 0x180;
 pub(crate) const REGION_TABLE: usize = 0x200;
 pub(crate) const REGION_BYTES: usize = 0x100;
+pub(crate) const LINES_AT: usize = 0xa00;
 pub(crate) const RING: usize = 0x1000;
 pub(crate) const RESPONSES: usize = 0x5000;
 pub(crate) const MIRROR: usize = 0xe000;
@@ -71,6 +75,9 @@ pub const RING_ENTRIES: u32 = 1024;
 pub const REGIONS_MAX: usize = 8;
 /// Most class rules of a region.
 pub const RULES_MAX: usize = 15;
+/// Longest sleep of the CPU before it looks for its answer again: every device can take the CPU's sleep flag, and one that was taken
+/// over does so without waking it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Posted writes after which the bell rings anyway.
 const BELL_AFTER: u32 = 64;
 
@@ -267,12 +274,13 @@ impl DevicePort {
                     break;
                 }
             }
-            own.sleep(None, done);
+            own.sleep(Some(LOOK_AGAIN), done);
             if done() {
                 return;
             }
-            // The belt: a successor process may not know that it was rung.
-            self.bell.ring();
+            // A successor may not know that its predecessor was rung; and a back end that was taken over may have taken the
+            // device's flag.
+            self.bell.wake();
         }
     }
 
@@ -387,6 +395,11 @@ impl DevicePort {
             self.wait(index.wrapping_add(1));
             self.tracer.end(events::CPU_WRITE_BLOCK, || [index.into(), 0, 0, 0]);
         }
+    }
+
+    /// An output line of the device.
+    pub fn line(&self, line: usize) -> Line {
+        irq::line(&self.map, line)
     }
 
     /// Resets the chip and waits until it has.

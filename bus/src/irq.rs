@@ -1,22 +1,27 @@
-//! The interrupt page: output lines of every device, and the vCPU's attention word.
+//! Interrupts: the output lines of each device, and the page with which every device gets the vCPU's attention.
 //!
-//! Layout: `0x000` u32 attention (set by anyone, polled by generated code); `0x004` u32 code-changed flag; `0x008` u64 bit map of
-//! sources with news; from `0x100` 128 bytes a source: `0x00` u32 x 8 levels, `0x20` u32 x 8 pulse counters, `0x40` u32 x 8 values,
-//! `0x60` u32 x 8 counters of levels gone from low to high. The CPU process acts on counter differences, so that a line that
-//! fell and rose again between two looks is still an edge.
-//! The page is written by every device process, so readers treat all of it as claims: a device can lie about lines only.
+//! A device's lines are in its own device file (`0xa00`), so that it can lie about its own lines only: `0x00` u32 x 8 levels, `0x20`
+//! u32 x 8 pulse counters, `0x40` u32 x 8 values, `0x60` u32 x 8 counters of levels gone from low to high. The CPU process
+//! acts on counter differences, so that a line that fell and rose again between two looks is still an edge.
+//!
+//! The page is written by every device process: `0x000` u32 attention (polled by generated code), `0x008` u64 set of devices with
+//! news, a bit each. Both only say *when* to look: the CPU process looks at every line each [`LOOK_NS`] whatever they say, so a device
+//! that takes back what another one has set delays that one's interrupt by so much and no more.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bell::Bell;
 use crate::chip::{LINES, Outputs};
+use crate::device::LINES_AT;
 use crate::sys::Mapping;
 use crate::trace::{Tracer, counter, events};
 
 /// Most sources.
 pub const SOURCES: usize = 62;
 /// Bytes of the page file.
-pub const IRQ_BYTES: usize = 8192;
+pub const IRQ_BYTES: usize = 4096;
+/// How often the CPU process looks at all lines, whatever the page says, in nanoseconds.
+pub const LOOK_NS: u64 = 100_000_000;
 
 /// The mapped interrupt page, with the bell of the vCPU.
 #[derive(Debug)]
@@ -58,53 +63,8 @@ impl IrqPage {
         self.cpu.ring();
     }
 
-    /// Device: DMA changed a page that holds compiled code.
-    pub fn code_changed(&self) {
-        self.page.word(4).swap(1, Ordering::SeqCst);
-        self.attend();
-    }
-
-    /// CPU: takes the code-changed flag.
-    pub fn take_code_changed(&self) -> bool {
-        self.page.word(4).swap(0, Ordering::SeqCst) != 0
-    }
-
-    fn at(source: usize, row: usize, line: usize) -> usize {
-        0x100 + source.min(SOURCES - 1) * 128 + row * 32 + line.min(LINES - 1) * 4
-    }
-
-    /// Device: publishes its outputs; tells the CPU only when something changed.
-    pub fn publish(&self, source: usize, out: &Outputs, tracer: &Tracer) {
-        let wanted = [out.level.map(u32::from), out.pulses, out.value];
-        let mut have = [[0u32; LINES]; 3];
-        // The three rows lie one behind the other, and only this device writes them.
-        let known = self.page.read(Self::at(source, 0, 0), bytemuck::bytes_of_mut(&mut have));
-        if known && have == wanted {
-            return;
-        }
-        for line in 0..LINES {
-            let values = wanted.map(|row| row[line]);
-            let words = [0, 1, 2].map(|row| self.page.word(Self::at(source, row, line)));
-            let old = words.map(|word| word.load(Ordering::Relaxed));
-            if old == values {
-                continue;
-            }
-            let rises = self.page.word(Self::at(source, 3, line));
-            let rise = u32::from(values[0] == 1 && old[0] == 0);
-            let edges = rises.load(Ordering::Relaxed).wrapping_add(rise).wrapping_add(values[1]);
-            tracer.count(counter::INTERRUPTS, u64::from(values[1].wrapping_sub(old[1]).wrapping_add(rise)));
-            // Before the CPU can see it.
-            tracer.begin(events::LINE, || [line as u64, values[0].into(), edges.into(), values[2].into()]);
-            if rise == 1 {
-                rises.fetch_add(1, Ordering::SeqCst);
-            }
-            // The value first, so that whoever sees the edge sees its value.
-            for row in [2, 1, 0] {
-                if old[row] != values[row] {
-                    words[row].store(values[row], Ordering::SeqCst);
-                }
-            }
-        }
+    /// Device: its lines have changed.
+    pub fn tell(&self, source: usize) {
         self.page.dword(8).fetch_or(1 << source.min(SOURCES - 1), Ordering::SeqCst);
         self.attend();
     }
@@ -117,22 +77,62 @@ impl IrqPage {
         self.cpu.wake();
     }
 
-    /// Broker: lowers the lines of a device that has nobody to serve it. Edges that were counted stay counted.
-    pub fn lower(&self, source: usize) {
-        for line in 0..LINES {
-            self.page.word(Self::at(source, 0, line)).store(0, Ordering::SeqCst);
-        }
-        self.announce(source);
-    }
-
     /// CPU: takes the set of sources with news, a bit each.
     pub fn take_news(&self) -> u64 {
         self.page.dword(8).swap(0, Ordering::SeqCst)
     }
+}
 
-    /// CPU: reads a line.
-    pub fn line(&self, source: usize, line: usize) -> Line {
-        let get = |row| self.page.word(Self::at(source, row, line)).load(Ordering::SeqCst);
-        Line { level: get(0) != 0, edges: get(1).wrapping_add(get(3)), value: get(2) }
+/// Offset in a device file.
+fn at(row: usize, line: usize) -> usize {
+    LINES_AT + row * 32 + line.min(LINES - 1) * 4
+}
+
+/// Device: publishes its outputs in its device file. Whether something changed, which the CPU is then to be told.
+#[must_use]
+pub fn publish(file: &Mapping, out: &Outputs, tracer: &Tracer) -> bool {
+    let wanted = [out.level.map(u32::from), out.pulses, out.value];
+    let mut have = [[0u32; LINES]; 3];
+    // The three rows lie one behind the other, and only this device writes them.
+    let known = file.read(at(0, 0), bytemuck::bytes_of_mut(&mut have));
+    if known && have == wanted {
+        return false;
     }
+    for line in 0..LINES {
+        let values = wanted.map(|row| row[line]);
+        let words = [0, 1, 2].map(|row| file.word(at(row, line)));
+        let old = words.map(|word| word.load(Ordering::Relaxed));
+        if old == values {
+            continue;
+        }
+        let rises = file.word(at(3, line));
+        let rise = u32::from(values[0] == 1 && old[0] == 0);
+        let edges = rises.load(Ordering::Relaxed).wrapping_add(rise).wrapping_add(values[1]);
+        tracer.count(counter::INTERRUPTS, u64::from(values[1].wrapping_sub(old[1]).wrapping_add(rise)));
+        // Before the CPU can see it.
+        tracer.begin(events::LINE, || [line as u64, values[0].into(), edges.into(), values[2].into()]);
+        if rise == 1 {
+            rises.fetch_add(1, Ordering::SeqCst);
+        }
+        // The value first, so that whoever sees the edge sees its value.
+        for row in [2, 1, 0] {
+            if old[row] != values[row] {
+                words[row].store(values[row], Ordering::SeqCst);
+            }
+        }
+    }
+    true
+}
+
+/// Broker: lowers the lines of a device that has nobody to serve it. Edges that were counted stay counted.
+pub fn lower(file: &Mapping) {
+    for line in 0..LINES {
+        file.word(at(0, line)).store(0, Ordering::SeqCst);
+    }
+}
+
+/// CPU: reads a line of a device.
+pub fn line(file: &Mapping, line: usize) -> Line {
+    let get = |row| file.word(at(row, line)).load(Ordering::SeqCst);
+    Line { level: get(0) != 0, edges: get(1).wrapping_add(get(3)), value: get(2) }
 }

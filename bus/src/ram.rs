@@ -3,15 +3,16 @@
 //! RAM is one memfd: guest-physical `0..low` first, then what lies from 4 GiB up. DMA names RAM only: a range that is not
 //! wholly RAM is refused, so a device can never reach another device's registers.
 //!
-//! Code bitmap memfd: `code` bits (one a 4 KiB page of the RAM file), then as many `dirty` bits. The CPU sets a page's code
-//! bit *before* it reads the bytes it compiles; a device writes, fences, loads the code bit, and if set sets the dirty
-//! bit and the CPU's attention word (before the interrupt of the same DMA).
+//! Code bitmap memfd: `code` bits (one a 4 KiB page of the RAM file), then as many `dirty` bits, then a u32 that is 1 when a dirty bit
+//! may be set. The CPU sets a page's code bit *before* it reads the bytes it compiles; a device writes, fences, loads the code
+//! bit, and if set sets the dirty bit, that word and the CPU's attention word (before the interrupt of the same DMA). Only bus
+//! masters have this file: nobody else can keep a change of code from the CPU.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::irq::IrqPage;
-use crate::sys::Mapping;
+use crate::sys::{self, Mapping};
 use crate::trace::{Tracer, counter, events};
 
 /// End of the RAM below the PCI hole.
@@ -22,7 +23,7 @@ pub const HIGH_BASE: u64 = 1 << 32;
 /// Bytes of the code/dirty bitmap file for `ram_bytes` of RAM.
 pub fn code_map_bytes(ram_bytes: u64) -> u64 {
     let words = ram_bytes.div_ceil(4096).div_ceil(64);
-    (words * 8 * 2).next_multiple_of(4096)
+    (words * 8 * 2 + 8).next_multiple_of(4096)
 }
 
 /// The code and dirty bitmaps.
@@ -35,7 +36,7 @@ pub struct CodeMap {
 impl CodeMap {
     /// Over a mapping of [`code_map_bytes`] bytes.
     pub fn new(map: Mapping, ram_bytes: u64) -> CodeMap {
-        let words = (ram_bytes.div_ceil(4096).div_ceil(64) as usize).min(map.len() / 16);
+        let words = (ram_bytes.div_ceil(4096).div_ceil(64) as usize).min(map.len().saturating_sub(8) / 16);
         CodeMap { map, words }
     }
 
@@ -67,8 +68,19 @@ impl CodeMap {
         }
         if let Some((dirty, bit)) = self.bit(1, page) {
             dirty.fetch_or(bit, Ordering::SeqCst);
+            sys::publish(self.changed(), 1);
         }
         true
+    }
+
+    fn changed(&self) -> &AtomicU32 {
+        self.map.word(self.words * 16)
+    }
+
+    /// CPU: whether a page was written since the last call, so that [`CodeMap::take_dirty`] has some.
+    pub fn take_changed(&self) -> bool {
+        let word = self.changed();
+        word.load(Ordering::SeqCst) != 0 && word.swap(0, Ordering::SeqCst) != 0
     }
 
     /// CPU: takes one dirty page.
@@ -194,7 +206,7 @@ impl GuestRam {
             hit |= code.wrote(page as u64);
         }
         if hit {
-            irq.code_changed();
+            irq.attend();
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::chip::{Access, BusError, Chip, Class, Control, Description, Env, Outp
 use crate::clock::{CLOCK_BYTES, Clock};
 use crate::control;
 use crate::device::{self, CONTROL, DEVICE_BYTES, Request, kind, slot};
-use crate::irq::{IRQ_BYTES, IrqPage};
+use crate::irq::{self, IRQ_BYTES, IrqPage};
 use crate::links::{BLOCK_LINK, BYTES_LINK, BlockClient, ByteEnd, Side};
 use crate::manifest::{MANIFEST_FD, Manifest, fd};
 use crate::ram::{CodeMap, GuestRam, code_map_bytes};
@@ -434,7 +434,9 @@ impl<C: Chip> Server<C> {
         self.outputs = outputs;
         // The mirror first: the handler of the interrupt may read a mirrored status register at once.
         self.mirror();
-        self.irq.publish(self.source, &self.outputs, &self.tracer);
+        if irq::publish(&self.map, &self.outputs, &self.tracer) {
+            self.irq.tell(self.source);
+        }
         sys::publish(self.map.word(device::HEAD), self.consumed);
     }
 

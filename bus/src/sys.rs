@@ -1,7 +1,7 @@
 //! The system calls that the bus needs and `nix` lacks, and shared mappings.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -10,6 +10,32 @@ use std::time::Duration;
 /// # Errors
 /// The kernel's.
 pub fn memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
+    let fd = unsealed(name, size)?;
+    seal(&fd, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL)?;
+    Ok(fd)
+}
+
+/// The same, and the only mapping of it that can ever be written: whoever gets the descriptor may read.
+///
+/// # Errors
+/// The kernel's.
+pub fn memfd_written_here(name: &str, size: usize) -> io::Result<(OwnedFd, Mapping)> {
+    let fd = unsealed(name, size as u64)?;
+    seal(&fd, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW)?;
+    let mapping = Mapping::shared(fd.as_fd(), size, true)?;
+    seal(&fd, libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL)?;
+    Ok((fd, mapping))
+}
+
+fn seal(fd: &OwnedFd, seals: i32) -> io::Result<()> {
+    // SAFETY: a plain system call on a descriptor that we own.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn unsealed(name: &str, size: u64) -> io::Result<OwnedFd> {
     let cname = std::ffi::CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the name is a valid C string; the result is checked.
     let raw = unsafe { libc::memfd_create(cname.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
@@ -19,15 +45,9 @@ pub fn memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
     // SAFETY: `raw` is a descriptor just created and owned by nobody else.
     let fd = unsafe { OwnedFd::from_raw_fd(raw) };
     let size = libc::off_t::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: plain system calls on a descriptor that we own.
-    unsafe {
-        if libc::ftruncate(fd.as_raw_fd(), size) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        if libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    // SAFETY: a plain system call on a descriptor that we own.
+    if unsafe { libc::ftruncate(fd.as_raw_fd(), size) } != 0 {
+        return Err(io::Error::last_os_error());
     }
     Ok(fd)
 }

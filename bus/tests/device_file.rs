@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
@@ -13,7 +13,7 @@ use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::control;
 use bulkhead_bus::dead::DeadDevice;
 use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY};
-use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
+use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, Line};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::mailbox::Mailbox;
 use bulkhead_bus::manifest::{Manifest, fd};
@@ -214,6 +214,11 @@ impl Rig {
         rig
     }
 
+    /// The device's first output line.
+    fn line(&self) -> Line {
+        irq::line(&self.map(fd::DEVICE, DEVICE_BYTES), 0)
+    }
+
     fn map(&self, name: &str, len: usize) -> Mapping {
         let file = self.files.iter().find(|(have, _)| *have == name).expect("a file of the rig");
         Mapping::shared(file.1.as_fd(), len, true).expect("mapping")
@@ -360,7 +365,7 @@ fn block_transfers_of_any_length_equal_single_accesses() {
 #[test]
 fn timer_raises_the_line_and_wakes_a_halted_cpu_and_a_read_lowers_it() {
     let (rig, mut port) = started();
-    let line = || rig.irq.line(SOURCE, 0);
+    let line = || rig.line();
     let edges = line().edges;
     port.write(0, 48, 3, 3_000_000);
     assert!(!line().level);
@@ -378,10 +383,10 @@ fn stopped_clock_holds_timers_back() {
     clock.set_running(false);
     port.write(0, 48, 3, 1_000);
     std::thread::sleep(Duration::from_millis(20));
-    assert!(!rig.irq.line(SOURCE, 0).level);
+    assert!(!rig.line().level);
     clock.set_running(true);
     rig.bell(fd::BELL).ring();
-    halt(&rig, || rig.irq.line(SOURCE, 0).level);
+    halt(&rig, || rig.line().level);
 }
 
 #[test]
@@ -544,7 +549,7 @@ fn requests_to_a_dead_device_read_as_ones_and_a_later_process_goes_on_behind_the
     let first = rig.start(true);
     let mut port = rig.port();
     port.write(0, 48, 3, 1);
-    halt(&rig, || rig.irq.line(SOURCE, 0).level);
+    halt(&rig, || rig.line().level);
     port.write(0, 16, 3, 3);
     port.write(0, 56, 3, 1);
     port.write(0, 8, 3, 5);
@@ -553,7 +558,7 @@ fn requests_to_a_dead_device_read_as_ones_and_a_later_process_goes_on_behind_the
     let dead = Arc::new(DeadDevice::new(file, bell, rig.irq.clone(), SOURCE));
     let theirs = dead.clone();
     let thread = std::thread::spawn(move || theirs.run());
-    assert!(!rig.irq.line(SOURCE, 0).level, "its line is low");
+    assert!(!rig.line().level, "its line is low");
     assert_eq!(port.read(0, 32, 3), u64::MAX, "mirrored");
     assert_eq!(port.read(0, 24, 1), 0xffff);
     for value in 0..5000 {
@@ -576,27 +581,29 @@ fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a
     let first = rig.start(true);
     let mut port = rig.port();
     port.write(0, 48, 3, 1);
-    halt(&rig, || rig.irq.line(SOURCE, 0).level);
+    halt(&rig, || rig.line().level);
     // As if the first had died right after it changed the line: nobody was told.
     rig.irq.take_news();
     rig.irq.attention().store(0, Ordering::SeqCst);
     port.write(0, 56, 3, 1);
     port.write(0, 8, 3, 5);
     assert!(first.join().is_err(), "the fuse burnt down");
-    let irq = rig.irq.clone();
+    let flag = rig.map(fd::CPU_BELL, BELL_BYTES);
+    let theirs = rig.map(fd::CPU_BELL, BELL_BYTES);
     let asleep = std::thread::spawn(move || {
         let start = Instant::now();
-        irq.cpu_bell().sleep(None, || false);
+        // A bell's own sleep, but without its bound.
+        theirs.word(0).store(1, Ordering::SeqCst);
+        sys::futex_wait(theirs.word(0), 1, Some(Duration::from_secs(60)));
         start.elapsed()
     });
-    let flag = rig.map(fd::CPU_BELL, BELL_BYTES);
     while flag.word(0).load(Ordering::SeqCst) == 0 {
         std::thread::yield_now();
     }
     std::thread::sleep(Duration::from_millis(20));
     flag.word(0).store(0, Ordering::SeqCst);
     rig.start(false);
-    assert!(asleep.join().expect("woken") < Duration::from_millis(900), "only the belt woke it");
+    assert!(asleep.join().expect("woken") < Duration::from_secs(50), "nobody woke it");
     assert_eq!(rig.irq.take_news() & 1 << SOURCE, 1 << SOURCE);
     assert_ne!(rig.irq.attention().load(Ordering::SeqCst), 0);
 }
@@ -628,7 +635,7 @@ fn deadly_timer_is_left_out_after_its_third_death_and_the_next_one_runs() {
     Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES)).set_running(true);
     outlives(&rig, Deadly::Timer);
     assert_eq!(port.read(0, 24, 3), fold(fold(0, 4), 5), "it serves");
-    assert!(!rig.irq.line(SOURCE, 0).level);
+    assert!(!rig.line().level);
 }
 
 #[test]
@@ -696,4 +703,53 @@ fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byt
         assert_eq!(port.read(0, 24, 3), fold(0, 5));
         assert_eq!([echo(4), echo(5)], [251, 250]);
     }
+}
+
+#[test]
+fn lines_are_those_of_the_device_whatever_is_written_into_what_devices_share() {
+    let (rig, mut port) = started();
+    let shared = [rig.map(fd::IRQ, IRQ_BYTES), rig.map(fd::CPU_BELL, BELL_BYTES)];
+    let lie = |value: u32| {
+        for map in &shared {
+            (0..map.len() / 4).for_each(|word| map.word(word * 4).store(value, Ordering::SeqCst));
+        }
+    };
+    let edges = rig.line().edges;
+    for (raised, value) in (1..).zip([0, 1, u32::MAX]) {
+        lie(value);
+        assert!((0..8).all(|line| !port.line(line).level));
+        port.write(0, 48, 3, 1);
+        let start = Instant::now();
+        while !port.line(0).level {
+            assert!(start.elapsed() < Duration::from_secs(60), "the line does not rise");
+            lie(value);
+        }
+        lie(value);
+        assert_eq!((port.line(0).level, port.line(0).edges), (true, edges.wrapping_add(raised)));
+        port.read(0, 48, 3);
+        assert!(!port.line(0).level);
+    }
+}
+
+#[test]
+fn answer_comes_though_the_cpus_flag_and_the_devices_are_taken_back() {
+    let (rig, mut port) = started();
+    let flags = [rig.map(fd::CPU_BELL, BELL_BYTES), rig.map(fd::BELL, BELL_BYTES)];
+    let over = AtomicBool::new(false);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                flags.iter().for_each(|flag| flag.word(0).store(0, Ordering::SeqCst));
+            }
+        });
+        for value in 0..200 {
+            port.write(0, 16, 3, value);
+            port.read(0, 24, 3);
+            // Let both fall asleep.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    assert!(start.elapsed() < Duration::from_secs(100), "most answers came with the longest sleep of a bell");
 }

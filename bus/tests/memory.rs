@@ -1,13 +1,14 @@
 //! Guest memory, code bitmaps, interrupt page, clock, manifest and wire: what the processes share besides the device files.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::chip::{Class, Outputs, Rule, write_class};
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
-use bulkhead_bus::irq::{IRQ_BYTES, IrqPage, SOURCES};
+use bulkhead_bus::device::DEVICE_BYTES;
+use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, SOURCES};
 use bulkhead_bus::ram::{CodeMap, GuestRam, HIGH_BASE, LOW_LIMIT, code_map_bytes, file_offset};
 use bulkhead_bus::sys::{self, Mapping};
 use bulkhead_bus::trace::Tracer;
@@ -53,11 +54,11 @@ fn dma_into_a_page_with_code_is_told_to_the_cpu() {
     let (ram, cpu, irq) = watched();
     cpu.watch(3);
     assert!(ram.write(0x2ff0, &[1; 16]));
-    assert!(!irq.take_code_changed() && cpu.take_dirty().is_none(), "another page");
+    assert!(!cpu.take_changed() && cpu.take_dirty().is_none(), "another page");
     assert!(ram.write(0x2ff0, &[1; 17]));
     assert_eq!(irq.attention().load(Ordering::SeqCst), 1);
-    assert!(irq.take_code_changed());
-    assert!(!irq.take_code_changed(), "taken once");
+    assert!(cpu.take_changed());
+    assert!(!cpu.take_changed(), "taken once");
     assert_eq!((cpu.take_dirty(), cpu.take_dirty()), (Some(3), None));
     cpu.unwatch(3);
     assert!(ram.write(0x3000, &[1; 4096]));
@@ -88,41 +89,41 @@ fn pages_beyond_memory_have_no_bits() {
 
 #[test]
 fn level_that_fell_and_rose_between_two_looks_is_an_edge() {
-    let page = irq_page();
+    let file = anonymous(DEVICE_BYTES);
     let mut out = Outputs::default();
-    let before = page.line(7, 2).edges;
+    let before = irq::line(&file, 2).edges;
     for level in [true, false, true] {
         out.level[2] = level;
-        page.publish(7, &out, &Tracer::off());
+        assert!(irq::publish(&file, &out, &Tracer::off()));
     }
-    let line = page.line(7, 2);
+    let line = irq::line(&file, 2);
     assert!(line.level);
     assert_eq!(line.edges.wrapping_sub(before), 2);
     out.pulses[2] += 1;
-    page.publish(7, &out, &Tracer::off());
-    assert_eq!(page.line(7, 2).edges.wrapping_sub(before), 3);
+    assert!(irq::publish(&file, &out, &Tracer::off()));
+    assert_eq!(irq::line(&file, 2).edges.wrapping_sub(before), 3);
 }
 
 #[test]
 fn publishing_the_same_outputs_again_is_no_news() {
-    let page = irq_page();
+    let file = anonymous(DEVICE_BYTES);
     let mut out = Outputs::default();
     out.level[0] = true;
     out.value[1] = 9;
-    page.publish(SOURCES - 1, &out, &Tracer::off());
-    assert_eq!(page.take_news(), 1 << (SOURCES - 1));
-    page.attention().store(0, Ordering::SeqCst);
-    page.publish(SOURCES - 1, &out, &Tracer::off());
-    assert_eq!((page.take_news(), page.attention().load(Ordering::SeqCst)), (0, 0));
-    assert_eq!(page.line(SOURCES - 1, 1).value, 9);
+    assert!(irq::publish(&file, &out, &Tracer::off()));
+    assert!(!irq::publish(&file, &out, &Tracer::off()));
+    assert_eq!(irq::line(&file, 1).value, 9);
 }
 
 #[test]
 fn sources_and_lines_out_of_range_stay_inside_the_page() {
-    let page = irq_page();
-    let out = Outputs { level: [true; 8], ..Outputs::default() };
-    page.publish(usize::MAX, &out, &Tracer::off());
-    assert!(page.line(usize::MAX, usize::MAX).level);
+    let (page, file) = (irq_page(), anonymous(DEVICE_BYTES));
+    page.tell(usize::MAX);
+    assert_eq!((page.take_news(), page.attention().load(Ordering::SeqCst)), (1 << (SOURCES - 1), 1));
+    assert!(irq::publish(&file, &Outputs { level: [true; 8], ..Outputs::default() }, &Tracer::off()));
+    assert!(irq::line(&file, usize::MAX).level);
+    irq::lower(&file);
+    assert!((0..8).all(|line| !irq::line(&file, line).level));
 }
 
 #[test]
@@ -205,4 +206,20 @@ fn wire_refuses_garbage_and_trailing_bytes() {
     // A length far beyond the limit must not be believed.
     assert!(wire::decode::<Vec<u8>>(&[0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]).is_err());
     assert!(wire::encode(&vec![0u8; wire::LIMIT + 1]).is_err());
+}
+
+#[test]
+fn memory_written_here_can_be_read_but_not_written_through_its_descriptor() {
+    let (file, own) = sys::memfd_written_here("page", 4096).expect("memfd");
+    let theirs = Mapping::shared(file.as_fd(), 4096, false).expect("a mapping to read");
+    own.word(8).store(7, Ordering::SeqCst);
+    assert_eq!(theirs.word(8).load(Ordering::SeqCst), 7);
+    let refused = Mapping::shared(file.as_fd(), 4096, true).expect_err("a mapping to write");
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    // SAFETY: the whole of a live mapping, whose protection stays as it is.
+    let changed = unsafe { libc::mprotect(theirs.base().cast(), 4096, libc::PROT_READ | libc::PROT_WRITE) };
+    assert_eq!((changed, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EACCES)));
+    // SAFETY: a plain system call with a live buffer.
+    let written = unsafe { libc::pwrite(file.as_raw_fd(), [1u8; 4].as_ptr().cast(), 4, 8) };
+    assert_eq!((written, own.word(8).load(Ordering::SeqCst)), (-1, 7));
 }

@@ -49,10 +49,10 @@ const fn memory(kind: &'static str, access: Access, what: &'static str) -> Memor
 }
 
 const DEVICE: Memory =
-    memory("device", Access::Write, "its ring, responses, state slots, mirror, control mailbox");
+    memory("device", Access::Write, "its ring, responses, state slots, mirror, lines, control mailbox");
 const BELL: Memory =
     memory("bell", Access::Write, "its own bell; the virtual CPU's; that of each link's other end");
-const IRQ: Memory = memory("irq", Access::Write, "levels and edges of interrupt lines, attention word");
+const IRQ: Memory = memory("irq", Access::Write, "attention word, which devices have news of their lines");
 const CLOCK: Memory = memory("clock", Access::Read, "guest time");
 const TRACE: Memory =
     memory("trace", Access::Write, "its own trace file: switches, counters, a ring of records");
@@ -63,8 +63,8 @@ const BULK: Memory = memory("bulk", Access::Write, "its large memory");
 const BYTES: Memory = memory("bytes", Access::Write, "byte link to its back end");
 const BLOCK: Memory = memory("block", Access::Write, "block links to its drives: requests with their data");
 
-const LIES: &str = "It can misbehave as this chip: answer registers wrongly, raise and lower any interrupt line in the interrupt \
-                    page, and wake the virtual CPU for nothing.";
+const LIES: &str = "It can misbehave as this chip: answer registers wrongly, and raise and lower its own lines. It can wake the \
+                    virtual CPU for nothing, or keep it from being woken for a tenth of a second.";
 
 const fn chip(name: &'static str, program: &'static str, what: &'static str) -> Role {
     Role {
@@ -81,7 +81,7 @@ const fn chip(name: &'static str, program: &'static str, what: &'static str) -> 
 pub const ROLES: &[Role] = &[
     Role {
         memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, BYTES],
-        taken_over: "It can misbehave as this chip, send any bytes to its character back end, and touch any interrupt line.",
+        taken_over: "It can misbehave as this chip, send any bytes to its character back end, and raise its line.",
         ..chip("serial", "bh-serial", "a 16550 serial port")
     },
     chip("rtc", "bh-rtc", "the MC146818 clock with its CMOS memory"),
@@ -94,18 +94,18 @@ pub const ROLES: &[Role] = &[
     },
     Role {
         memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, RAM, CODE, BULK],
-        taken_over: "It can read and write all of guest RAM, so the guest is lost; and touch any interrupt line. Nothing of the host.",
+        taken_over: "It can read and write all of guest RAM, so the guest is lost. Nothing of the host.",
         ..chip("fwcfg", "bh-fwcfg", "the firmware configuration device, a bus master")
     },
     Role {
         memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, BULK],
-        taken_over: "It can show a wrong picture and touch any interrupt line.",
+        taken_over: "It can show a wrong picture and answer its registers wrongly.",
         ..chip("vga", "bh-vga", "the standard VGA")
     },
     Role {
         memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, RAM, CODE, BLOCK],
         taken_over: "It can read and write all of guest RAM and, through its block links, the contents of its drives, so the guest is \
-                     lost; and touch any interrupt line. Nothing of the host: it has no image, only links to those who do.",
+                     lost. Nothing of the host: it has no image, only links to those who do.",
         ..chip("ide", "bh-ide", "the PIIX3 IDE function, a bus master")
     },
     Role {

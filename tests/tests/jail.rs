@@ -178,6 +178,17 @@ fn every_process_maps_what_its_page_says_and_guest_ram_only_where_it_is_needed()
         let program = program.file_name().expect("name").to_string_lossy().into_owned();
         let page = pages.get(&program).unwrap_or_else(|| panic!("{program} has no page"));
         let (shared, executable) = mapped(pid);
+        if name != "bh-cpu" {
+            // Its lines are in its device file, and so are those of the others in theirs.
+            let own = format!("{}-device", name.trim_start_matches("bh-"));
+            let maps = proc(pid, "maps");
+            let files = maps.lines().filter_map(|line| line.split_once("/memfd:").map(|(_, name)| name));
+            let strange: Vec<&str> = files
+                .map(|name| name.trim_end_matches(" (deleted)").trim_start_matches("bh-"))
+                .filter(|name| name.ends_with("-device") && *name != own)
+                .collect();
+            assert!(strange.is_empty(), "{name} maps {strange:?}");
+        }
         let more: Vec<_> = shared.difference(page).collect();
         assert!(more.is_empty(), "{name} maps {more:?}, which its page does not have");
         if name == "bh-cpu" {

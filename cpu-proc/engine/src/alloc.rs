@@ -3,7 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::guest::{GuestOps, Machine};
 use crate::mmu;
@@ -95,7 +95,8 @@ impl CoreState {
         let core = unsafe {
             (&raw mut (*this).ops).write(ops);
             (&raw mut (*this).machine).write(machine);
-            (&raw mut (*this).attention).write(attention);
+            (&raw mut (*this).attention).write(AtomicPtr::new(attention.cast_mut()));
+            (&raw mut (*this).outside).write(attention);
             &mut *this
         };
         core.mxcsr = 0x1f80;
@@ -112,9 +113,77 @@ impl CoreState {
         unsafe { &mut *self.machine }
     }
 
-    /// The attention word.
+    /// The attention word as polls see it.
     pub fn attention(&self) -> &AtomicU32 {
-        // SAFETY: valid for the life of the CPU (`CpuBox::new`).
-        unsafe { &*self.attention }
+        // SAFETY: the word of `CpuBox::new`, valid for the life of the CPU, or a static one.
+        unsafe { &*self.attention.load(Ordering::Relaxed) }
+    }
+
+    /// Makes the vCPU stop at its next poll, for certain: the word that others write could be cleared by one of them.
+    pub fn insist(&self) {
+        insist(&self.attention);
+    }
+
+    /// Takes attention back, before whatever it was for is looked at.
+    pub fn take_attention(&self) {
+        self.attention.store(self.outside.cast_mut(), Ordering::SeqCst);
+        self.attention().swap(0, Ordering::AcqRel);
+    }
+}
+
+/// What polls look at after [`insist`]. Never written.
+static INSISTED: AtomicU32 = AtomicU32::new(1);
+
+/// [`CoreState::insist`] for a signal handler of the thread that runs the CPU, with the address of [`CoreState::attention`].
+pub fn insist(attention: &AtomicPtr<AtomicU32>) {
+    attention.store(std::ptr::from_ref(&INSISTED).cast_mut(), Ordering::SeqCst);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Engine;
+    use crate::testing::{Rig, stop_ops};
+    use bulkhead_ir::{Alu, Op, W64};
+
+    #[test]
+    fn insistence_cannot_be_taken_back_from_outside() {
+        // Counts slot 2 down, then stops.
+        let mut rig = Rig::new(|out, word, pc| match word {
+            0 => stop_ops(out, pc),
+            1 => out.push(Op::alui(Alu::Sub, W64, 2, 2, 1, false)),
+            _ => out.push(Op::branchz(W64, 2, true, 0x1000)),
+        });
+        [1, 2, 0].iter().zip([0x1000, 0x1004, 0x1008]).for_each(|(word, at)| rig.machine().put32(at, *word));
+        Engine::compiling(1 << 20).expect("memory for code").attach(rig.core());
+        let attention = &raw const rig.core().attention;
+        // SAFETY: both words live as long as the rig, which outlives the scope, and are only accessed atomically.
+        let (attention, outside) = unsafe { (&*attention, &*rig.core().outside) };
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let mut rounds = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    insist(attention);
+                    (0..1000).for_each(|_| outside.store(0, Ordering::SeqCst));
+                }
+            });
+            // One attention is that of the entry, one that of the halt.
+            let mut attends = 2;
+            while attends <= 2 && rounds < 1000 {
+                rig.core().slots[2] = 10_000_000;
+                rig.run(0x1000);
+                (attends, rounds) = (rig.cpu.attends, rounds + 1);
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        assert!(rounds < 1000, "never seen in compiled code");
+        rig.core().insist();
+        outside.store(0, Ordering::SeqCst);
+        assert_eq!(rig.core().attention().load(Ordering::SeqCst), 1);
+        rig.core().take_attention();
+        assert_eq!(rig.core().attention().load(Ordering::SeqCst), 0);
+        outside.store(7, Ordering::SeqCst);
+        assert_eq!(rig.core().attention().load(Ordering::SeqCst), 7, "the shared word counts again");
     }
 }

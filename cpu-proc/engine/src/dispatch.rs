@@ -278,11 +278,12 @@ fn after(core: &mut CoreState) -> Next {
 
 /// Takes what others asked of the CPU.
 fn attend(core: &mut CoreState, halted: bool) -> Next {
-    core.attention().swap(0, Ordering::AcqRel);
+    core.take_attention();
+    let next = (core.ops.attend)(core, halted);
+    // Afterwards, so that no handler of an interrupt runs code that was replaced before it came.
     while let Some(gpa) = core.machine().take_dirty_code() {
         blocks::page_dirtied(core, gpa);
     }
-    let next = (core.ops.attend)(core, halted);
     core.exit = exit::NONE;
     next
 }

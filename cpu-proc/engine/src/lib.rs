@@ -23,7 +23,7 @@ pub mod state;
 mod testing;
 mod vecinsn;
 
-pub use alloc::{CpuBox, FrontCpu};
+pub use alloc::{CpuBox, FrontCpu, insist};
 pub use dispatch::{flush_code, run, step};
 pub use engine::Engine;
 pub use guest::{

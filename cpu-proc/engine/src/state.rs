@@ -2,9 +2,9 @@
 //!
 //! A front end's CPU struct is `#[repr(C)]` with a [`CoreState`] as its first field, so that one pointer serves both:
 //! generated code keeps it (plus 128) in `rbp`. Everything here is plain data owned by the vCPU thread; the only word
-//! that others write is the one behind `attention`.
+//! that others write is the one behind `outside`.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicPtr, AtomicU32};
 
 use crate::guest::{GuestOps, Machine};
 
@@ -98,8 +98,8 @@ pub struct CoreState {
     pub exit: u32,
     /// Architectural program counter; valid outside generated code and where a helper may look.
     pub pc: u64,
-    /// The word that anyone may set to make the vCPU stop at its next poll.
-    pub attention: *const AtomicU32,
+    /// The word that polls look at: `outside`, or one that nobody can clear, see [`CoreState::insist`].
+    pub attention: AtomicPtr<AtomicU32>,
     /// The guest's SIMD control and status word, masked for running (exceptions all masked).
     pub mxcsr: u32,
     /// The host's, restored when Rust code needs it.
@@ -120,6 +120,8 @@ pub struct CoreState {
     pub spill: [u64; 64],
     /// Result buffer of device reads, for the address-returning load path.
     pub bounce: [u8; 64],
+    /// The word that anyone may set to make the vCPU stop at its next poll.
+    pub outside: *const AtomicU32,
     /// Front-end entry points.
     pub ops: &'static GuestOps,
     /// The machine around the CPU.

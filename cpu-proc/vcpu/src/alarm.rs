@@ -1,16 +1,25 @@
-//! The vCPU's alarm: a POSIX timer whose signal sets the attention word, so that generated code needs no clock.
+//! The vCPU's alarm: a POSIX timer whose signal makes the CPU stop at its next poll, so that generated code needs no clock.
+//! It does so with a word of its own: every device can clear the shared one.
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-/// The attention word, for the signal handler.
-static ATTENTION: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
+/// Where the CPU finds its attention word, for the signal handler.
+static ATTENTION: AtomicPtr<AtomicPtr<AtomicU32>> = AtomicPtr::new(std::ptr::null_mut());
 
 extern "C" fn on_alarm(_signal: libc::c_int) {
-    let word = ATTENTION.load(Ordering::Acquire);
-    if !word.is_null() {
-        // SAFETY: set once by `Alarm::new` to a word that lives as long as the process.
-        unsafe { (*word).store(1, Ordering::SeqCst) };
+    let attention = ATTENTION.load(Ordering::Acquire);
+    if !attention.is_null() {
+        // SAFETY: set once by `rouse` to a field that lives as long as the process and is only ever accessed atomically.
+        bulkhead_engine::insist(unsafe { &*attention });
     }
+}
+
+/// Makes alarms reach the CPU whose `CoreState::attention` this is.
+///
+/// # Safety
+/// It stays valid for the life of the process, and the CPU runs on the thread that created the alarm.
+pub unsafe fn rouse(attention: *const AtomicPtr<AtomicU32>) {
+    ATTENTION.store(attention.cast_mut(), Ordering::Release);
 }
 
 /// A one-shot timer of the calling thread.
@@ -24,11 +33,7 @@ impl Alarm {
     ///
     /// # Errors
     /// The kernel's.
-    ///
-    /// # Safety
-    /// `attention` stays valid for the life of the process.
-    pub unsafe fn new(attention: &AtomicU32) -> std::io::Result<Alarm> {
-        ATTENTION.store(std::ptr::from_ref(attention).cast_mut(), Ordering::Release);
+    pub fn new() -> std::io::Result<Alarm> {
         // SAFETY: zeroed sigaction and sigevent are valid; the handler is async-signal-safe (one atomic store).
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();

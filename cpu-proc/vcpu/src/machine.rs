@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bulkhead_bus::clock::Clock;
-use bulkhead_bus::irq::IrqPage;
+use bulkhead_bus::irq::{IrqPage, LOOK_NS};
 use bulkhead_bus::messages::{BulkMap, RegionMap, Space, Wire, WireMap};
 use bulkhead_bus::ram::CodeMap;
 use bulkhead_bus::sys::monotonic_ns;
@@ -75,6 +75,8 @@ pub struct Pc {
     /// Host time at which devices must hear of their posted writes.
     bell_due: Option<u64>,
     smm: bool,
+    /// Guest time at which all lines are looked at, whatever was announced.
+    look_due: u64,
     code_changed: bool,
     /// A message of the broker waits: the CPU has to leave its run loop.
     message_waits: Arc<AtomicBool>,
@@ -122,6 +124,7 @@ impl Pc {
             roms,
             bell_due: None,
             smm: false,
+            look_due: 0,
             code_changed: false,
             message_waits,
             tracer,
@@ -136,7 +139,7 @@ impl Pc {
         }
         for at in 0..pc.leads.len() {
             if let Some(lead) = pc.leads.get_mut(at) {
-                let line = pc.irq.line(lead.map.device as usize, lead.map.line as usize);
+                let line = pc.devices.line(lead.map.device, lead.map.line);
                 lead.edges = line.edges;
             }
         }
@@ -206,9 +209,10 @@ impl Pc {
         self.arm();
     }
 
-    /// Sets the alarm for the next thing that is due: a timer of the chips, or the bell of posted writes.
+    /// Sets the alarm for the next thing that is due: a timer of the chips, the look at all lines, or the bell of posted writes.
     fn arm(&mut self) {
-        let timer = self.board.next_deadline().and_then(|at| self.clock.host_time(at));
+        let timer = self.board.next_deadline().map_or(self.look_due, |at| at.min(self.look_due));
+        let timer = self.clock.host_time(timer);
         let at = timer.into_iter().chain(self.bell_due).min();
         self.alarm.set(at.map_or(0, |at| at.max(1)));
     }
@@ -248,7 +252,7 @@ impl Pc {
             if news >> (lead.map.device & 63) & 1 == 0 {
                 continue;
             }
-            let line = self.irq.line(lead.map.device as usize, lead.map.line as usize);
+            let line = self.devices.line(lead.map.device, lead.map.line);
             let rose = line.edges != lead.edges;
             let changed = line.level != lead.level || rose;
             lead.edges = line.edges;
@@ -422,7 +426,7 @@ impl Machine for Pc {
     }
 
     fn take_dirty_code(&mut self) -> Option<u64> {
-        self.code_changed |= self.irq.take_code_changed();
+        self.code_changed |= self.code.take_changed();
         if !self.code_changed {
             return None;
         }
@@ -448,10 +452,14 @@ impl Machine for Pc {
     fn interrupt_pending(&mut self) -> bool {
         self.flush_posted();
         let news = self.irq.take_news();
-        if news != 0 {
+        let now = self.clock.now();
+        if now >= self.look_due {
+            // A device that was taken over can take back what another one has announced.
+            self.look_due = now.saturating_add(LOOK_NS);
+            self.sample(u64::MAX);
+        } else if news != 0 {
             self.sample(news);
         }
-        let now = self.clock.now();
         self.board.poll(now);
         self.settle();
         self.board.interrupt_pending(0, now)
@@ -498,7 +506,9 @@ impl Machine for Pc {
     fn wait(&mut self) {
         self.flush_posted();
         let now = self.clock.now();
-        let timeout = self.board.next_deadline().map(|at| Duration::from_nanos(at.saturating_sub(now)));
+        // The alarm comes no later, but maybe just before this sleep begins.
+        let timeout = self.board.next_deadline().map_or(LOOK_NS, |at| at.saturating_sub(now).min(LOOK_NS));
+        let timeout = Some(Duration::from_nanos(timeout));
         let irq = &self.irq;
         self.tracer.begin(events::HALT, || [0; 4]);
         irq.cpu_bell().sleep(timeout, || irq.attention().load(Ordering::SeqCst) != 0);

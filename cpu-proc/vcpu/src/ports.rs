@@ -1,6 +1,7 @@
 //! I/O port and device-memory decoding: from an address to a device's register region.
 
 use bulkhead_bus::device::DevicePort;
+use bulkhead_bus::irq::Line;
 
 /// A range of addresses that one device region answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,11 @@ impl Devices {
         }
         let offset = range.offset.wrapping_add(inside as u32);
         Some((self.ports.get_mut(range.device)?, range.region, offset))
+    }
+
+    /// Output line `line` of device `device`.
+    pub fn line(&self, device: u32, line: u8) -> Line {
+        self.ports.get(device as usize).map(|port| port.line(line.into())).unwrap_or_default()
     }
 
     /// Whether a device may not know of its posted writes yet.

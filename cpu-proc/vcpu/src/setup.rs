@@ -19,7 +19,7 @@ use bulkhead_engine::Machine;
 use bulkhead_x86::{Config, Cpu, cpuid};
 
 use crate::Vm;
-use crate::alarm::Alarm;
+use crate::alarm::{self, Alarm};
 use crate::control::Control;
 use crate::log::Log;
 use crate::machine::Pc;
@@ -73,8 +73,7 @@ pub fn start() -> Result<Vm, StartError> {
         }
     }
     let board = board(&config)?;
-    // SAFETY: the interrupt page stays mapped for the life of the process: the machine holds it and is never dropped.
-    let alarm = unsafe { Alarm::new(irq.attention()) }.map_err(refused)?;
+    let alarm = Alarm::new().map_err(refused)?;
     let mut phys = PhysMap::new(ram, &bios, memories);
     if config.chipset == Chipset::Isa {
         phys.keep_firmware_in_ram(resident);
@@ -110,6 +109,8 @@ pub fn start() -> Result<Vm, StartError> {
     let machine: *mut dyn Machine = &raw mut *pc;
     // SAFETY: the machine is boxed and lives as long as the process, as does the interrupt page; this thread alone uses both.
     let mut cpu = unsafe { Cpu::boxed(Config::from(&choice), machine, irq.attention()) };
+    // SAFETY: the CPU is boxed, is never dropped, and runs on this thread.
+    unsafe { alarm::rouse(&raw const cpu.core.attention) };
     // All memory that will ever be executable is made here, before the jail.
     bulkhead_engine::Engine::compiling(CODE_BYTES).map_err(refused)?.attach(&mut cpu.core);
     cpu.core.log = mask;

@@ -390,10 +390,7 @@ impl Cpu {
 
     /// Makes the vCPU call `attend` at its next poll.
     pub fn set_attention(&mut self) {
-        if !self.core.attention.is_null() {
-            // SAFETY: a non-null attention pointer refers to a word that outlives the CPU (set by `Cpu::new`).
-            unsafe { (*self.core.attention).store(1, std::sync::atomic::Ordering::SeqCst) };
-        }
+        self.core.insist();
     }
 
     /// Protected mode and not virtual-8086: selectors name descriptors.

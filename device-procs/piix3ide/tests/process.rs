@@ -13,7 +13,7 @@ use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::config::{IdeConfig, IdeDriveConfig, IdeMedia};
 use bulkhead_bus::conformance::Random;
 use bulkhead_bus::device::{DEVICE_BYTES, DevicePort, READY};
-use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
+use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage};
 use bulkhead_bus::links::{BLOCK_LINK, BlockOp, BlockServer, BlockStatus, Medium};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::ram::{GuestRam, code_map_bytes};
@@ -120,9 +120,9 @@ fn back_end(server: &BlockServer, bell: &Bell, disk: &Mutex<Vec<u8>>, end: &Atom
 }
 
 /// The guest: transfers by every method against a model of the disk. Returns after `count` of them.
-fn guest(port: &mut DevicePort, irq: &IrqPage, ram: &GuestRam, model: &mut [u8], count: u32) {
+fn guest(port: &mut DevicePort, file: &Mapping, irq: &IrqPage, ram: &GuestRam, model: &mut [u8], count: u32) {
     let mut random = Random::new(9);
-    let line = || irq.line(SOURCE as usize, 0).level;
+    let line = || irq::line(file, 0).level;
     let wait = |what: &str| {
         let end = Instant::now() + Duration::from_secs(60);
         while !line() {
@@ -221,12 +221,13 @@ fn guest_sees_nothing_of_a_device_that_is_killed_again_and_again() {
         ready.word(READY).load(Ordering::SeqCst) != 0
     });
     let irq = rig.irq();
+    let file = rig.map(fd::DEVICE, DEVICE_BYTES);
     let bell_of_device = Bell::new(rig.map(fd::BELL, BELL_BYTES));
     let mut port = DevicePort::new(rig.map(fd::DEVICE, DEVICE_BYTES), bell_of_device, irq.clone());
     std::thread::scope(|scope| {
         scope.spawn(|| back_end(&server, &bell, &disk, &end));
         let worker = scope.spawn(|| {
-            guest(&mut port, &irq, &rig.ram, &mut model, 300);
+            guest(&mut port, &file, &irq, &rig.ram, &mut model, 300);
             done.store(true, Ordering::SeqCst);
         });
         let mut random = Random::new(1);

@@ -78,6 +78,9 @@ fn map(manifest: &Manifest, name: &str, number: i32) -> Result<Mapping, StartErr
     // SAFETY: the broker passed this descriptor under this name.
     let size = nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(number) });
     let size = size.map_err(|error| StartError::Refused(error.to_string()))?.st_size;
+    if name == fd::CLOCK && manifest.map(name, size as usize, true).is_ok() {
+        return Err(StartError::Refused("guest time can be mapped for writing".to_owned()));
+    }
     manifest.map(name, size as usize, name != fd::CLOCK && !name.starts_with("rom"))
 }
 

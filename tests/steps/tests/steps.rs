@@ -12,7 +12,7 @@ use bulkhead_bus::config::{
 };
 use bulkhead_bus::conformance::Random;
 use bulkhead_bus::device::{DEVICE_BYTES, DevicePort, READY};
-use bulkhead_bus::irq::IRQ_BYTES;
+use bulkhead_bus::irq::{self, IRQ_BYTES};
 use bulkhead_bus::links::{
     BLOCK_LINK, BYTES_LINK, BlockClient, BlockOp, BlockServer, BlockStatus, ByteEnd, Medium, Side,
 };
@@ -118,8 +118,8 @@ impl Scenario for Registers {
     }
 
     fn play(&self) -> Self::Outcome {
-        let irq = self.rig.irq();
-        let mut port = DevicePort::new(self.ready(), self.rig.bell(fd::BELL), irq.clone());
+        let file = self.rig.map(fd::DEVICE, DEVICE_BYTES);
+        let mut port = DevicePort::new(self.ready(), self.rig.bell(fd::BELL), self.rig.irq());
         let regions: Vec<u64> =
             (0..8).map(|region| port.region_size(region)).take_while(|size| *size > 0).collect();
         let mut random = Random::new(3);
@@ -149,7 +149,7 @@ impl Scenario for Registers {
             let count = link.receive(&mut data);
             bytes.extend(&data[..count]);
         }
-        let lines = (0..4).map(|line| irq.line(0, line)).map(|line| (line.level, line.edges));
+        let lines = (0..4).map(|line| irq::line(&file, line)).map(|line| (line.level, line.edges));
         (seen, bytes, lines.collect())
     }
 }
@@ -307,15 +307,15 @@ impl Scenario for Ide {
         let server = BlockServer::new(self.rig.map("block0", BLOCK_LINK), Arc::new(self.rig.bell(fd::BELL)));
         let (bell, disk, end) =
             (self.rig.bell("block0-peer"), Mutex::new(contents()), AtomicBool::new(false));
-        let irq = self.rig.irq();
+        let (irq, file) = (self.rig.irq(), self.rig.map(fd::DEVICE, DEVICE_BYTES));
         let mut read = vec![0u8; 512];
         let status = std::thread::scope(|scope| {
             scope.spawn(|| back_end(&server, &bell, &disk, &end));
             let mut port = DevicePort::new(self.ready(), self.rig.bell(fd::BELL), irq.clone());
             // The line tells; reading the status again and again would make every run different.
             let wait = || {
-                while !irq.line(0, 0).level {
-                    irq.cpu_bell().sleep(Some(Duration::from_millis(20)), || irq.line(0, 0).level);
+                while !irq::line(&file, 0).level {
+                    irq.cpu_bell().sleep(Some(Duration::from_millis(20)), || irq::line(&file, 0).level);
                 }
             };
             let command = |port: &mut DevicePort, code: u64, sector: u64| {
@@ -342,7 +342,7 @@ impl Scenario for Ide {
             end.store(true, Ordering::SeqCst);
             status
         });
-        (read, status, irq.line(0, 0).edges, disk.into_inner().expect("disk"))
+        (read, status, irq::line(&file, 0).edges, disk.into_inner().expect("disk"))
     }
 }
 

@@ -166,8 +166,7 @@ impl Rig {
 
     /// Whether the attention word is set.
     pub fn attention(&self) -> bool {
-        // SAFETY: owned by the rig.
-        unsafe { (*self.attention).load(std::sync::atomic::Ordering::SeqCst) != 0 }
+        self.cpu.core.attention().load(std::sync::atomic::Ordering::SeqCst) != 0
     }
 
     pub fn put(&mut self, at: u64, size: usize, value: u64) {

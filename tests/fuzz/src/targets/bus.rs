@@ -10,7 +10,7 @@ use bulkhead_bus::chip::Control;
 use bulkhead_bus::control;
 use bulkhead_bus::dead::DeadDevice;
 use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort};
-use bulkhead_bus::irq::{IRQ_BYTES, IrqPage, SOURCES};
+use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
 use bulkhead_bus::links::{
     BLOCK_DATA, BLOCK_LINK, BLOCK_SLOTS, BYTES_LINK, BlockClient, BlockOp, BlockServer, BlockStatus, ByteEnd,
     Medium, Side,
@@ -46,6 +46,7 @@ fn lie(memory: &Mapping, start: usize, end: usize, source: &mut Script<'_>) {
 mod at {
     pub const TAIL: usize = 0x040;
     pub const HEAD: usize = 0x080;
+    pub const LINES: usize = 0xa00;
     pub const MIRROR: usize = 0xe000;
     pub const RESPONSES: usize = 0x5000;
 }
@@ -89,13 +90,8 @@ pub fn port(bytes: &[u8]) {
             ),
             6 => {
                 lie(&irq_lies, 0, IRQ_BYTES, &mut source);
-                let news = irq.take_news();
-                for at in 0..SOURCES {
-                    if news >> at & 1 != 0 {
-                        let _ = irq.line(at, source.below(16) as usize);
-                    }
-                }
-                let _ = irq.take_code_changed();
+                lie(&lies, at::LINES, at::LINES + 0x80, &mut source);
+                let _ = (irq.take_news(), port.line(source.below(16) as usize));
             }
             7 => {
                 // The mirror's counter, right and wrong.
