@@ -2,8 +2,14 @@
 //!
 //! Requests run one after the other in the order of their numbers. With `cache=writethrough` the writes that wait together are made
 //! durable together and reported then: one `fdatasync` for a long command of several requests.
+//!
+//! A request that has killed [`DEATHS_MAX`] back ends is reported as an error, like a bad sector. Which of several it was shows
+//! when each runs and ends by itself, as they do behind a death.
+
+use std::io::Write;
 
 use bulkhead_bus::bell::Bell;
+use bulkhead_bus::device::DEATHS_MAX;
 use bulkhead_bus::links::{BlockOp, BlockRequest, BlockServer, BlockStatus};
 use bulkhead_bus::sys;
 
@@ -46,14 +52,26 @@ fn run(server: &BlockServer, image: &mut dyn Image, request: BlockRequest) -> Bl
     })
 }
 
+/// A line to the broker. When it is gone, so is this process.
+fn tell(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Runs everything that is submitted now. False when there was nothing.
 pub fn serve_pending(server: &BlockServer, image: &mut dyn Image) -> bool {
     let requests = server.pending();
     let any = !requests.is_empty();
+    let together = requests.iter().all(|request| server.deaths(request) == 0);
     // Slots of writes that are done but not durable.
     let mut held: Vec<usize> = Vec::new();
     for request in requests {
-        server.begin(&request);
+        if !server.begin(&request) {
+            tell(&format!(
+                "{request} has killed this back end {DEATHS_MAX} times and is reported as an error"
+            ));
+            server.complete(request.slot, BlockStatus::Error);
+            continue;
+        }
         let outcome = run(server, image, request);
         server.end(&request, outcome);
         if request.op == BlockOp::Write && outcome == BlockStatus::Ok && image.is_write_through() {
@@ -61,12 +79,20 @@ pub fn serve_pending(server: &BlockServer, image: &mut dyn Image) -> bool {
         } else {
             server.complete(request.slot, outcome);
         }
+        if !together {
+            finish(server, image, &mut held);
+        }
     }
+    finish(server, image, &mut held);
+    any
+}
+
+/// Makes writes durable and completes them.
+fn finish(server: &BlockServer, image: &mut dyn Image, held: &mut Vec<usize>) {
     if !held.is_empty() {
         let outcome = status(image.flush());
-        held.into_iter().for_each(|slot| server.complete(slot, outcome));
+        held.drain(..).for_each(|slot| server.complete(slot, outcome));
     }
-    any
 }
 
 /// Serves for ever.

@@ -8,10 +8,11 @@
 //! - *Crash loops*: the first [`FREE_CRASHES`] crashes within [`CRASH_WINDOW`] are followed by a successor at once, later ones
 //!   after the pauses of [`PAUSES`]. A `SIGKILL` from outside is no crash: no process does that to itself.
 //! - *Poison*: what was under way at a crash (a request, a timer, an event of a link, a command, the saved state) is counted against
-//!   by the device itself (see the bus); a kill from outside is taken off that count here.
+//!   by the process itself (see the bus); a kill from outside is taken off that count here, as is the hang of what was
+//!   stopped, and of a back end that waits: slow storage makes no error. A block request that kills is reported as an error, like a bad sector.
 //! - *Dead slots*: after [`FAILURES_MAX`] processes in a row that did not get ready, a slot is given up by name until
 //!   `device_restart` or a reset of the machine. The ring of a dead device is answered with all ones by a thread of this process; a dead block back end's
-//!   requests wait, they never become errors.
+//!   requests wait, they do not become errors.
 //! - *Hangs*: a process that has work and completes none of it for [`HANG_LOOKS`] looks, [`LOOK`] apart, while the VM runs, is
 //!   killed and replaced like a dead one, unless it waits for the host's disk. Answering [`PING_LOOKS`] is work too, so that
 //!   a device that hangs in a timer, or is stopped, is found. A character back end may wait for its client for ever; it counts
@@ -21,7 +22,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bulkhead_bus::attempts::{NOTE_BYTES, Note};
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::config::{JOURNAL_BYTES, JOURNAL_NOTES};
 use bulkhead_bus::dead::DeadDevice;
 use bulkhead_bus::device::DEVICE_BYTES;
 use bulkhead_bus::irq::{IRQ_BYTES, IrqPage};
@@ -92,6 +95,8 @@ struct Place {
     failures: u32,
     /// Why the process is about to be killed, when it is by this broker; true: its own fault.
     verdict: Option<(&'static str, bool)>,
+    /// It hangs in the host's hands (stopped, or a back end that waits): what it was doing is not to blame.
+    excused: bool,
     /// Monotonic time of the first death that no successor has answered yet, and its event.
     open: Option<(u64, u64)>,
     /// A successor was held back, so that its time says nothing.
@@ -124,6 +129,7 @@ impl Keeper {
             crashes: VecDeque::new(),
             failures: 0,
             verdict: None,
+            excused: false,
             open: None,
             paused: false,
             times: VecDeque::new(),
@@ -209,9 +215,13 @@ fn state_of(pid: u32) -> Option<char> {
     text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next())
 }
 
+/// `once`, `2 times`.
+fn times(begun: u32) -> String {
+    if begun == 1 { "once".to_owned() } else { format!("{begun} times") }
+}
+
 /// What was under way in a device when it died.
 fn doing(mailbox: &Mailbox) -> Option<String> {
-    let times = |begun: u32| if begun == 1 { "once".to_owned() } else { format!("{begun} times") };
     if let Some((act, begun)) = mailbox.aside() {
         return Some(format!("{}, begun {}", act.name(), times(begun)));
     }
@@ -231,6 +241,38 @@ impl Tree {
         let block = || self.blocks.iter().find(|(p, _)| *p == index).map(|(_, block)| block.ready_at());
         let char = || self.back_ends.iter().find(|(p, _)| *p == index).map(|(_, bell)| bell.ready_at());
         device.or_else(block).or_else(char).flatten()
+    }
+
+    /// What the dead process was doing.
+    fn doing(&self, index: usize) -> Option<String> {
+        let device = self.devices.iter().find(|d| d.process == index).and_then(|d| doing(&d.mailbox));
+        let block = || {
+            let (request, begun) = self.blocks.iter().find(|(p, _)| *p == index)?.1.doing()?;
+            Some(format!("{request}, begun {}", times(begun)))
+        };
+        let char = || {
+            let begun = |number| self.note(index, number, |note| note.begun()).filter(|begun| *begun > 0);
+            let input = begun(0).map(|begun| ("input", begun));
+            let (what, begun) = input.or_else(|| Some(("output", begun(1)?)))?;
+            Some(format!("{what}, begun {}", times(begun)))
+        };
+        device.or_else(block).or_else(char)
+    }
+
+    /// A note of the dead character back end at `index`.
+    fn note<R>(&self, index: usize, number: usize, look: impl FnOnce(Note<'_>) -> R) -> Option<R> {
+        let journal = self.recipes.get(index)?.descriptor(fd::JOURNAL)?;
+        let map = Mapping::shared(journal, JOURNAL_BYTES, true).ok()?;
+        Some(look(Note::new(&map, JOURNAL_NOTES + number * NOTE_BYTES)))
+    }
+
+    /// The process at `index` is dead: of what it was doing, unless `forgiven`.
+    fn settle(&self, index: usize, forgiven: bool) {
+        self.devices.iter().filter(|d| d.process == index).for_each(|d| d.mailbox.settle(forgiven));
+        self.blocks.iter().filter(|(p, _)| *p == index).for_each(|(_, block)| block.settle(forgiven));
+        for number in 0..2 {
+            let _ = self.note(index, number, |note| note.settle(forgiven));
+        }
     }
 
     /// What was completed so far and whether there is more to do.
@@ -272,8 +314,7 @@ impl Vm<'_> {
         let (pid, last) = self.tree.processes.get(index).map(|p| (p.pid, p.last.clone())).unwrap_or_default();
         self.trace(events::PROCESS_END, index);
         let name = self.name_of(index);
-        let device = self.tree.devices.iter().find(|d| d.process == index);
-        let doing = device.and_then(|device| doing(&device.mailbox));
+        let doing = self.tree.doing(index);
         let Some(place) = self.keeper.places.get_mut(index) else { return };
         let (verdict, own_fault) = match place.verdict.take() {
             Some((why, own_fault)) => (Some(why), own_fault),
@@ -290,6 +331,7 @@ impl Vm<'_> {
             place.crashes.push_back(Instant::now());
         }
         let (failures, crashes) = (place.failures, place.crashes.len());
+        let excused = std::mem::take(&mut place.excused);
         place.stuck = 0;
         let opened = place.open.map_or(now, |(at, _)| at);
         let event = Event { at: self.keeper.start.elapsed(), name: name.clone(), reason, doing, took: None };
@@ -298,9 +340,7 @@ impl Vm<'_> {
         if let Some(place) = self.keeper.places.get_mut(index) {
             place.open = Some((opened, number));
         }
-        if !own_fault && let Some(device) = self.tree.devices.iter().find(|d| d.process == index) {
-            device.mailbox.forgive();
-        }
+        self.tree.settle(index, !own_fault || excused);
         if failures >= FAILURES_MAX {
             self.give_up(index, &text);
             return;
@@ -444,7 +484,12 @@ impl Vm<'_> {
             } else if place.stuck >= HANG_LOOKS {
                 place.stuck = 0;
                 let pid = self.tree.processes.get(index).map_or(0, |process| process.pid);
-                if state_of(pid) != Some('D') {
+                let state = state_of(pid);
+                if state != Some('D') {
+                    let is_device = self.tree.devices.iter().any(|device| device.process == index);
+                    if let Some(place) = self.keeper.places.get_mut(index) {
+                        place.excused = if is_device { state == Some('T') } else { state != Some('R') };
+                    }
                     self.condemn(index, "hung", true);
                 }
             }

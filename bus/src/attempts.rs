@@ -1,10 +1,69 @@
-//! What a device is about to do besides requests, noted outside the commit, so that nothing that kills every process is tried for
+//! What a process is about to do, noted outside the commit, so that nothing that kills every process is tried for
 //! ever: after [`DEATHS_MAX`] deaths on the same thing it is left out.
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::device::{ASIDE, DEATHS_MAX};
 use crate::sys::Mapping;
+
+/// Bytes of a [`Note`].
+pub const NOTE_BYTES: usize = 16;
+
+/// One note in shared memory: u64 key of the thing, u32 deaths of it (while it is under way, this time counts), u32 1 while it
+/// is under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Note<'a> {
+    map: &'a Mapping,
+    at: usize,
+}
+
+impl<'a> Note<'a> {
+    /// At an offset that is a multiple of 8.
+    pub fn new(map: &'a Mapping, at: usize) -> Note<'a> {
+        Note { map, at }
+    }
+
+    /// How many processes have died of the thing `key`, while it is not under way.
+    pub fn deaths(self, key: u64) -> u32 {
+        let same = self.map.dword(self.at).load(Ordering::Relaxed) == key;
+        if same { self.map.word(self.at + 8).load(Ordering::Relaxed) } else { 0 }
+    }
+
+    /// Notes that the thing `key` begins. False, and nothing noted, when too many have died of it.
+    pub fn begin(self, key: u64) -> bool {
+        let deaths = self.deaths(key);
+        if deaths >= DEATHS_MAX {
+            return false;
+        }
+        self.map.dword(self.at).store(key, Ordering::Relaxed);
+        self.map.word(self.at + 8).store(deaths + 1, Ordering::Relaxed);
+        self.map.word(self.at + 12).store(1, Ordering::Relaxed);
+        // Program order is all that counts: the reader comes after this process.
+        compiler_fence(Ordering::SeqCst);
+        true
+    }
+
+    /// Notes that it is done.
+    pub fn end(self) {
+        compiler_fence(Ordering::SeqCst);
+        self.map.word(self.at + 8).store(0, Ordering::Relaxed);
+        self.map.word(self.at + 12).store(0, Ordering::Relaxed);
+    }
+
+    /// How often what is under way was begun, 0 for nothing. A claim.
+    pub fn begun(self) -> u32 {
+        let under_way = self.map.word(self.at + 12).load(Ordering::SeqCst) != 0;
+        if under_way { self.map.word(self.at + 8).load(Ordering::SeqCst) } else { 0 }
+    }
+
+    /// While no process serves: nothing is under way any more; when `forgiven`, what was is not what the last one died of.
+    pub fn settle(self, forgiven: bool) {
+        let count = self.map.word(self.at + 8);
+        if self.map.word(self.at + 12).swap(0, Ordering::SeqCst) != 0 && forgiven {
+            count.store(count.load(Ordering::SeqCst).saturating_sub(1), Ordering::SeqCst);
+        }
+    }
+}
 
 /// Something that a device does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,38 +92,27 @@ impl Act {
         }
     }
 
-    fn at(self) -> usize {
-        ASIDE + self as usize * 16
+    fn note(self, map: &Mapping) -> Note<'_> {
+        Note::new(map, ASIDE + self as usize * NOTE_BYTES)
     }
 
     /// Notes that the device begins. False when it has died of this too often.
     pub(crate) fn begin(self, map: &Mapping, key: u64) -> bool {
-        let (place, count) = (map.dword(self.at()), map.word(self.at() + 8));
-        let deaths = if place.load(Ordering::Relaxed) == key { count.load(Ordering::Relaxed) } else { 0 };
-        if deaths >= DEATHS_MAX {
-            return false;
-        }
-        place.store(key, Ordering::Relaxed);
-        count.store(deaths + 1, Ordering::Relaxed);
-        // Program order is all that counts: the reader comes after this process.
-        compiler_fence(Ordering::SeqCst);
-        true
+        self.note(map).begin(key)
     }
 
     /// Notes that it is done.
     pub(crate) fn end(self, map: &Mapping) {
-        compiler_fence(Ordering::SeqCst);
-        map.word(self.at() + 8).store(0, Ordering::Relaxed);
+        self.note(map).end();
     }
 
     /// How often what is under way was begun, 0 for nothing. A claim.
     pub(crate) fn begun(self, map: &Mapping) -> u32 {
-        map.word(self.at() + 8).load(Ordering::SeqCst)
+        self.note(map).begun()
     }
 
-    /// While no process serves: the last death was not the fault of what was under way.
-    pub(crate) fn forgive(self, map: &Mapping) {
-        let count = map.word(self.at() + 8);
-        count.store(count.load(Ordering::SeqCst).saturating_sub(1), Ordering::SeqCst);
+    /// See [`Note::settle`].
+    pub(crate) fn settle(self, map: &Mapping, forgiven: bool) {
+        self.note(map).settle(forgiven);
     }
 }

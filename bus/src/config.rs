@@ -211,6 +211,8 @@ pub struct CharConfig {
 
 /// Bytes of a character back end's journal.
 pub const JOURNAL_BYTES: usize = 0x2000;
+/// Offset in it of two notes (see [`crate::attempts::Note`]): what the back end is doing with typed bytes, and with the device's.
+pub const JOURNAL_NOTES: usize = 0x600;
 
 /// Host side of a character back end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

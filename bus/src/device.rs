@@ -9,7 +9,7 @@
 //! | `0x080` | u32 head: requests ever completed, a copy of the committed one | device |
 //! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one | device, broker |
 //! | `0x100` | u64 host's monotonic nanoseconds when ready was set | device |
-//! | `0x110` | 16 bytes each, see [`crate::attempts`]: u64 key, u32 count | device, broker |
+//! | `0x110` | 16 bytes each, see [`crate::attempts::Note`] | device, broker |
 //! | `0x150` | u32 number of the broker's question whether the device lives, u32 number of its answer | broker, device |
 //! | `0x180` | u64 generation: the active state slot is its lowest bit | device |
 //! | `0x200` | per region 256 bytes: u64 size, u32 rules, then 16 bytes a rule: start, end, read class, write class | device |

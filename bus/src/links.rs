@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::attempts::Note;
 use crate::bell::Bell;
 use crate::sys::{self, Mapping};
 use crate::trace::{Tracer, counter, events};
@@ -262,7 +263,7 @@ pub const BLOCK_DATA: usize = 128 << 10;
 /// `0x0c` u32 medium generation; `0x20` u32 completions ever, `0x24` u32 1 once the back end serves (a futex word),
 /// `0x28` u64 the host's monotonic time of that; from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
 /// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status, `0x18` u64 sequence
-/// number; data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
+/// number, `0x20` what has died of it (a [`Note`], by that number); data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
 /// succeeded by one that runs every submitted request again in sequence order.
 pub const BLOCK_LINK: usize = 0x1000 + BLOCK_SLOTS * BLOCK_DATA;
 
@@ -464,6 +465,28 @@ impl BlockClient {
     }
 }
 
+impl BlockOp {
+    /// Word for the user.
+    pub fn name(self) -> &'static str {
+        match self {
+            BlockOp::Read => "read",
+            BlockOp::Write => "write",
+            BlockOp::Flush => "flush",
+            BlockOp::Discard => "discard",
+        }
+    }
+}
+
+/// `read of 512 bytes at 4096`.
+impl std::fmt::Display for BlockRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.op {
+            BlockOp::Flush => f.write_str(self.op.name()),
+            op => write!(f, "{} of {} bytes at {}", op.name(), self.length, self.offset),
+        }
+    }
+}
+
 /// A request as the back end sees it, validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockRequest {
@@ -501,13 +524,39 @@ impl BlockServer {
         self.map.dword(slot_at(slot) + 0x18).load(Ordering::Relaxed)
     }
 
-    /// Records that a request is begun.
-    pub fn begin(&self, request: &BlockRequest) {
+    fn note(&self, slot: usize) -> Note<'_> {
+        Note::new(&self.map, slot_at(slot) + 0x20)
+    }
+
+    /// How many back ends have died of a request.
+    pub fn deaths(&self, request: &BlockRequest) -> u32 {
+        self.note(request.slot).deaths(self.sequence(request.slot))
+    }
+
+    /// Broker, while no back end runs: what the last one had begun latest and how often that was begun. Claims.
+    pub fn doing(&self) -> Option<(BlockRequest, u32)> {
+        let begun = |slot| Some(self.note(slot).begun()).filter(|begun| *begun > 0);
+        let all = (0..BLOCK_SLOTS).filter_map(|slot| Some((self.request_in(slot)?, begun(slot)?)));
+        all.max_by_key(|(request, _)| self.sequence(request.slot))
+    }
+
+    /// Broker, while no back end runs: the last one died of what was under way, unless `forgiven`.
+    pub fn settle(&self, forgiven: bool) {
+        (0..BLOCK_SLOTS).for_each(|slot| self.note(slot).settle(forgiven));
+    }
+
+    /// Records that a request is begun. False, and nothing done, when it has killed [`crate::device::DEATHS_MAX`] back ends.
+    #[must_use]
+    pub fn begin(&self, request: &BlockRequest) -> bool {
+        if !self.note(request.slot).begin(self.sequence(request.slot)) {
+            return false;
+        }
         self.tracer.count(counter::BLOCKS, 1);
         self.tracer.begin(events::BLOCK_RUN, || {
             let operation = (request.length as u64) << 8 | request.op as u64;
             [self.sequence(request.slot), request.offset, operation, 0]
         });
+        true
     }
 
     /// Records that a request has run with this outcome, which may still have to be made durable.
@@ -573,6 +622,21 @@ impl BlockServer {
         self.pending().into_iter().next()
     }
 
+    /// The request in a slot, free or not, if it is well formed.
+    fn request_in(&self, slot: usize) -> Option<BlockRequest> {
+        let at = slot_at(slot);
+        let length = self.map.word(at + 0x10).load(Ordering::Relaxed) as usize;
+        let op = match self.map.word(at + 0x04).load(Ordering::Relaxed) {
+            1 => BlockOp::Read,
+            2 => BlockOp::Write,
+            3 => BlockOp::Flush,
+            4 => BlockOp::Discard,
+            _ => return None,
+        };
+        let offset = self.map.dword(at + 0x08).load(Ordering::Relaxed);
+        (length <= BLOCK_DATA).then_some(BlockRequest { slot, op, offset, length })
+    }
+
     /// Every submitted request, the oldest first. Malformed ones are completed with an error here.
     pub fn pending(&self) -> Vec<BlockRequest> {
         let mut found = Vec::new();
@@ -581,21 +645,9 @@ impl BlockServer {
             if self.map.word(at).load(Ordering::SeqCst) != 1 {
                 continue;
             }
-            let length = self.map.word(at + 0x10).load(Ordering::Relaxed) as usize;
-            let op = match self.map.word(at + 0x04).load(Ordering::Relaxed) {
-                1 => Some(BlockOp::Read),
-                2 => Some(BlockOp::Write),
-                3 => Some(BlockOp::Flush),
-                4 => Some(BlockOp::Discard),
-                _ => None,
-            };
-            match op {
-                Some(op) if length <= BLOCK_DATA => {
-                    let offset = self.map.dword(at + 0x08).load(Ordering::Relaxed);
-                    let number = self.map.dword(at + 0x18).load(Ordering::Relaxed);
-                    found.push((number, BlockRequest { slot, op, offset, length }));
-                }
-                _ => self.complete(slot, BlockStatus::Error),
+            match self.request_in(slot) {
+                Some(request) => found.push((self.sequence(slot), request)),
+                None => self.complete(slot, BlockStatus::Error),
             }
         }
         found.sort_by_key(|(number, _)| *number);
@@ -627,6 +679,7 @@ impl BlockServer {
     pub fn complete(&self, slot: usize, status: BlockStatus) {
         let at = slot_at(slot);
         self.map.word(at + 0x14).store(status as u32, Ordering::Relaxed);
+        self.note(slot).end();
         self.tracer.begin(events::BLOCK_COMPLETE, || [self.sequence(slot), status as u64, 0, 0]);
         sys::publish(self.map.word(at), 2);
         self.map.word(0x20).fetch_add(1, Ordering::SeqCst);

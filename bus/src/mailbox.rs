@@ -93,12 +93,14 @@ impl Mailbox {
         ((word >> 32) as u32, word as u32)
     }
 
-    /// While no process serves: the last death was not the fault of the request under way.
-    pub fn forgive(&self) {
-        let word = self.map.dword(ATTEMPTS);
-        let now = word.load(Ordering::SeqCst);
-        word.store(now.wrapping_sub(u64::from(now as u32 != 0)), Ordering::SeqCst);
-        Act::ALL.into_iter().for_each(|act| act.forgive(&self.map));
+    /// While no process serves: the last one died of what was under way, unless `forgiven`.
+    pub fn settle(&self, forgiven: bool) {
+        if forgiven {
+            let word = self.map.dword(ATTEMPTS);
+            let now = word.load(Ordering::SeqCst);
+            word.store(now.wrapping_sub(u64::from(now as u32 != 0)), Ordering::SeqCst);
+        }
+        Act::ALL.into_iter().for_each(|act| act.settle(&self.map, forgiven));
     }
 
     /// Makes the device look at its clock and links.

@@ -533,11 +533,11 @@ fn death_from_outside_that_is_forgiven_is_not_counted_against_the_request() {
     port.write(0, 56, 3, 1);
     port.write(0, 8, 3, 5);
     assert!(first.join().is_err(), "the fuse burnt down");
-    mailbox.forgive();
+    mailbox.settle(true);
     for _ in 0..5 {
         assert!(rig.start_unready(true).join().is_err());
         assert_eq!(mailbox.attempts(), (1, 1));
-        mailbox.forgive();
+        mailbox.settle(true);
     }
     rig.start(false);
     assert_eq!(port.read(0, 24, 3), fold(0, 5), "served by a device that does not die of it");

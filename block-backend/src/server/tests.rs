@@ -109,3 +109,101 @@ fn ranges_beyond_the_image_never_reach_it() {
     serve_pending(&server, &mut image);
     assert_eq!(client.poll(0), Some(Some(BlockStatus::Ok)));
 }
+
+/// An image that kills its back end at one operation.
+struct Deadly {
+    inner: Noted,
+    at: &'static str,
+}
+
+impl Deadly {
+    fn die(&self) {
+        assert!(self.inner.log.last().is_none_or(|last| last != self.at), "death by {}", self.at);
+    }
+}
+
+impl Image for Deadly {
+    fn bytes(&self) -> u64 {
+        self.inner.bytes()
+    }
+
+    fn read(&mut self, offset: u64, to: &mut [u8]) -> Result<(), ImageError> {
+        self.inner.read(offset, to)?;
+        self.die();
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), ImageError> {
+        self.inner.write(offset, from)?;
+        self.die();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), ImageError> {
+        self.inner.flush()?;
+        self.die();
+        Ok(())
+    }
+
+    fn is_write_through(&self) -> bool {
+        self.inner.is_write_through()
+    }
+}
+
+/// Serves with one back end after the other until one of them is done; how many have died, and what each was doing.
+fn succeeds(server: &BlockServer, image: &mut Deadly, forgiven: bool) -> Vec<String> {
+    let mut deaths = Vec::new();
+    while deaths.len() < 20 {
+        let life = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve_pending(server, image)));
+        if life.is_ok() {
+            break;
+        }
+        let (request, begun) = server.doing().expect("something was under way");
+        deaths.push(format!("{request}, {begun}"));
+        server.settle(forgiven);
+        assert_eq!(server.doing(), None);
+    }
+    deaths
+}
+
+#[test]
+fn request_that_kills_every_back_end_is_an_error_after_its_third_death_and_the_others_are_none() {
+    for write_through in [false, true] {
+        let (client, server) = link();
+        let mut image = Deadly { inner: noted(write_through), at: "write 1024 512" };
+        for number in 0..4u64 {
+            assert!(client.submit(number as usize, BlockOp::Write, number * 512, 512, number));
+        }
+        assert_eq!(succeeds(&server, &mut image, false).len(), 3);
+        let statuses: Vec<_> = (0..4).map(|slot| client.poll(slot)).collect();
+        let (ok, error) = (Some(Some(BlockStatus::Ok)), Some(Some(BlockStatus::Error)));
+        assert_eq!(statuses, [ok, ok, error, ok], "write-through {write_through}");
+        // The next one in the same place is another request.
+        image.at = "";
+        client.release(2);
+        assert!(client.submit(2, BlockOp::Write, 1024, 512, 4));
+        assert_eq!(succeeds(&server, &mut image, false).len(), 0);
+        assert_eq!(client.poll(2), ok);
+    }
+}
+
+#[test]
+fn deadly_flush_is_an_error_and_takes_no_read_with_it() {
+    let (client, server) = link();
+    let mut image = Deadly { inner: noted(false), at: "flush" };
+    assert!(client.submit(0, BlockOp::Flush, 0, 0, 8));
+    assert!(client.submit(1, BlockOp::Read, 512, 1024, 9));
+    assert_eq!(succeeds(&server, &mut image, false), ["flush, 1", "flush, 2", "flush, 3"]);
+    assert_eq!(client.poll(0), Some(Some(BlockStatus::Error)));
+    assert_eq!(client.poll(1), Some(Some(BlockStatus::Ok)));
+}
+
+#[test]
+fn deaths_from_outside_make_no_error_however_many_there_are() {
+    let (client, server) = link();
+    let mut image = Deadly { inner: noted(true), at: "read 512 1024" };
+    assert!(client.submit(5, BlockOp::Read, 512, 1024, 3));
+    let deaths = succeeds(&server, &mut image, true);
+    assert_eq!(deaths, vec!["read of 1024 bytes at 512, 1"; 20]);
+    assert_eq!(client.poll(5), Some(None));
+}

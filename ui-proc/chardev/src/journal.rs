@@ -2,12 +2,14 @@
 //!
 //! The journal is a memory file that the broker keeps. Each of the two threads commits its own part by one exchange of a
 //! generation, as devices do. Layout: input part at `0x000`, output part at `0x200` (each: u64 generation, two slots), the output
-//! part's intent at `0x400` (u32 valid, state), typed bytes at [`KEYS`].
+//! part's intent at `0x400` (u32 valid, state), a note for each part at [`JOURNAL_NOTES`], typed bytes at [`KEYS`].
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bulkhead_bus::attempts::{NOTE_BYTES, Note};
+use bulkhead_bus::config::JOURNAL_NOTES;
 use bulkhead_bus::sys::Mapping;
 use bytemuck::{Pod, Zeroable};
 
@@ -90,6 +92,21 @@ impl<T: Pod> Part<T> {
         let mut state = T::zeroed();
         let _ = self.map.read(at, bytemuck::bytes_of_mut(&mut state));
         state
+    }
+
+    fn note(&self) -> Note<'_> {
+        Note::new(&self.map, JOURNAL_NOTES + if self.at == INPUT { 0 } else { NOTE_BYTES })
+    }
+
+    /// Notes that what follows the committed state begins. False when too many processes have died of it.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        self.note().begin(self.generation)
+    }
+
+    /// Notes that it is done, or was not possible.
+    pub fn end(&self) {
+        self.note().end();
     }
 
     /// Makes `state` current in one step.

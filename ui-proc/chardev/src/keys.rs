@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::journal::{Input, KEYS, KEYS_MAX, Part};
 use crate::mux::{Focus, Input as Key, Mux};
-use crate::serve::{Monitor, REDRAW, Text, waits};
+use crate::serve::{Monitor, REDRAW, Text, tell, waits};
 
 /// The way from the host.
 pub struct Keys {
@@ -119,8 +119,24 @@ impl Keys {
         true
     }
 
-    /// Deals with the next byte, or with a run of bytes that mean nothing but themselves.
+    /// Deals with the next byte, or with a run of bytes that mean nothing but themselves. Typed bytes that kill every process are left
+    /// out, with what came together with them.
     pub fn next(&mut self, link: Option<&ByteEnd>, monitor: Option<&Monitor>) -> Done {
+        if self.state.done >= self.state.have {
+            return Done::All;
+        }
+        let done = if self.part.begin() {
+            self.deal(link, monitor)
+        } else {
+            tell("what was typed has killed this back end and is left out");
+            self.commit(Input { done: self.state.have, ..self.state });
+            Done::Some(Effect::None)
+        };
+        self.part.end();
+        done
+    }
+
+    fn deal(&mut self, link: Option<&ByteEnd>, monitor: Option<&Monitor>) -> Done {
         let mut bytes = [0u8; KEYS_MAX];
         let left = self.state.have.saturating_sub(self.state.done) as usize;
         let Some(bytes) = bytes.get_mut(..left.min(KEYS_MAX)) else { return Done::All };
@@ -206,5 +222,51 @@ impl Keys {
         let told = self.state.told.wrapping_add(count as u32);
         self.commit(Input { told, ..self.state });
         count > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_bus::bell::{BELL_BYTES, Bell};
+    use bulkhead_bus::config::JOURNAL_BYTES;
+    use bulkhead_bus::device::DEATHS_MAX;
+    use bulkhead_bus::links::{BYTES_LINK, Side};
+    use std::io::Write;
+
+    use super::*;
+    use crate::journal::INPUT;
+
+    #[test]
+    fn typed_bytes_that_kill_are_left_out_and_the_next_ones_arrive() {
+        let journal = Arc::new(Mapping::anonymous(JOURNAL_BYTES).expect("mapping"));
+        let memory = sys::memfd("link", BYTES_LINK as u64).expect("memfd");
+        let end = |side| {
+            let bell = Arc::new(Bell::new(Mapping::anonymous(BELL_BYTES).expect("mapping")));
+            ByteEnd::new(Mapping::shared(memory.as_fd(), BYTES_LINK, true).expect("mapping"), bell, side)
+        };
+        let (host, device) = (end(Side::Host), end(Side::Device));
+        let (read, write) = std::io::pipe().expect("pipe");
+        let (input, mut user) = std::io::pipe().expect("pipe");
+        let start = || {
+            let pipe = (read.try_clone().expect("descriptor"), write.try_clone().expect("descriptor"));
+            let part = Part::take_up(journal.clone(), INPUT);
+            Keys::new(journal.clone(), Mux::new(false, 1, true, false), (pipe.0.into(), pipe.1.into()), part)
+        };
+        user.write_all(b"deadly").expect("writable");
+        assert!(start().fetch(&input));
+        for _ in 0..DEATHS_MAX {
+            // One that dies before it has dealt with the first byte.
+            assert!(start().part.begin());
+        }
+        let mut keys = start();
+        assert_eq!(keys.next(Some(&host), None), Done::Some(Effect::None));
+        assert_eq!(keys.next(Some(&host), None), Done::All);
+        assert_eq!(device.waiting(), 0);
+        user.write_all(b"fine").expect("writable");
+        assert!(keys.fetch(&input));
+        assert_eq!(keys.next(Some(&host), None), Done::Some(Effect::None));
+        let mut got = [0u8; 16];
+        assert_eq!(device.receive(&mut got), 4);
+        assert!(got.starts_with(b"fine"));
     }
 }

@@ -99,6 +99,17 @@ impl Sink {
         self.is_connected() && !self.out.is_full()
     }
 
+    /// Notes that what comes next begins. False when too many processes have died of it.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        self.part.begin()
+    }
+
+    /// Notes that it is done.
+    pub fn end(&self) {
+        self.part.end();
+    }
+
     /// Commits without showing anything.
     pub fn commit(&mut self, next: Output) {
         self.state = next;

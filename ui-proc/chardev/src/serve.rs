@@ -1,6 +1,6 @@
 //! The threads of a character back end.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +45,11 @@ pub enum Text {
 /// Whether an attempt is to be made again.
 pub fn waits(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// A line to the broker. When it is gone, so is this process.
+pub fn tell(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// The monitor in the broker.
@@ -178,7 +183,10 @@ fn show_device(shared: &Shared, link: &ByteEnd, bytes: &mut [u8]) -> bool {
         return false;
     }
     let mut next = crate::journal::Output { received: state.received.wrapping_add(count as u32), ..state };
-    if stamps {
+    if !sink.begin() {
+        tell("what the device has sent has killed this back end and is left out");
+        sink.commit(next);
+    } else if stamps {
         let mut stamper = Stamper { inside: state.inside != 0 };
         let text = stamper.stamp(bytes, monotonic_ns().saturating_sub(shared.start_ns));
         next.inside = stamper.inside.into();
@@ -186,6 +194,7 @@ fn show_device(shared: &Shared, link: &ByteEnd, bytes: &mut [u8]) -> bool {
     } else {
         sink.show(bytes, next);
     }
+    sink.end();
     true
 }
 
