@@ -159,7 +159,7 @@ pub fn mailbox(bytes: &[u8]) {
         }
         let _ = (mailbox.is_ready(), mailbox.ready_at(), mailbox.progress(), mailbox.attempts());
         if source.below(8) == 0 {
-            mailbox.forgive();
+            mailbox.settle(true);
         }
     }
 }
