@@ -87,6 +87,52 @@ pub mod exit {
     pub const ATTENTION: u32 = 5;
 }
 
+/// x87 state apart from the register file ([`CoreState::media`], physical registers R0..R7).
+///
+/// While `ready` is set, generated code leaves part of the status word to be found out when someone looks: exception flags are in
+/// the host's x87 until then, and C1 is what repeating the operation in `lazy` gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(16))]
+pub struct X87 {
+    /// Control word.
+    pub control: u16,
+    /// Status word without TOP (bits 11..14 zero).
+    pub status: u16,
+    /// Top of stack, 0..8. `ST(i)` is physical register `(top + i) & 7`.
+    pub top: u32,
+    /// Abridged tags: bit `i` set when physical register `i` is *in use* (as `FXSAVE` stores it).
+    pub tags: u8,
+    /// Padding.
+    pub pad: u8,
+    /// Last non-control opcode, 11 bits.
+    pub opcode: u16,
+    /// Nonzero: no exception is pending or unmasked, the host runs under the guest's control word, and the flags set in the host
+    /// are all set in the guest. Only then may generated code compute.
+    pub ready: u32,
+    /// Last instruction pointer and its selector (bits 48..64 in legacy modes).
+    pub ip: u64,
+    /// Last data pointer, likewise.
+    pub dp: u64,
+    /// The operation that C1 follows from: [`LAZY_NONE`], [`LAZY_CLEAR`], or [`LAZY_OP`] with its opcode, on the operands below.
+    pub lazy: u16,
+    /// Padding.
+    pub pad2: [u16; 3],
+    /// Memory operand of up to eight bytes.
+    pub memory: u64,
+    /// First operand, the destination.
+    pub first: [u8; 16],
+    /// Second operand.
+    pub second: [u8; 16],
+}
+
+/// [`X87::lazy`]: C1 is as in the status word.
+pub const LAZY_NONE: u16 = 0;
+/// [`X87::lazy`]: C1 is zero.
+pub const LAZY_CLEAR: u16 = 1;
+/// [`X87::lazy`]: C1 is that of an operation. Bits 8..11 escape, 6..8 both set for a register form, 3..6 digit, 0..3 rest of
+/// ModRM for the one-operand forms.
+pub const LAZY_OP: u16 = 0x8000;
+
 /// The engine-visible CPU state. Offsets are part of the generated code: see `layout` in the emitter.
 #[repr(C, align(64))]
 pub struct CoreState {
@@ -114,6 +160,8 @@ pub struct CoreState {
     pub vec: [[u8; 16]; 20],
     /// x87 physical registers (80-bit, little-endian, bytes 0..10); MMX registers are their low 8 bytes.
     pub media: [[u8; 16]; 8],
+    /// The rest of the x87.
+    pub x87: X87,
     /// Where slow paths save the host's vector registers.
     pub vec_spill: [[u8; 16]; 16],
     /// Where an engine parks temporaries and host registers.

@@ -79,6 +79,13 @@ pub const IMPLICIT_SUPERVISOR: u8 = 4;
 /// In `Op::k` of [`Opcode::LdV`]/[`Opcode::StV`]: raise the guest's alignment fault unless 16-byte aligned.
 pub const ALIGN16: u8 = 8;
 
+/// In `Op::k` of [`Opcode::Call`]: an x87 instruction on registers.
+pub const FORM_REGISTER: u8 = 1;
+/// ...on the memory operand's value in `a`, whose pointer is `b`.
+pub const FORM_VALUE: u8 = 2;
+/// ...on memory at linear address `a`, whose pointer is `b`.
+pub const FORM_ADDRESS: u8 = 3;
+
 /// What an op does. `d`, `a`, `b`, `s` are the fields of [`Op`]; `[m]` is the linear address
 /// `a + (b << s) + imm` (`a` and `b` may be [`NONE`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -147,6 +154,8 @@ pub enum Opcode {
     /// A host vector instruction on vector slots; only x86-like front ends. See [`VecOp`].
     Vec,
     /// `d = helper(imm & 0xffff)(state, a, b, s, imm >> 16)`: a function of the front end. Its effects are in the helper table.
+    /// `k` other than 0 tells an x87 instruction (bits 16..27 of `imm`) which an engine may do itself, see [`FORM_REGISTER`]; it is
+    /// the last op of its instruction, and `s` is the instruction pointer to be recorded unless that is the pc.
     Call,
     // --- terminators ---
     /// Go to constant pc `imm`. `k` 1: the target may be chained; 0: leave to the dispatcher (state changed).

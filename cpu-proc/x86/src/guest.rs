@@ -74,6 +74,8 @@ impl Cpu {
 fn deliver(core: &mut CoreState) -> Next {
     let cpu = cpu(core);
     cpu.core.exit = 0;
+    // Whoever looks at the state if this ends the run finds it complete.
+    cpu.x87_sync();
     // An instruction that faults is restarted and reports its data breakpoints then.
     cpu.watched = 0;
     refine(cpu);
@@ -89,6 +91,9 @@ fn misaligned(core: &mut CoreState, _linear: u64) {
 /// Takes the machine's requests and at most one event. Order by SDM table 6-2: reset, SMI, NMI, external interrupt.
 fn attend(core: &mut CoreState, _halted: bool) -> Next {
     let cpu = cpu(core);
+    // The run begins or ends here: outside it this thread's x87 may serve another CPU.
+    cpu.x87_sync();
+    cpu.x87_unready();
     let requests = cpu.machine().take_requests();
     if requests.reset {
         // INIT keeps the base of the management memory; power-on has set it before this.

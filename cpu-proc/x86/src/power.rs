@@ -9,7 +9,7 @@ use crate::cpuid::{Choice, Features, Model};
 use crate::guest::OPS;
 use crate::paging;
 use crate::state::{
-    Cpu, Msrs, NO_EXCEPTION, Pending, Segment, TableReg, X87, attr, cr0, eflags, inhibit, latched, reg, seg,
+    Cpu, Msrs, NO_EXCEPTION, Pending, Segment, TableReg, attr, cr0, eflags, inhibit, latched, reg, seg,
 };
 
 /// What a CPU is made from.
@@ -101,7 +101,7 @@ impl Cpu {
         self.dr = [0, 0, 0, 0, 0, 0, 0, 0x400];
         let tsc_offset = self.msrs.tsc_offset;
         self.msrs = Msrs { pat: 0x0007_0406_0007_0406, tsc_offset, mcg_ctl: u64::MAX, ..Msrs::default() };
-        self.x87 = X87 { control: 0x40, ..X87::default() };
+        self.core.x87 = bulkhead_engine::state::X87 { control: 0x40, ..Default::default() };
         bulkhead_engine::mxcsr::write(&mut self.core, 0x1f80);
         self.mxcsr_guest = 0x1f80;
         self.pending = Pending { vector: NO_EXCEPTION, ..Pending::default() };
@@ -186,7 +186,7 @@ impl Cpu {
         );
         let _ = writeln!(out, "DR6={:0digits$x} DR7={:0digits$x}", self.dr[6] | 0xffff_0ff0, self.dr[7]);
         let _ = writeln!(out, "EFER={:016x}", self.msrs.efer);
-        let x = &self.x87;
+        let x = &self.core.x87;
         let status = x.status | (x.top as u16 & 7) << 11;
         let _ = writeln!(
             out,

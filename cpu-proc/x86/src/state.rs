@@ -66,30 +66,6 @@ pub struct Pending {
 /// [`Pending::vector`] when nothing waits.
 pub const NO_EXCEPTION: u32 = 0xffff;
 
-/// x87 state apart from the register file (`CoreState::media`, physical registers R0..R7).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct X87 {
-    /// Control word.
-    pub control: u16,
-    /// Status word without TOP (bits 11..14 zero).
-    pub status: u16,
-    /// Top of stack, 0..8. `ST(i)` is physical register `(top + i) & 7`.
-    pub top: u32,
-    /// Abridged tags: bit `i` set when physical register `i` is *in use* (as `FXSAVE` stores it).
-    pub tags: u8,
-    /// Padding.
-    pub pad: u8,
-    /// Last non-control opcode, 11 bits.
-    pub opcode: u16,
-    /// Padding.
-    pub pad2: u32,
-    /// Last instruction pointer and its selector (bits 48..64 in legacy modes).
-    pub ip: u64,
-    /// Last data pointer, likewise.
-    pub dp: u64,
-}
-
 /// Model-specific registers with storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -150,8 +126,6 @@ pub struct Cpu {
     pub dr: [u64; 8],
     /// Model-specific registers.
     pub msrs: Msrs,
-    /// x87.
-    pub x87: X87,
     /// MXCSR as the guest wrote it (mask bits included); sticky flags live in `core.mxcsr` and are merged on read.
     pub mxcsr_guest: u32,
     /// Bits that key the decoder (see [`Cpu::update_key`]).

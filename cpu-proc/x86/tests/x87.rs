@@ -241,17 +241,17 @@ fn instruction_opcode_and_data_pointers_are_those_of_the_last_operation() {
     let data = pair.data();
     // FLD dword [rbx + 8]
     pair.emulated(&[0xd9, 0x43, 0x08], &before).expect("no fault");
-    let x87 = pair.bench.cpu.x87;
+    let x87 = pair.bench.cpu.core.x87;
     assert_eq!((x87.opcode, x87.dp), (0x143, data + 8));
     assert_ne!(x87.ip, 0);
     let at = x87.ip;
     // FNSTCW changes none of them.
     pair.emulated(&[0xd9, 0x3b], &before).expect("no fault");
-    let x87 = pair.bench.cpu.x87;
+    let x87 = pair.bench.cpu.core.x87;
     assert_eq!((x87.opcode, x87.dp, x87.ip), (0x143, data + 8, at));
     // FLDPI keeps the data pointer.
     pair.emulated(&[0xd9, 0xeb], &before).expect("no fault");
-    let x87 = pair.bench.cpu.x87;
+    let x87 = pair.bench.cpu.core.x87;
     assert_eq!((x87.opcode, x87.dp), (0x1eb, data + 8));
 }
 
@@ -291,9 +291,9 @@ fn real_mode_environments_hold_linear_pointers_and_the_opcode() {
     let data = pair.data();
     let cpu = &mut *pair.bench.cpu;
     // CS:IP f000:e05b, DS:offset 1234:5678.
-    cpu.x87.ip = 0xf000 << 48 | 0xe05b;
-    cpu.x87.dp = 0x1234 << 48 | 0x5678;
-    cpu.x87.opcode = 0x5d9;
+    cpu.core.x87.ip = 0xf000 << 48 | 0xe05b;
+    cpu.core.x87.dp = 0x1234 << 48 | 0x5678;
+    cpu.core.x87.opcode = 0x5d9;
     // The layout follows CR0.PE; addresses stay 64 bits wide, so that the test's memory can be reached.
     cpu.key &= !bulkhead_x86::state::key::PROTECTED;
     let words = |pair: &mut Pair, size: usize| -> Vec<u32> {
@@ -310,5 +310,5 @@ fn real_mode_environments_hold_linear_pointers_and_the_opcode() {
     // Loaded back, the pointers are linear.
     let cpu = &mut *pair.bench.cpu;
     helpers::fp_env::load(cpu, data, 0, 0, 2).expect("loaded");
-    assert_eq!((cpu.x87.ip, cpu.x87.dp, cpu.x87.opcode), (0xf_e05b, 0x1_79b8, 0x5d9));
+    assert_eq!((cpu.core.x87.ip, cpu.core.x87.dp, cpu.core.x87.opcode), (0xf_e05b, 0x1_79b8, 0x5d9));
 }

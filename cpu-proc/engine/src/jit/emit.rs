@@ -9,11 +9,12 @@ use std::mem::offset_of;
 use bulkhead_ir::liveness::{ALL_SLOTS, Life, bit};
 use bulkhead_ir::{Block, NONE, Name, Op, Opcode, TEMP0, W8, W16, W32, W64, cc};
 
-use super::asm::{Asm, M, Patch, reg};
+use super::asm::{Asm, M, NOREG, Patch, reg};
 use super::regs::{Regs, slot_mem, state};
 use super::stubs::{self, Record, Side, Stubs};
 use super::vectors::{self, SIDE, Vectors};
-use crate::guest::Helper;
+use super::x87::Known;
+use crate::guest::{Helper, HelperFn};
 use crate::state::{CoreState, exit};
 
 use reg::{RAX, RBP, RCX, RDI, RDX, RSI};
@@ -26,6 +27,17 @@ pub(super) enum Cold {
     Misaligned { jump: Patch, record: u32 },
     /// The end of a loop between two rounds: what is newer than memory, and whether the host's flags are.
     Side { jump: Patch, flags: bool, slots: Vec<(Name, u8)>, vectors: Vec<(u8, u8)> },
+    /// What an instruction done in line leaves to the helper: first to memory with what is newer, then on at `next`.
+    Helper {
+        jumps: Vec<Patch>,
+        slots: Vec<(Name, u8)>,
+        vectors: Vec<(u8, u8)>,
+        pc: u64,
+        next: u64,
+        func: HelperFn,
+        imm: i64,
+        args: [u8; 3],
+    },
     /// A helper asked to leave.
     Leave { jump: Patch },
     /// The attention word was set before a jump back to this pc.
@@ -72,6 +84,10 @@ pub(super) struct Emitter<'a> {
     pub mem: bool,
     /// Pc of the current instruction.
     pub pc: u64,
+    /// Index of the current op.
+    pub at: usize,
+    /// What is known of the x87.
+    pub fpu: Known,
 }
 
 /// Outcome of preparing a condition: the host condition code to test.
@@ -114,7 +130,7 @@ impl Emitter<'_> {
                 && o.imm as u64 == self.block.pc
                 && self.block.next_pc > self.block.pc
         });
-        if !loops || ops.iter().any(|o| o.op == Opcode::Call) {
+        if !loops || ops.iter().any(|o| o.op == Opcode::Call && !Self::is_x87(o)) {
             return 1;
         }
         match ops.len() {
@@ -151,6 +167,7 @@ impl Emitter<'_> {
         let mut skip = false;
         for (i, op) in ops.iter().enumerate() {
             let life = self.lives.get(i).copied().unwrap_or_default();
+            self.at = i;
             if !std::mem::take(&mut skip) {
                 let next = block.ops.get(i + 1).zip(self.lives.get(i + 1));
                 skip = self.op(op, life, next);
@@ -409,6 +426,10 @@ impl Emitter<'_> {
     // --- calls and exits ---
 
     fn call(&mut self, op: &Op, life: Life) {
+        if self.x87(op) {
+            return;
+        }
+        self.forget_x87();
         let number = op.imm as u16;
         let Some(helper) = self.helpers.get(usize::from(number)) else { return };
         let info = helper.info;
@@ -564,6 +585,30 @@ impl Emitter<'_> {
                     slots.into_iter().for_each(|(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
                     vectors.into_iter().for_each(|(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
                     self.go(self.block.next_pc);
+                }
+                Cold::Helper { jumps, slots, vectors, pc, next, func, imm, args } => {
+                    jumps.into_iter().for_each(|jump| self.asm.land(jump));
+                    slots.into_iter().for_each(|(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
+                    vectors.into_iter().for_each(|(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
+                    // Through memory, because one may be in another's register.
+                    let place = |i: usize| state(offset_of!(CoreState, spill) + 8 * i);
+                    for (i, &r) in args.iter().enumerate().filter(|&(_, &r)| r != NOREG) {
+                        self.asm.store(W64, r, place(i));
+                    }
+                    for (i, to) in [RSI, RDX, RCX].into_iter().enumerate().filter(|&(i, _)| args[i] != NOREG)
+                    {
+                        self.asm.load(W64, to, place(i));
+                    }
+                    self.asm.mov_ri(8, imm as u64);
+                    self.asm.lea(W64, RDI, M::base(RBP, -128));
+                    self.store_pc(pc);
+                    self.asm.mov_mi(W32, state(offset_of!(CoreState, running)), self.target.id as i32);
+                    self.asm.call_abs(func as usize as u64);
+                    self.asm.mov_ri(RSI, next);
+                    self.asm.alu_mi8(W32, 7, state(offset_of!(CoreState, exit)), 0);
+                    self.asm.jcc_to(cc::E, self.stubs.lookup);
+                    self.asm.rr(W32, 0x31, RAX, RAX);
+                    self.asm.jmp_to(self.stubs.leave);
                 }
                 Cold::Leave { jump } => {
                     self.asm.land(jump);

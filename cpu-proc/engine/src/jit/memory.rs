@@ -32,7 +32,7 @@ const _: () = assert!(offset_of!(CoreState, media) % 16 == 0);
 
 impl Emitter<'_> {
     /// Emits the lookup: rsi becomes the host address of the access. The flags must be saved or dead afterwards.
-    fn translate(&mut self, op: &Op, access: Access, record: u32) -> Patch {
+    pub(super) fn translate(&mut self, op: &Op, access: Access, record: u32) -> Patch {
         let m = self.operand(op);
         if op.k & ADDR32 != 0 {
             self.asm.lea(W32, RSI, m);

@@ -7,6 +7,7 @@ mod ops;
 mod regs;
 mod stubs;
 mod vectors;
+mod x87;
 
 use std::io;
 
@@ -112,6 +113,8 @@ impl Jit {
             host: false,
             mem: true,
             pc: block.pc,
+            at: 0,
+            fpu: x87::Known::default(),
         };
         emitter.run();
         #[cfg(test)]

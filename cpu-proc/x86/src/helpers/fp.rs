@@ -12,6 +12,7 @@ use super::{
 };
 use crate::helper;
 use crate::state::{Cpu, key};
+use bulkhead_engine::state::{LAZY_NONE, LAZY_OP, X87};
 use fp_host::{F80, HostOp, Io};
 
 /// Numbers of this topic's helpers.
@@ -144,7 +145,7 @@ pub const INDEFINITE: F80 = [0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff, 0, 0, 0, 0, 
 impl Cpu {
     /// Physical register of `ST(i)`.
     pub fn x87_phys(&self, i: u8) -> usize {
-        (self.x87.top as usize).wrapping_add(i as usize) & 7
+        (self.core.x87.top as usize).wrapping_add(i as usize) & 7
     }
 
     /// Value of `ST(i)`, whatever its tag.
@@ -156,30 +157,60 @@ impl Cpu {
     pub fn x87_set(&mut self, i: u8, value: F80) {
         let phys = self.x87_phys(i);
         self.core.media[phys] = value;
-        self.x87.tags |= 1 << phys;
+        self.core.x87.tags |= 1 << phys;
     }
 
     /// Whether `ST(i)` is tagged empty.
     pub fn x87_empty(&self, i: u8) -> bool {
-        self.x87.tags & (1 << self.x87_phys(i)) == 0
+        self.core.x87.tags & (1 << self.x87_phys(i)) == 0
     }
 
     /// Pops: `ST(0)` becomes empty.
     pub fn x87_pop(&mut self) {
-        self.x87.tags &= !(1 << self.x87_phys(0));
-        self.x87.top = self.x87.top.wrapping_add(1) & 7;
+        self.core.x87.tags &= !(1 << self.x87_phys(0));
+        self.core.x87.top = self.core.x87.top.wrapping_add(1) & 7;
     }
 
     /// Pushes `value`; the caller has checked that `ST(7)` is empty, or means to overwrite it.
     pub fn x87_push(&mut self, value: F80) {
-        self.x87.top = self.x87.top.wrapping_sub(1) & 7;
+        self.core.x87.top = self.core.x87.top.wrapping_sub(1) & 7;
         self.x87_set(0, value);
+    }
+
+    /// Completes the status word: takes the flags that generated code left in the host, and finds out C1. To be called before it
+    /// is looked at or changed.
+    pub fn x87_sync(&mut self) {
+        if self.core.x87.ready == 0 {
+            return;
+        }
+        if !fp_host::owns(std::ptr::from_ref(self) as usize) {
+            // Another CPU has used this thread's x87; this one was synchronised before.
+            self.core.x87.ready = 0;
+            return;
+        }
+        let lazy = std::mem::replace(&mut self.core.x87.lazy, LAZY_NONE);
+        let sw = match repeated(lazy) {
+            Some(op) => {
+                let X87 { mut first, mut second, mut memory, .. } = self.core.x87;
+                // SAFETY: the operands are alive and no operation needs more than these.
+                unsafe { (op.plain)(&mut first, &mut second, &mut memory) }
+            }
+            None => fp_host::status() & !C1 | if lazy == LAZY_NONE { self.core.x87.status & C1 } else { 0 },
+        };
+        merge(self, sw, C1);
+    }
+
+    /// The control or status word changes other than by computing: generated code may not compute until a helper has. The status
+    /// word is complete ([`Cpu::x87_sync`]).
+    pub fn x87_unready(&mut self) {
+        self.core.x87.ready = 0;
     }
 
     /// Recomputes the summary bits after flags or masks changed.
     pub fn x87_summary(&mut self) {
-        if self.x87.status & !self.x87.control & EXCEPTIONS != 0 {
-            self.x87.status |= ES | B;
+        self.x87_unready();
+        if self.core.x87.status & !self.core.x87.control & EXCEPTIONS != 0 {
+            self.core.x87.status |= ES | B;
         } else {
             self.x87_settled();
         }
@@ -187,15 +218,15 @@ impl Cpu {
 
     /// No exception is pending any more: FERR# falls.
     pub fn x87_settled(&mut self) {
-        if self.x87.status & ES != 0 {
+        if self.core.x87.status & ES != 0 {
             self.core.machine().fpu_error(false);
         }
-        self.x87.status &= !(ES | B);
+        self.core.x87.status &= !(ES | B);
     }
 
     /// Records a stack fault. True when it is masked, and the caller supplies the default result.
     pub fn x87_stack_fault(&mut self, overflow: bool) -> bool {
-        let x87 = &mut self.x87;
+        let x87 = &mut self.core.x87;
         x87.status |= IE | SF;
         x87.status = if overflow { x87.status | C1 } else { x87.status & !C1 };
         if x87.control & IE != 0 {
@@ -207,13 +238,13 @@ impl Cpu {
 
     /// Records instruction and opcode pointers.
     pub fn x87_track(&mut self, imm: u64) {
-        self.x87.opcode = imm as u16 & 0x7ff;
-        self.x87.ip = self.x87_pointer(self.core.pc, crate::state::seg::CS);
+        self.core.x87.opcode = imm as u16 & 0x7ff;
+        self.core.x87.ip = self.x87_pointer(self.core.pc, crate::state::seg::CS);
     }
 
     /// Records the data pointer.
     pub fn x87_track_data(&mut self, offset: u64, imm: u64) {
-        self.x87.dp = self.x87_pointer(offset, (imm >> 16) as usize & 7);
+        self.core.x87.dp = self.x87_pointer(offset, (imm >> 16) as usize & 7);
     }
 
     fn x87_pointer(&self, offset: u64, segment: usize) -> u64 {
@@ -225,9 +256,25 @@ impl Cpu {
     }
 }
 
+/// The operation that [`X87::lazy`] names.
+fn repeated(lazy: u16) -> Option<HostOp> {
+    if lazy & LAZY_OP == 0 {
+        return None;
+    }
+    let (escape, digit) = ((lazy >> 8) as u8 & 7, (lazy >> 3) as u8 & 7);
+    Some(match (lazy & 0xc0, escape) {
+        (0xc0, 0) => fp_host::ARITH_REG[usize::from(digit)],
+        (0xc0, _) if lazy & 7 == 2 => fp_host::op::SQRT,
+        (0xc0, _) => fp_host::op::RNDINT,
+        (_, 0 | 2 | 4 | 6) => fp_host::ARITH_MEM[usize::from(escape >> 1)][usize::from(digit)],
+        _ => fp_x87_mem::store_form(escape, digit)?.host,
+    })
+}
+
 /// What a waiting instruction does first: an unmasked exception left by an earlier one is reported now.
 pub fn check_pending(cpu: &mut Cpu) -> Result<(), Fault> {
-    if cpu.x87.status & ES == 0 { Ok(()) } else { report(cpu) }
+    cpu.x87_sync();
+    if cpu.core.x87.status & ES == 0 { Ok(()) } else { report(cpu) }
 }
 
 /// CR0.NE set: `#MF`. Clear: FERR# goes to the interrupt controller as IRQ 13 and the processor stands still at this
@@ -254,16 +301,16 @@ fn wait(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
 /// `Fp::MmxEnter`.
 fn mmx_enter(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     check_pending(cpu)?;
-    cpu.x87.top = 0;
-    cpu.x87.tags = 0xff;
+    cpu.core.x87.top = 0;
+    cpu.core.x87.tags = 0xff;
     Ok(0)
 }
 
 /// `Fp::Emms`.
 fn emms(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     check_pending(cpu)?;
-    cpu.x87.top = 0;
-    cpu.x87.tags = 0;
+    cpu.core.x87.top = 0;
+    cpu.core.x87.tags = 0;
     Ok(0)
 }
 
@@ -287,37 +334,54 @@ pub enum Dest {
 /// Runs `op` on the host under the guest's control word and merges flags and the condition codes `cc` into the status
 /// word. True when the result is to be written (and the stack popped); false when an unmasked exception forbids it.
 pub fn run(cpu: &mut Cpu, op: HostOp, io: &mut Io, dest: Dest, cc: u16) -> bool {
-    let x87 = &mut cpu.x87;
+    let x87 = &mut cpu.core.x87;
     let open = !x87.control & EXCEPTIONS;
     io.cw = masked(x87.control);
+    io.host = fp_host::control();
     if open != 0 {
         return run_unmasked(cpu, op, io, dest, cc);
     }
     // Flags that the guest has cleared since, or another guest's.
-    if fp_host::raised() & EXCEPTIONS & !x87.status != 0 {
-        fp_host::clear_flags();
-    }
+    fp_host::drop_flags(x87.status);
     let sw = (op.controlled)(io);
     fp_host::set_raised(sw);
     x87.status = (x87.status & !cc) | (sw & (cc | EXCEPTIONS));
     true
 }
 
-/// Whether an operation may run in place ([`HostOp::plain`]): the guest's control word is what the host has.
+/// Whether an operation may run in place ([`HostOp::plain`]): nothing is unmasked. Then the host gets the guest's control word, and
+/// generated code may compute as well.
 pub fn plain(cpu: &mut Cpu) -> bool {
-    if cpu.x87.control & 0xf3f != fp_host::HOST_CONTROL & 0xf3f {
+    let control = cpu.core.x87.control;
+    if control & EXCEPTIONS != EXCEPTIONS {
         return false;
     }
-    if fp_host::raised() & EXCEPTIONS & !cpu.x87.status != 0 {
-        fp_host::clear_flags();
+    if masked(control) != fp_host::control() {
+        fp_host::set_control(masked(control));
     }
+    settle(cpu);
     true
+}
+
+/// Makes generated code ready: the host has the guest's control word, nothing unmasked.
+fn settle(cpu: &mut Cpu) {
+    fp_host::drop_flags(cpu.core.x87.status);
+    fp_host::own(std::ptr::from_ref(cpu) as usize);
+    cpu.core.x87.ready = u32::from(cpu.core.x87.status & ES == 0);
+}
+
+/// After `FLDCW`: ready again at once when the host still has this control word.
+pub fn resume(cpu: &mut Cpu) {
+    let control = cpu.core.x87.control;
+    if control & EXCEPTIONS == EXCEPTIONS && masked(control) == fp_host::control() {
+        settle(cpu);
+    }
 }
 
 /// Merges the status word of an operation run in place.
 pub fn merge(cpu: &mut Cpu, sw: u16, cc: u16) {
     fp_host::set_raised(sw);
-    cpu.x87.status = (cpu.x87.status & !cc) | (sw & (cc | EXCEPTIONS));
+    cpu.core.x87.status = (cpu.core.x87.status & !cc) | (sw & (cc | EXCEPTIONS));
 }
 
 /// Precision and rounding of guest control word `control`, all exceptions masked.
@@ -329,7 +393,7 @@ fn masked(control: u16) -> u16 {
 /// overflow or underflow is possible a second run under the guest's own masks gives the rescaled result.
 #[cold]
 fn run_unmasked(cpu: &mut Cpu, op: HostOp, io: &mut Io, dest: Dest, cc: u16) -> bool {
-    let x87 = &mut cpu.x87;
+    let x87 = &mut cpu.core.x87;
     let open = !x87.control & EXCEPTIONS;
     let operands = *io;
     fp_host::clear_flags();

@@ -3,9 +3,10 @@
 //! Source: Intel SDM volume 1 section 8.1.10 (figures 8-9 to 8-12), volume 2.
 
 use bulkhead_engine::Fault;
+use bulkhead_engine::state::X87;
 
 use super::fp::bits::*;
-use super::fp::check_pending;
+use super::fp::{check_pending, resume};
 use super::fp_mem::{read_bytes, write_bytes};
 use crate::state::{Cpu, key};
 
@@ -15,38 +16,40 @@ const INITIAL_CONTROL: u16 = 0x37f;
 impl Cpu {
     /// `FNINIT`: control word, tags and pointers as after initialisation; register contents stay.
     pub fn x87_init(&mut self) {
-        self.x87 = crate::state::X87 { control: INITIAL_CONTROL, ..Default::default() };
+        self.core.x87 = X87 { control: INITIAL_CONTROL, ..Default::default() };
     }
 
     /// The status word with TOP.
     pub fn x87_status(&self) -> u16 {
-        (self.x87.status & !TOP) | ((self.x87.top as u16 & 7) << 11)
+        (self.core.x87.status & !TOP) | ((self.core.x87.top as u16 & 7) << 11)
     }
 
     /// Sets the status word with TOP; the summary bits follow from flags and masks.
     pub fn x87_set_status(&mut self, status: u16) {
-        self.x87.top = u32::from(status >> 11) & 7;
-        self.x87.status = status & !TOP;
+        self.core.x87.top = u32::from(status >> 11) & 7;
+        self.core.x87.status = status & !TOP;
         self.x87_summary();
     }
 
     /// Sets the control word. Bit 6 always reads as one, the other reserved bits as zero.
     pub fn x87_set_control(&mut self, control: u16) {
-        self.x87.control = control & 0x1f3f | 0x40;
+        self.core.x87.control = control & 0x1f3f | 0x40;
         self.x87_summary();
     }
 
     /// The full tag word, two bits a physical register: 0 valid, 1 zero, 2 special, 3 empty.
     pub fn x87_tag_word(&self) -> u16 {
         (0..8).fold(0, |word, phys: usize| {
-            let tag = if self.x87.tags & (1 << phys) == 0 { 3 } else { classify(&self.core.media[phys]) };
+            let tag =
+                if self.core.x87.tags & (1 << phys) == 0 { 3 } else { classify(&self.core.media[phys]) };
             word | tag << (2 * phys)
         })
     }
 
     /// Takes the in-use bits from a full tag word.
     pub fn x87_set_tag_word(&mut self, word: u16) {
-        self.x87.tags = (0..8).fold(0, |tags, phys| tags | u8::from((word >> (2 * phys)) & 3 != 3) << phys);
+        self.core.x87.tags =
+            (0..8).fold(0, |tags, phys| tags | u8::from((word >> (2 * phys)) & 3 != 3) << phys);
     }
 }
 
@@ -65,11 +68,13 @@ fn classify(value: &[u8; 16]) -> u16 {
 
 /// `Fp::X87Control`.
 pub fn init_or_clear(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    cpu.x87_sync();
+    cpu.x87_unready();
     cpu.x87_settled();
     if imm & 1 == 0 {
         cpu.x87_init();
     } else {
-        cpu.x87.status &= !(EXCEPTIONS | SF);
+        cpu.core.x87.status &= !(EXCEPTIONS | SF);
     }
     Ok(0)
 }
@@ -78,11 +83,13 @@ pub fn init_or_clear(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<
 pub fn load_control(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     check_pending(cpu)?;
     cpu.x87_set_control(a as u16);
+    resume(cpu);
     Ok(0)
 }
 
 /// `Fp::Fnstsw`.
 pub fn store_status(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
+    cpu.x87_sync();
     Ok(u64::from(cpu.x87_status()))
 }
 
@@ -103,7 +110,7 @@ fn real_pointer(pointer: u64) -> u32 {
 
 /// The environment as words: control, status, tags, then the four pointer words (low 32 bits used by the wide form).
 fn image(cpu: &Cpu, wide: bool) -> [u32; 7] {
-    let x87 = &cpu.x87;
+    let x87 = &cpu.core.x87;
     let head = [u32::from(x87.control), u32::from(cpu.x87_status()), u32::from(cpu.x87_tag_word())];
     let opcode = u32::from(x87.opcode) & 0x7ff;
     let tail = match (protected(cpu), wide) {
@@ -127,6 +134,7 @@ fn image(cpu: &Cpu, wide: bool) -> [u32; 7] {
 
 /// `Fp::X87StoreEnv`: imm bit 0 `FNSAVE`, bit 1 32-bit form.
 pub fn store(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    cpu.x87_sync();
     let (save, wide) = (imm & 1 != 0, imm & 2 != 0);
     let mut bytes = [0u8; 108];
     let mut length = 0;
@@ -157,7 +165,7 @@ pub fn store(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fau
         cpu.x87_init();
     } else {
         // All exceptions are masked after the environment is stored.
-        cpu.x87_set_control(cpu.x87.control | EXCEPTIONS);
+        cpu.x87_set_control(cpu.core.x87.control | EXCEPTIONS);
     }
     Ok(0)
 }
@@ -181,7 +189,7 @@ pub fn load(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Faul
         (true, _) => (
             u64::from(word(3)) | u64::from(word(4) & 0xffff) << 48,
             u64::from(word(5)) | u64::from(word(6) & 0xffff) << 48,
-            if wide { word(4) >> 16 } else { u32::from(cpu.x87.opcode) },
+            if wide { word(4) >> 16 } else { u32::from(cpu.core.x87.opcode) },
         ),
         (false, _) => (
             u64::from(word(3) & 0xffff | (word(4) >> 12 & 0xffff) << 16),
@@ -189,9 +197,9 @@ pub fn load(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Faul
             word(4),
         ),
     };
-    cpu.x87.ip = ip;
-    cpu.x87.dp = dp;
-    cpu.x87.opcode = opcode as u16 & 0x7ff;
+    cpu.core.x87.ip = ip;
+    cpu.core.x87.dp = dp;
+    cpu.core.x87.opcode = opcode as u16 & 0x7ff;
     cpu.x87_set_control(word(0) as u16);
     cpu.x87_set_status(word(1) as u16);
     cpu.x87_set_tag_word(word(2) as u16);

@@ -42,8 +42,9 @@ pub fn save(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Faul
     if a & 15 != 0 {
         return Err(gp(cpu, 0));
     }
+    cpu.x87_sync();
     let mut image = [0u8; XMM + 16 * 16];
-    let x87 = cpu.x87;
+    let x87 = cpu.core.x87;
     put(&mut image, 0, &x87.control.to_le_bytes());
     put(&mut image, 2, &cpu.x87_status().to_le_bytes());
     put(&mut image, 4, &[x87.tags]);
@@ -79,22 +80,23 @@ pub fn restore(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, F
     if a & 15 != 0 {
         return Err(gp(cpu, 0));
     }
+    cpu.x87_sync();
     let mut image = [0u8; 512];
     read_bytes(cpu, a, &mut image)?;
     let mxcsr = u32::from_le_bytes(get(&image, 24));
     if mxcsr & !MXCSR_MASK != 0 {
         return Err(gp(cpu, 0));
     }
-    cpu.x87.tags = image[4];
-    cpu.x87.opcode = u16::from_le_bytes(get(&image, 6)) & 0x7ff;
+    cpu.core.x87.tags = image[4];
+    cpu.core.x87.opcode = u16::from_le_bytes(get(&image, 6)) & 0x7ff;
     let (ip, dp) = (u64::from_le_bytes(get(&image, 8)), u64::from_le_bytes(get(&image, 16)));
     let legacy = |p: u64| match cpu.key & key::CODE64 != 0 {
         true => p & 0xffff_ffff,
         false => p & 0xffff_ffff | (p >> 32) << 48,
     };
     let (ip, dp) = if imm & 1 != 0 { (ip, dp) } else { (legacy(ip), legacy(dp)) };
-    cpu.x87.ip = ip;
-    cpu.x87.dp = dp;
+    cpu.core.x87.ip = ip;
+    cpu.core.x87.dp = dp;
     cpu.x87_set_control(u16::from_le_bytes(get(&image, 0)));
     cpu.x87_set_status(u16::from_le_bytes(get(&image, 2)));
     for i in 0..8u8 {

@@ -1,7 +1,7 @@
 //! The host's x87 as the arithmetic unit: one function per operation on 80-bit values in memory.
 //!
-//! Every function finds the host register stack empty and leaves it empty, and leaves the host control word as it was
-//! ([`HOST_CONTROL`]). Host status flags are left to accumulate, because clearing them costs more than ten operations:
+//! Every function finds the host register stack empty and leaves it empty, and leaves the host control word as it was: that of
+//! the guest which computed last, everything masked ([`control`]). Host status flags are left to accumulate, because clearing them costs more than ten operations:
 //! a caller keeps "flags set on the host" a subset of "flags set in the guest" (see `fp_x87::run`).
 //!
 //! Source: Intel SDM volume 1 chapter 8, volume 2.
@@ -11,9 +11,6 @@ use std::cell::Cell;
 
 /// An 80-bit value in the low ten bytes.
 pub type F80 = [u8; 16];
-
-/// The control word that Rust code expects: everything masked, 64-bit precision, round to nearest.
-pub const HOST_CONTROL: u16 = 0x37f;
 
 /// Operands, results and control of one host operation. The offsets are known to the assembly below.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +41,7 @@ const _: () = assert!(std::mem::offset_of!(Io, clear) == 44);
 impl Io {
     /// Operands with everything else at rest.
     pub fn new(a: F80, b: F80, m: u64) -> Io {
-        Io { a, b, m, cw: HOST_CONTROL, host: HOST_CONTROL, clear: 0, pad: 0 }
+        Io { a, b, m, cw: control(), host: control(), clear: 0, pad: 0 }
     }
 }
 
@@ -53,7 +50,7 @@ impl Io {
 pub struct HostOp {
     /// Under any control word, on the operands of an [`Io`].
     pub controlled: fn(&mut Io) -> u16,
-    /// Under [`HOST_CONTROL`], in place: `a` and `b` as in [`Io`], and `m`.
+    /// Under the host's control word, in place: `a` and `b` as in [`Io`], and `m`.
     pub plain: Plain,
 }
 
@@ -66,6 +63,41 @@ pub type Plain = unsafe fn(*mut F80, *mut F80, *mut u64) -> u16;
 thread_local! {
     /// Flags that may be set in the host's status word. Nothing else on this thread computes with the x87.
     static RAISED: Cell<u16> = const { Cell::new(u16::MAX) };
+    /// The CPU whose flags the host's are, while its generated code may compute.
+    static OWNER: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The host's control word on this thread.
+pub fn control() -> u16 {
+    let mut control = 0u16;
+    // SAFETY: writes to the local variable only.
+    unsafe { asm!("fnstcw word ptr [{}]", in(reg) &raw mut control, options(nostack)) };
+    control
+}
+
+/// Sets the host's control word; everything must be masked in it.
+pub fn set_control(control: u16) {
+    debug_assert_eq!(control & 0x3f, 0x3f);
+    // SAFETY: nothing but the operations here computes with the x87.
+    unsafe { asm!("fldcw word ptr [{}]", in(reg) &control, options(readonly, nostack)) };
+}
+
+/// The host's status word.
+pub fn status() -> u16 {
+    let sw: u16;
+    // SAFETY: reads a register.
+    unsafe { asm!("fnstsw ax", out("ax") sw, options(nomem, nostack)) };
+    sw
+}
+
+/// The host's flags are from now on those of the CPU at this address.
+pub fn own(cpu: usize) {
+    OWNER.set(cpu);
+}
+
+/// Whether they are.
+pub fn owns(cpu: usize) -> bool {
+    OWNER.get() == cpu
 }
 
 /// The exception flags that may be set on the host.
@@ -83,6 +115,13 @@ pub fn clear_flags() {
     // SAFETY: changes only x87 status flags, which inline assembly may clobber.
     unsafe { asm!("fnclex", options(nomem, nostack)) };
     RAISED.set(0);
+}
+
+/// Clears the host's exception flags if one is set that is not in `status`.
+pub fn drop_flags(status: u16) {
+    if raised() & 0x3f & !status != 0 {
+        clear_flags();
+    }
 }
 
 macro_rules! host_op {

@@ -23,7 +23,7 @@ fn pop(cpu: &mut Cpu, times: u8) {
 }
 
 fn clear_c1(cpu: &mut Cpu) {
-    cpu.x87.status &= !C1;
+    cpu.core.x87.status &= !C1;
 }
 
 /// `Fp::X87Reg`.
@@ -120,7 +120,7 @@ fn arithmetic(cpu: &mut Cpu, op: HostOp, dest: u8, src: u8, pops: u8) {
 fn compare(cpu: &mut Cpu, op: HostOp, i: u8, pops: u8) {
     if cpu.x87_empty(0) || cpu.x87_empty(i) {
         let masked = cpu.x87_stack_fault(false);
-        cpu.x87.status |= UNORDERED;
+        cpu.core.x87.status |= UNORDERED;
         if masked {
             pop(cpu, pops);
         }
@@ -153,10 +153,10 @@ pub fn compare_flags(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<
     } else {
         let mut io = Io::new(cpu.x87_st(0), cpu.x87_st(i), 0);
         // The condition codes stay; the compare's result is taken out of the status word.
-        let before = cpu.x87.status & CC;
+        let before = cpu.core.x87.status & CC;
         let done = run(cpu, host, &mut io, Dest::Register, COMPARE);
-        let codes = cpu.x87.status & UNORDERED;
-        cpu.x87.status = (cpu.x87.status & !CC) | before;
+        let codes = cpu.core.x87.status & UNORDERED;
+        cpu.core.x87.status = (cpu.core.x87.status & !CC) | before;
         (codes, done)
     };
     // The flags are set even when an unmasked exception keeps the stack from being popped.
@@ -214,7 +214,7 @@ fn load_register(cpu: &mut Cpu, i: u8) {
 
 fn free(cpu: &mut Cpu, i: u8) {
     clear_c1(cpu);
-    cpu.x87.tags &= !(1 << cpu.x87_phys(i));
+    cpu.core.x87.tags &= !(1 << cpu.x87_phys(i));
 }
 
 fn exchange(cpu: &mut Cpu, i: u8) {
@@ -285,11 +285,11 @@ fn miscellaneous(cpu: &mut Cpu, reg: usize, i: u8) -> Result<(), Fault> {
         (6, 5) => remainder(cpu, op::PREM1),
         (6, 6) => {
             clear_c1(cpu);
-            cpu.x87.top = cpu.x87.top.wrapping_sub(1) & 7;
+            cpu.core.x87.top = cpu.core.x87.top.wrapping_sub(1) & 7;
         }
         (6, 7) => {
             clear_c1(cpu);
-            cpu.x87.top = cpu.x87.top.wrapping_add(1) & 7;
+            cpu.core.x87.top = cpu.core.x87.top.wrapping_add(1) & 7;
         }
         (7, 0) => remainder(cpu, op::PREM),
         (7, 1) => binary_pop(cpu, op::YL2XP1),
@@ -315,7 +315,7 @@ fn underflow_to(cpu: &mut Cpu, i: u8) -> bool {
 /// `ST(0) = op(ST(0))`.
 fn unary(cpu: &mut Cpu, host: HostOp, cc: u16) {
     if cpu.x87_empty(0) {
-        cpu.x87.status &= !(cc & C2);
+        cpu.core.x87.status &= !(cc & C2);
         underflow_to(cpu, 0);
         return;
     }
@@ -344,18 +344,18 @@ fn scale(cpu: &mut Cpu) {
 /// `FPREM`, `FPREM1`: C2 says incomplete; C0, C3, C1 are the quotient's low bits, when there is one.
 fn remainder(cpu: &mut Cpu, host: HostOp) {
     if cpu.x87_empty(0) || cpu.x87_empty(1) {
-        cpu.x87.status &= !C2;
+        cpu.core.x87.status &= !C2;
         underflow_to(cpu, 0);
         return;
     }
-    let before = cpu.x87.status & (C0 | C3);
+    let before = cpu.core.x87.status & (C0 | C3);
     let mut io = Io::new(cpu.x87_st(0), cpu.x87_st(1), 0);
     let done = run(cpu, host, &mut io, Dest::Register, CC);
     if done {
         cpu.x87_set(0, io.a);
     }
     if !done || is_nan(&io.a) {
-        cpu.x87.status = (cpu.x87.status & !CC) | before;
+        cpu.core.x87.status = (cpu.core.x87.status & !CC) | before;
     }
 }
 
@@ -382,14 +382,14 @@ fn binary_pop(cpu: &mut Cpu, host: HostOp) {
 /// `FPTAN`, `FSINCOS`, `FXTRACT`: replace `ST(0)` and push a second result.
 fn push_second(cpu: &mut Cpu, host: HostOp, cc: u16) {
     if cpu.x87_empty(0) {
-        cpu.x87.status &= !(cc & C2);
+        cpu.core.x87.status &= !(cc & C2);
         if underflow_to(cpu, 0) {
             cpu.x87_push(INDEFINITE);
         }
         return;
     }
     if !cpu.x87_empty(7) {
-        cpu.x87.status &= !(cc & C2);
+        cpu.core.x87.status &= !(cc & C2);
         if cpu.x87_stack_fault(true) {
             cpu.x87_set(0, INDEFINITE);
             cpu.x87_push(INDEFINITE);
@@ -399,7 +399,7 @@ fn push_second(cpu: &mut Cpu, host: HostOp, cc: u16) {
     let mut io = Io::new(cpu.x87_st(0), [0; 16], 0);
     if run(cpu, host, &mut io, Dest::Register, cc) {
         cpu.x87_set(0, io.a);
-        if cc & C2 == 0 || cpu.x87.status & C2 == 0 {
+        if cc & C2 == 0 || cpu.core.x87.status & C2 == 0 {
             cpu.x87_push(io.b);
         }
     }
@@ -408,7 +408,7 @@ fn push_second(cpu: &mut Cpu, host: HostOp, cc: u16) {
 fn test(cpu: &mut Cpu) {
     if cpu.x87_empty(0) {
         cpu.x87_stack_fault(false);
-        cpu.x87.status |= UNORDERED;
+        cpu.core.x87.status |= UNORDERED;
         return;
     }
     let mut io = Io::new(cpu.x87_st(0), [0; 16], 0);
@@ -419,7 +419,7 @@ fn examine(cpu: &mut Cpu) {
     let value: F80 = cpu.x87_st(0);
     if cpu.x87_empty(0) {
         let sign = if value[9] & 0x80 != 0 { C1 } else { 0 };
-        cpu.x87.status = (cpu.x87.status & !CC) | C3 | C0 | sign;
+        cpu.core.x87.status = (cpu.core.x87.status & !CC) | C3 | C0 | sign;
         return;
     }
     let mut io = Io::new(value, [0; 16], 0);

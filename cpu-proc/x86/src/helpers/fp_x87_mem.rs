@@ -6,7 +6,7 @@ use bulkhead_engine::{Access, Fault, Privilege, mem};
 
 use super::fp::bits::*;
 use super::fp::{Dest, INDEFINITE, check_pending, merge, plain, run};
-use super::fp_host::{ARITH_MEM, F80, HostOp, Io, op};
+use super::fp_host::{self, ARITH_MEM, F80, HostOp, Io, op};
 use super::fp_mem::write_bytes;
 use super::fp_x87::{in_place, room};
 use super::ud;
@@ -40,7 +40,7 @@ fn arithmetic(cpu: &mut Cpu, format: usize, digit: usize, value: u64) {
     if cpu.x87_empty(0) {
         let masked = cpu.x87_stack_fault(false);
         if compare {
-            cpu.x87.status |= C0 | C2 | C3;
+            cpu.core.x87.status |= C0 | C2 | C3;
         }
         if !masked {
             return;
@@ -78,20 +78,21 @@ fn load(cpu: &mut Cpu, host: HostOp, mut io: Io) {
         // SAFETY: a register number is below 8; `io` is alive.
         let sw = unsafe { (host.plain)(media.add(to), &mut io.b, &mut io.m) };
         merge(cpu, sw, C1);
-        cpu.x87.status &= !C1;
-        cpu.x87.top = to as u32;
-        cpu.x87.tags |= 1 << to;
+        cpu.core.x87.status &= !C1;
+        cpu.core.x87.top = to as u32;
+        cpu.core.x87.tags |= 1 << to;
         return;
     }
     if run(cpu, host, &mut io, Dest::Pushed, C1) {
-        cpu.x87.status &= !C1;
+        cpu.core.x87.status &= !C1;
         cpu.x87_push(io.a);
     }
 }
 
 /// How a store instruction works.
-struct Store {
-    host: HostOp,
+pub struct Store {
+    /// The operation, in its popping form where there is no other.
+    pub host: HostOp,
     /// Bytes written.
     size: usize,
     pops: bool,
@@ -105,7 +106,8 @@ const INT64: u64 = 1 << 63;
 const SINGLE: u64 = 0xffc0_0000;
 const DOUBLE: u64 = 0xfff8_0000_0000_0000;
 
-fn store_form(escape: u8, digit: u8) -> Option<Store> {
+/// The store with this escape and digit.
+pub fn store_form(escape: u8, digit: u8) -> Option<Store> {
     let (host, size, pops, indefinite): (HostOp, usize, bool, u64) = match (escape, digit) {
         (1, 2 | 3) => (op::ST_F32, 4, digit == 3, SINGLE),
         (5, 2 | 3) => (op::ST_F64, 8, digit == 3, DOUBLE),
@@ -120,12 +122,29 @@ fn store_form(escape: u8, digit: u8) -> Option<Store> {
     Some(Store { host, size, pops, indefinite })
 }
 
+/// The truncating conversion that does the same as `form`, when the guest rounds towards zero and the host does not.
+fn truncating(cpu: &mut Cpu, form: &Store) -> Option<HostOp> {
+    const CHOP: u16 = 0xc00;
+    let control = cpu.core.x87.control;
+    if control & CHOP != CHOP || control & EXCEPTIONS != EXCEPTIONS || fp_host::control() & CHOP == CHOP {
+        return None;
+    }
+    let host = match form.indefinite {
+        INT16 => op::ISTT_I16,
+        INT32 => op::ISTT_I32,
+        INT64 => op::ISTT_I64,
+        _ => return None,
+    };
+    fp_host::drop_flags(cpu.core.x87.status);
+    Some(host)
+}
+
 /// `Fp::X87Mem`: stores, and the ten-byte loads.
 ///
 /// The store comes before anything else changes, so that a page fault restarts the instruction.
 pub fn with_address(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     check_pending(cpu)?;
-    let before = cpu.x87;
+    let before = cpu.core.x87;
     let result = match ((imm >> 8) as u8 & 7, (imm >> 3) as u8 & 7) {
         (3, 5) => load_ten(cpu, a, false),
         (7, 4) => load_ten(cpu, a, true),
@@ -137,7 +156,8 @@ pub fn with_address(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u
         },
     };
     if let Err(fault) = result {
-        cpu.x87 = before;
+        cpu.core.x87 = before;
+        cpu.x87_unready();
         return Err(fault);
     }
     cpu.x87_track(imm);
@@ -154,7 +174,7 @@ fn load_ten(cpu: &mut Cpu, linear: u64, decimal: bool) -> Result<(), Fault> {
     if decimal {
         load(cpu, op::BLD, Io::new([0; 16], value, 0));
     } else if room(cpu) {
-        cpu.x87.status &= !C1;
+        cpu.core.x87.status &= !C1;
         cpu.x87_push(value);
     }
     Ok(())
@@ -170,6 +190,11 @@ fn store(cpu: &mut Cpu, linear: u64, form: &Store) -> Result<(), Fault> {
     let mut value = form.indefinite;
     let done = if cpu.x87_empty(0) {
         cpu.x87_stack_fault(false)
+    } else if let Some(host) = truncating(cpu, form) {
+        // Programs change the rounding for one conversion: it is done without changing the host's.
+        let sw = in_place(cpu, host, 0, 0, &mut value);
+        merge(cpu, sw, C1);
+        true
     } else if plain(cpu) {
         let sw = in_place(cpu, form.host, 0, 0, &mut value);
         merge(cpu, sw, C1);
@@ -203,7 +228,7 @@ fn store_ten(cpu: &mut Cpu, linear: u64, decimal: bool) -> Result<(), Fault> {
         value = io.b;
         done
     } else {
-        cpu.x87.status &= !C1;
+        cpu.core.x87.status &= !C1;
         value = cpu.x87_st(0);
         true
     };

@@ -16,7 +16,7 @@ pub fn refine(cpu: &mut Cpu) {
     let vector = cpu.pending.vector as u8;
     let non_canonical = vector == vector::GP && cpu.pending.addr != 0;
     let operand = matches!(vector, vector::GP | vector::SS | vector::PF | vector::AC);
-    let numeric = operand && cpu.x87.status & bits::ES != 0 && cpu.cr0 & cr0::NE != 0;
+    let numeric = operand && cpu.core.x87.status & bits::ES != 0 && cpu.cr0 & cr0::NE != 0;
     if !non_canonical && !numeric {
         return;
     }

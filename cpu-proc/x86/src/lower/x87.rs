@@ -1,4 +1,5 @@
-//! Lowering of x87 instructions: one helper call each, since the work is done by the host's x87.
+//! Lowering of x87 instructions: one helper call each, since the work is done by the host's x87; the common ones are marked for the
+//! engine to do in line.
 //!
 //! Order of events: `#NM` here, then the memory operand of 2, 4 or 8 bytes is loaded, then the helper checks for a pending
 //! exception and computes. On the processor that check comes before the operand: where both fault, the delivery of the operand's
@@ -6,14 +7,19 @@
 //!
 //! Source: Intel SDM volume 2 (appendix A.5, escape opcodes), volume 3A section 2.5 (CR0.EM, MP, TS).
 
-use bulkhead_ir::{NONE, Name, Op, Opcode, W16, W32, W64, cc};
+use bulkhead_engine::CoreState;
+use bulkhead_engine::state::X87;
+use bulkhead_ir::{
+    Alu, FORM_ADDRESS, FORM_REGISTER, FORM_VALUE, NONE, Name, Op, Opcode, Shift, W16, W32, W64, cc,
+};
 use iced_x86::{Code, Instruction, Register};
 
 use super::Ctx;
+use super::ctx::{AfterSti, Src, seg_selector_field};
 use super::sse::in_model;
 use crate::helpers::fp::Fp;
 use crate::helpers::vector;
-use crate::state::{Cpu, X87, key, seg};
+use crate::state::{Cpu, key, seg};
 
 /// What an instruction needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +265,9 @@ fn operand_width(insn: &Instruction) -> u8 {
     super::ctx::width_of(insn.memory_size().size())
 }
 
-const CONTROL_FIELD: i64 = (std::mem::offset_of!(Cpu, x87) + std::mem::offset_of!(X87, control)) as i64;
+const CONTROL_FIELD: i64 = (std::mem::offset_of!(Cpu, core)
+    + std::mem::offset_of!(CoreState, x87)
+    + std::mem::offset_of!(X87, control)) as i64;
 
 /// Lowers `insn`; false when it is not one of this module's.
 pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
@@ -282,8 +290,8 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
     }
     let reg = |op: u16| u64::from(op) | st_operand(insn);
     match form {
-        Form::Reg(op) => ctx.call_void(Fp::X87Reg as u16, NONE, NONE, NONE, reg(op)),
-        Form::Comi(op) => ctx.call_void(Fp::X87Comi as u16, NONE, NONE, NONE, reg(op)),
+        Form::Reg(op) => call(ctx, FORM_REGISTER, Fp::X87Reg, NONE, NONE, reg(op)),
+        Form::Comi(op) => call(ctx, FORM_REGISTER, Fp::X87Comi, NONE, NONE, reg(op)),
         Form::Cmov(op, condition) => {
             let holds = ctx.temp();
             ctx.op(Op { d: holds, k: condition, ..Op::new(Opcode::SetCc) });
@@ -295,15 +303,17 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
             let addr = ea.resolve(ctx, w, false);
             let value = ctx.ld(w, addr, 0);
             let offset = ea.offset(ctx);
+            let pointer = pointer(ctx, offset, ea.seg);
             let imm = tracked(insn, escape, digit, ea.seg);
-            ctx.call_void(Fp::X87Value as u16, value, offset, NONE, imm);
+            call(ctx, FORM_VALUE, Fp::X87Value, value, pointer, imm);
         }
         Form::Mem(escape, digit, write) => {
             let linear = image_address(ctx, insn, insn.memory_size().size(), write);
             let ea = ctx.ea(insn);
             let offset = ea.offset(ctx);
+            let pointer = pointer(ctx, offset, ea.seg);
             let imm = tracked(insn, escape, digit, ea.seg);
-            ctx.call_void(Fp::X87Mem as u16, linear, offset, NONE, imm);
+            call(ctx, FORM_ADDRESS, Fp::X87Mem, linear, pointer, imm);
         }
         Form::Env(helper, imm) => {
             let size = match imm {
@@ -335,6 +345,33 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         Form::Wait | Form::Nothing => {}
     }
     true
+}
+
+/// Calls an x87 helper, or has the engine do its work (`form`) where nothing has to happen after the instruction.
+fn call(ctx: &mut Ctx, form: u8, helper: Fp, a: Name, b: Name, imm: u64) {
+    if ctx.key & (key::TRAP | key::INHIBIT) != 0 || ctx.after_sti != AfterSti::No {
+        return ctx.call_void(helper as u16, a, b, NONE, imm);
+    }
+    let ip = if ctx.code64() {
+        NONE
+    } else {
+        let pc = ctx.movi((ctx.pc & 0xffff_ffff) as i64);
+        pointer(ctx, pc, seg::CS)
+    };
+    ctx.op(Op { a, b, s: ip, k: form, imm: (imm << 16 | helper as u64) as i64, ..Op::new(Opcode::Call) });
+}
+
+/// A pointer as the x87 records it: the offset, outside 64-bit mode with the selector above.
+fn pointer(ctx: &mut Ctx, offset: Name, segment: usize) -> Name {
+    if ctx.code64() {
+        return offset;
+    }
+    let selector = ctx.ldf(W16, seg_selector_field(segment));
+    let high = ctx.temp();
+    ctx.op(Op { w: W64, d: high, a: selector, k: Shift::Shl as u8, imm: 48, ..Op::new(Opcode::Shift) });
+    let whole = ctx.temp();
+    ctx.alu(Alu::Or, W64, whole, high, Src::Name(offset), false);
+    whole
 }
 
 fn store_word(ctx: &mut Ctx, insn: &Instruction, value: Name) {

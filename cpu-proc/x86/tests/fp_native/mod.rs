@@ -195,7 +195,7 @@ impl Pair {
         let word = |at: usize| u16::from_le_bytes([state.fx[at], state.fx[at + 1]]);
         cpu.x87_set_control(word(0));
         cpu.x87_set_status(word(2));
-        cpu.x87.tags = state.fx[4];
+        cpu.core.x87.tags = state.fx[4];
         for i in 0..8u8 {
             let phys = cpu.x87_phys(i);
             let at = 32 + 16 * usize::from(i);
@@ -211,12 +211,13 @@ impl Pair {
     pub fn store(&mut self, state: &State) -> State {
         let mut fx = state.fx;
         let cpu = &mut *self.bench.cpu;
+        cpu.x87_sync();
         let mut out = state.clone();
         out.gpr.copy_from_slice(&cpu.core.slots[..16]);
         out.flags = u64::from(cpu.core.cc_eflags()) & ARITHMETIC;
-        fx[0..2].copy_from_slice(&cpu.x87.control.to_le_bytes());
+        fx[0..2].copy_from_slice(&cpu.core.x87.control.to_le_bytes());
         fx[2..4].copy_from_slice(&cpu.x87_status().to_le_bytes());
-        fx[4] = cpu.x87.tags;
+        fx[4] = cpu.core.x87.tags;
         for i in 0..8u8 {
             let at = 32 + 16 * usize::from(i);
             fx[at..at + 10].copy_from_slice(&cpu.x87_st(i)[..10]);

@@ -182,7 +182,7 @@ impl Ours {
         cpu.set_flags(s.flags as u32);
         cpu.x87_set_control(s.control);
         cpu.x87_set_status(s.status);
-        cpu.x87.tags = s.tags as u8;
+        cpu.core.x87.tags = s.tags as u8;
         for i in 0..8u8 {
             let phys = cpu.x87_phys(i);
             cpu.core.media[phys] = s.st[usize::from(i)];
@@ -205,9 +205,10 @@ impl Ours {
         for i in 0..6 {
             s.selectors[i] = cpu.segs[i].selector;
         }
-        s.control = cpu.x87.control;
+        cpu.x87_sync();
+        s.control = cpu.core.x87.control;
         s.status = cpu.x87_status();
-        s.tags = u16::from(cpu.x87.tags);
+        s.tags = u16::from(cpu.core.x87.tags);
         s.st = std::array::from_fn(|i| cpu.x87_st(i as u8));
         s.xmm.copy_from_slice(&cpu.core.vec[..16]);
         s.mxcsr = cpu.mxcsr();
