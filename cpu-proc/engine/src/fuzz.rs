@@ -513,11 +513,18 @@ impl Gen<'_> {
             }
             _ => {
                 // A jump: forward, or back while the counter lasts.
-                if self.open == 0 && self.rng.chance(50) {
+                if self.rng.chance(50) {
                     let target = pc + 4 * self.rng.below(6);
                     let target = target.min(CODE + 4 * count).max(pc + 4);
                     let code = self.rng.below(16) as u8;
-                    self.ops.push(Op::branch(code, target));
+                    if self.rng.chance(60) {
+                        // With flags of its own, so that it stays whatever else jumps here.
+                        let (a, b) = (self.rng.below(8) as Name, self.rng.below(8) as Name);
+                        self.ops.push(Op::alu(Alu::Sub, W64, NONE, a, b, true));
+                        self.ops.push(Op::side(code, target));
+                    } else {
+                        self.ops.push(Op::branch(code, target));
+                    }
                 } else if self.rng.chance(70) {
                     self.ops.push(Op::shifti(Shift::Shr, W32, COUNTER, COUNTER, 1, false));
                     let back = pc.saturating_sub(4 * self.rng.below(6)).max(CODE);
@@ -555,7 +562,7 @@ fn program(rng: &mut Rng) -> Program {
         g.bits = [0; 32];
         g.instruction(CODE + 4 * i, count);
         let ops = std::mem::take(&mut g.ops);
-        jumps |= ops.last().is_some_and(|o| o.op >= Opcode::Goto);
+        jumps |= ops.last().is_some_and(|o| o.op >= Opcode::Side);
         p.insns.push(ops);
         p.open.push(g.open);
     }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicPtr, AtomicU32};
 use crate::guest::{GuestOps, Machine};
 
 /// Sets in each software TLB. A power of two.
-pub const TLB_SETS: usize = 512;
+pub const TLB_SETS: usize = 1024;
 /// Entries in the jump cache. A power of two.
-pub const JUMP_CACHE: usize = 4096;
+pub const JUMP_CACHE: usize = 16384;
 /// Guest page size in bits, the smallest of any guest.
 pub const PAGE_BITS: u32 = 12;
 

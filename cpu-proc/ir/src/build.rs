@@ -159,6 +159,11 @@ impl Op {
         Op { k: u8::from(chain), imm: pc as i64, ..Op::new(Opcode::Goto) }
     }
 
+    /// If `cc(code)` leave for `pc`.
+    pub fn side(code: u8, pc: u64) -> Op {
+        Op { k: code, imm: pc as i64, ..Op::new(Opcode::Side) }
+    }
+
     /// Go to `pc` on condition.
     pub fn branch(code: u8, pc: u64) -> Op {
         Op { k: code, imm: pc as i64, ..Op::new(Opcode::Branch) }

@@ -79,6 +79,7 @@ impl fmt::Display for Op {
             Opcode::Vec => write!(f, "vec{k}.{wt} {d}, {a}: {:x?}", VecOp::unpack(imm)),
             Opcode::Call => write!(f, "{nd} = call {}({na}, {nb}, {ns}, {:#x})", imm as u16, imm >> 16),
             Opcode::Goto => write!(f, "goto {imm:#x} chain={k}"),
+            Opcode::Side => write!(f, "side j{} {imm:#x}", pick(&CC, k)),
             Opcode::Branch => write!(f, "j{} {imm:#x}", pick(&CC, k)),
             Opcode::BranchZ => write!(f, "j{} {na}.{wt} {imm:#x}", if k == 0 { "nz" } else { "z" }),
             Opcode::GotoReg => write!(f, "goto {na}"),

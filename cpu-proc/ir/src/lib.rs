@@ -1,7 +1,7 @@
 //! The one typed intermediate representation between guest front ends and engines.
 //!
 //! A [`Block`] is straight-line code: a flat vector of 16-byte [`Op`]s over at most 64 [`Name`]s, ended by
-//! exactly one terminator. There are no branches inside a block.
+//! exactly one terminator. Control enters it at its start only; [`Opcode::Side`] may leave it before its end.
 //!
 //! # Names
 //! * `0..32` are *guest slots*: the architectural registers of the front end (x86: `rax`..`r15` in encoding
@@ -157,6 +157,8 @@ pub enum Opcode {
     /// `k` other than 0 tells an x87 instruction (bits 16..27 of `imm`) which an engine may do itself, see [`FORM_REGISTER`]; it is
     /// the last op of its instruction, and `s` is the instruction pointer to be recorded unless that is the pc.
     Call,
+    /// If `cc(k)` leave the block for constant pc `imm`, which lies behind this instruction and may be chained; else go on.
+    Side,
     // --- terminators ---
     /// Go to constant pc `imm`. `k` 1: the target may be chained; 0: leave to the dispatcher (state changed).
     Goto,

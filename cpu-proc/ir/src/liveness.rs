@@ -175,7 +175,7 @@ pub fn effects(op: &Op, helper: impl Fn(u16) -> Option<HelperInfo>) -> Effects {
             }
         }
         Opcode::Goto | Opcode::Exit => e.observes = true,
-        Opcode::Branch => {
+        Opcode::Side | Opcode::Branch => {
             e.flags_read = cc_reads(op.k);
             e.observes = true;
         }

@@ -217,6 +217,12 @@ fn exec(
             }
             frame.set(core, op.d, r);
         }
+        Opcode::Side => {
+            if alu::test(core, op.k) {
+                core.pc = op.imm as u64;
+                return Ok(false);
+            }
+        }
         Opcode::Goto => {
             core.pc = op.imm as u64;
             return Ok(false);

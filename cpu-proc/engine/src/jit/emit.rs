@@ -25,8 +25,8 @@ pub(super) enum Cold {
     Access { jump: Patch, back: usize, record: u32, store: bool, vectors: bool },
     /// Alignment fault.
     Misaligned { jump: Patch, record: u32 },
-    /// The end of a loop between two rounds: what is newer than memory, and whether the host's flags are.
-    Side { jump: Patch, flags: bool, slots: Vec<(Name, u8)>, vectors: Vec<(u8, u8)> },
+    /// A way out to this pc before the end: what is newer than memory, and whether the host's flags are.
+    Side { jump: Patch, flags: bool, slots: Vec<(Name, u8)>, vectors: Vec<(u8, u8)>, pc: u64 },
     /// What an instruction done in line leaves to the helper: first to memory with what is newer, then on at `next`.
     Helper {
         jumps: Vec<Patch>,
@@ -150,15 +150,22 @@ impl Emitter<'_> {
             self.asm.op_rr(op.w, 0x85, a, a);
             if op.k == 0 { cc::NE } else { cc::E }
         };
-        let jump = self.asm.jcc(code ^ 1);
-        self.cold.push(Cold::Side {
-            jump,
-            flags: self.host && !self.mem,
-            slots: self.regs.dirty_slots().collect(),
-            vectors: self.vectors.dirty_slots().collect(),
-        });
+        self.side(code ^ 1, self.block.next_pc);
         self.regs.end_op(ALL_SLOTS);
         self.vectors.end_op();
+    }
+
+    /// Leaves for `pc`, which is behind the block's start, when the host's flags meet `code`.
+    fn side(&mut self, code: HostCc, pc: u64) {
+        let flags = self.host && !self.mem;
+        let slots: Vec<(Name, u8)> = self.regs.dirty_slots().collect();
+        let vectors: Vec<(u8, u8)> = self.vectors.dirty_slots().collect();
+        let jump = self.asm.jcc(code);
+        if !flags && slots.is_empty() && vectors.is_empty() && self.same_page(pc) {
+            self.exits.push(Exit { patch: jump, stub: 0, pc });
+        } else {
+            self.cold.push(Cold::Side { jump, flags, slots, vectors, pc });
+        }
     }
 
     /// Emits ops from the block's first one on.
@@ -403,6 +410,10 @@ impl Emitter<'_> {
             }
             Opcode::Vec => self.vector(op, life),
             Opcode::Call => self.call(op, life),
+            Opcode::Side => {
+                let code = self.condition(op.k);
+                self.side(code, op.imm as u64);
+            }
             _ => self.terminator(op),
         }
         false
@@ -577,14 +588,14 @@ impl Emitter<'_> {
                     self.asm.mov_ri(RDI, u64::from(record));
                     self.asm.call_to(self.stubs.with_vectors.misaligned);
                 }
-                Cold::Side { jump, flags, slots, vectors } => {
+                Cold::Side { jump, flags, slots, vectors, pc } => {
                     self.asm.land(jump);
                     if flags {
                         self.save_flags();
                     }
                     slots.into_iter().for_each(|(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
                     vectors.into_iter().for_each(|(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
-                    self.go(self.block.next_pc);
+                    self.go(pc);
                 }
                 Cold::Helper { jumps, slots, vectors, pc, next, func, imm, args } => {
                     jumps.into_iter().for_each(|jump| self.asm.land(jump));

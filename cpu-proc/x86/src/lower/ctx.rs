@@ -70,6 +70,8 @@ pub struct Ctx<'a> {
     pub ended: bool,
     /// Where the block is with respect to an `STI` in it.
     pub after_sti: AfterSti,
+    /// How many conditional jumps the block may still go on after.
+    pub sides: u32,
     temp: Name,
     vtemp: u8,
 }
@@ -86,6 +88,7 @@ impl<'a> Ctx<'a> {
             next_pc: 0,
             ended: false,
             after_sti: AfterSti::No,
+            sides: 0,
             temp: TEMP0,
             vtemp: VTEMP0,
         }
@@ -473,7 +476,8 @@ impl<'a> Ctx<'a> {
         self.ended = true;
     }
 
-    /// Ends the block with a conditional jump to `target`, else the next instruction.
+    /// Ends the block with a conditional jump to `target`, else the next instruction; or goes on with that, since compilers put
+    /// what they think likely there.
     pub fn end_branch(&mut self, cc: u8, target: u64) {
         if self.has(key::TRAP) || self.unchained() || self.after_sti != AfterSti::No {
             let yes = self.movi(target as i64);
@@ -481,6 +485,11 @@ impl<'a> Ctx<'a> {
             let to = self.temp();
             self.select(cc, W64, to, yes, no);
             return self.end_goto_reg(to);
+        }
+        if self.sides > 0 && target > self.pc && self.next_pc > self.pc {
+            self.sides -= 1;
+            self.op(Op { k: cc, imm: target as i64, ..Op::new(Opcode::Side) });
+            return;
         }
         self.op(Op { k: cc, imm: target as i64, ..Op::new(Opcode::Branch) });
         self.ended = true;

@@ -78,6 +78,9 @@ pub mod feature {
     pub const ABM: Feature = (3, 5);
 }
 
+/// Conditional jumps forward that a block goes on after, at most. More make longer blocks, which share less of their code.
+const SIDES: u32 = 3;
+
 /// Bytes fetched ahead.
 const WINDOW: usize = 192;
 
@@ -200,6 +203,7 @@ pub fn lower(
     let mut listing = (core.log & log::IN_ASM != 0).then(|| String::from("IN:\n"));
     out.restart(pc);
     let mut ctx = Ctx::new(out, mode, features, cs_limit);
+    ctx.sides = if cap == 1 { 0 } else { SIDES };
     fetch.fill(fetch.in_page.min(ahead))?;
     // Each round lowers what the window holds whole, then fetches on.
     while !ctx.ended {
