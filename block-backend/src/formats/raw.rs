@@ -75,9 +75,12 @@ impl Raw {
             read_all(&raw.file, start, room, u64::MAX)?;
             room.get_mut(skip..skip + from.len()).ok_or(ImageError::Range)?.copy_from_slice(from);
             write_all(&raw.file, start, room)?;
-            // A device is as long as it is.
-            if before > 0 && (start + len as u64) as i64 > end {
-                nix::unistd::ftruncate(&raw.file, end)?;
+            if (start + len as u64) as i64 > end {
+                match nix::unistd::ftruncate(&raw.file, end) {
+                    // A device is as long as it is.
+                    Ok(()) | Err(Errno::EINVAL) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
             Ok(())
         })?

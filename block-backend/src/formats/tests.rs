@@ -206,3 +206,13 @@ fn write_of_nothing_changes_nothing() {
     raw.write((1 << 20) - 1, &[]).expect("nothing to do");
     assert_eq!(copy.metadata().expect("a file").len(), 5000);
 }
+
+/// Found by the fuzzer: a file that was cut to nothing under its image came out longer by whole blocks.
+#[test]
+fn write_to_an_emptied_file_makes_it_as_long_as_an_ordinary_one() {
+    let file = disk_file(false).expect("a temporary file");
+    let copy = file.try_clone().expect("a descriptor");
+    let mut raw = Raw::new(file.into(), 1 << 20, false, false).strict();
+    raw.write(600, &[1; 399]).expect("room");
+    assert_eq!(copy.metadata().expect("a file").len(), 999);
+}
