@@ -1,5 +1,5 @@
-//! A monitor of a machine without processes, for the fuzzer: the line editor and the commands meet any bytes, and whatever
-//! they ask of a device or of the CPU process gets no answer.
+//! For the fuzzer: a monitor of a machine without processes, whose line editor and commands meet any bytes, and whatever they ask of
+//! a device or of the CPU process gets no answer; and trace files.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -18,6 +18,8 @@ use crate::monitor::{Session, commands};
 use crate::trace::{self, Tracing};
 use crate::tree::{Parts, Tree};
 use crate::vm::Vm;
+
+pub use crate::trace::Rehearsal as Trace;
 
 /// Bytes typed at once.
 const PIECE: usize = 64;

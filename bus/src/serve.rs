@@ -212,6 +212,24 @@ pub fn serve<C: Chip>(
     }
 }
 
+/// A device process without a jail that never waits, for the fuzzer: starts or takes up what `manifest`'s memory holds, and works for
+/// as long as `more` says.
+///
+/// # Errors
+/// When it cannot start.
+pub fn rehearse<C: Chip>(
+    manifest: &Manifest,
+    make: impl Fn(&[u8]) -> Result<C, String>,
+    mut more: impl FnMut() -> bool,
+) -> Result<(), StartError> {
+    let mut server = Server::start(manifest, |_| Ok(()), make)?;
+    let mut seen = server.announce();
+    while more() {
+        server.turn(&mut seen);
+    }
+    Ok(())
+}
+
 /// Every mirrored register byte in the order in which the CPU's end counts them.
 fn mirrored(description: &Description) -> Vec<(u8, u32)> {
     let rules = description.regions.iter().zip(0u8..).flat_map(|(region, number)| {
@@ -455,36 +473,45 @@ impl<C: Chip> Server<C> {
     }
 
     fn run(&mut self) -> ! {
-        // Whoever a predecessor was about to wake when it died may still sleep, and may not know the news.
+        let mut seen = self.announce();
+        loop {
+            self.bell.publish_cpu();
+            if self.turn(&mut seen) && self.spin(seen) {
+                continue;
+            }
+            let timeout = self.timeout();
+            self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged());
+        }
+    }
+
+    /// Wakes whomever a predecessor was about to wake when it died: they may still sleep, and may not know the news. The news seen.
+    fn announce(&mut self) -> u32 {
         self.irq.announce(self.source);
         let reply = self.map.word(CONTROL + control::REPLY);
         sys::publish(reply, self.answered);
         sys::futex_wake(reply);
         self.bytes.iter().for_each(ByteEnd::announce);
         self.blocks.iter().for_each(BlockClient::announce);
-        let mut seen = self.news().wrapping_sub(1);
-        loop {
-            self.bell.publish_cpu();
-            self.answer_ping();
-            let mut worked = self.drain();
-            worked |= self.answer_control();
-            let news = self.news();
-            if news != seen {
-                seen = news;
-                self.event(news);
-                self.finish();
-                worked = true;
-            }
-            if self.is_due() {
-                self.timer();
-                worked = true;
-            }
-            if worked && self.spin(seen) {
-                continue;
-            }
-            let timeout = self.timeout();
-            self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged());
+        self.news().wrapping_sub(1)
+    }
+
+    /// Does what there is to do. False when that was nothing.
+    fn turn(&mut self, seen: &mut u32) -> bool {
+        self.answer_ping();
+        let mut worked = self.drain();
+        worked |= self.answer_control();
+        let news = self.news();
+        if news != *seen {
+            *seen = news;
+            self.event(news);
+            self.finish();
+            worked = true;
         }
+        if self.is_due() {
+            self.timer();
+            worked = true;
+        }
+        worked
     }
 
     fn has_work(&self, seen: u32) -> bool {

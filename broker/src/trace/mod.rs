@@ -23,6 +23,7 @@ mod timeline;
 mod writer;
 
 use pattern::Rule;
+use timeline::Timeline;
 use writer::{Outputs, Writer};
 
 /// Longest file of event names.
@@ -338,5 +339,37 @@ impl Tracing {
         if let Some(writer) = self.writer.take() {
             writer.finish();
         }
+    }
+}
+
+/// What trace files hold, in every form they are written in, for the fuzzer.
+#[derive(Default)]
+pub struct Rehearsal {
+    timeline: Timeline,
+}
+
+impl Rehearsal {
+    /// Takes the records out of a device's file; how many there were, how many were lost, and their lines.
+    pub fn take(&mut self, reader: &mut Reader) -> (usize, u64, String) {
+        let name = |process: &str, kind| {
+            let scope = process.trim_start_matches("bh-").to_owned();
+            Name { process: process.to_owned(), scope, kind }
+        };
+        let names = Names {
+            processes: vec![name("bh-ide0", Kind::Device(0)), name("bh-cpu", Kind::Cpu)],
+            devices: vec!["ide0".to_owned()],
+            start: 0,
+        };
+        let (mut count, mut text, mut bytes) = (0, String::new(), Vec::new());
+        self.timeline.start(&names, "rehearsal", &mut bytes);
+        let taken = reader.take(|record| {
+            count += 1;
+            text::line(&mut text, &names, 0, &record);
+            self.timeline.record(&names, 0, &record, &mut bytes);
+        });
+        if taken.lost > 0 {
+            self.timeline.lost(&names, 0, taken.until, taken.lost, &mut bytes);
+        }
+        (count, taken.lost, text)
     }
 }

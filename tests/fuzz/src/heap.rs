@@ -12,15 +12,32 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 #[derive(Clone, Copy, Debug)]
 pub struct Counting;
 
+/// Counts an allocation. False, and uncounted, when that is too much.
+fn take(layout: Layout) -> bool {
+    let fits = LIVE.fetch_add(layout.size(), Ordering::Relaxed).saturating_add(layout.size()) <= LIMIT;
+    if !fits {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+    }
+    fits
+}
+
 // SAFETY: every call is passed on to the system's allocator unchanged, or refused.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if LIVE.fetch_add(layout.size(), Ordering::Relaxed).saturating_add(layout.size()) > LIMIT {
-            LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        if !take(layout) {
             return std::ptr::null_mut();
         }
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
+    }
+
+    // Large ones cost nothing until they are touched.
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if !take(layout) {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {

@@ -34,6 +34,11 @@ fn main() -> ExitCode {
     match run(&words) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // Not on standard error, which a worker has not.
+        Err(error) if words.first().is_some_and(|word| word == supervise::WORKER) => {
+            println!("fuzz: {error}");
+            ExitCode::from(worker::BROKEN)
+        }
         Err(error) => {
             eprintln!("fuzz: {error}");
             ExitCode::FAILURE

@@ -51,7 +51,12 @@ fn one(settings: &Settings, program: &Path, target: &Target) -> Result<bool, Str
     let whole = scratch.canonicalize().map_err(say)?;
     let mut command = Command::new(program);
     command.arg(WORKER).args(settings.words(target)).env("TMPDIR", &whole).stdin(Stdio::null());
+    // Devices complain there of what they are made to see.
+    command.stderr(Stdio::null());
     let status = command.status().map_err(|error| error.to_string())?;
+    if status.code() == Some(i32::from(worker::BROKEN)) {
+        return Err(format!("{} was not fuzzed", target.name));
+    }
     if !matches!(status.code(), Some(0 | 1)) {
         // It had no time to say what it was doing.
         let input = std::fs::read(whole.join(worker::NOW)).unwrap_or_default();

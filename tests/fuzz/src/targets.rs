@@ -3,6 +3,7 @@
 mod board;
 mod bus;
 mod chips;
+mod device;
 mod images;
 mod messages;
 mod planted;
@@ -74,6 +75,8 @@ pub const TARGETS: &[Target] = &[
     target("port", "the CPU's end of the bus against a device that lies", bus::port),
     target("dead", "the broker's stand-in for a dead device against a CPU process that lies", bus::dead),
     target("mailbox", "the broker's end of a device against a device that lies", bus::mailbox),
+    target("trace", "the broker's end of a trace file against a process that lies", bus::trace),
+    target("device", "a device process's code against everybody who lies", device::device),
     target("byte-link", "both ends of a byte link against peers that lie", bus::byte_link),
     target("block-link", "both ends of a block link against peers that lie", bus::block_link),
     target("guest-ram", "guest memory and the code bitmaps against peers that lie", bus::guest_ram),

@@ -16,6 +16,8 @@ const KEPT_BYTES: usize = 700;
 const KEPT_TOTAL: usize = 12 << 10;
 /// Runs between two looks at what the process holds.
 const LOOK: u64 = 1024;
+/// Status of a worker that could not work.
+pub const BROKEN: u8 = 2;
 /// File of the scratch folder with the input that runs.
 pub const NOW: &str = "now";
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bulkhead_broker::rehearsal::Trace;
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::chip::Control;
 use bulkhead_bus::control;
@@ -19,6 +20,7 @@ use bulkhead_bus::mailbox::Mailbox;
 use bulkhead_bus::ram::{CodeMap, GuestRam, code_map_bytes, file_offset};
 use bulkhead_bus::storm::{Script, Source};
 use bulkhead_bus::sys::{Mapping, memfd};
+use bulkhead_bus::trace::{Panel, RECORD_BYTES, RECORDS, Reader, TRACE_BYTES};
 
 /// The same memory, as often as wanted.
 pub fn shared(len: usize) -> impl Fn() -> Mapping {
@@ -30,8 +32,8 @@ fn bell() -> Bell {
     Bell::new(Mapping::anonymous(BELL_BYTES).expect("mapping for a test"))
 }
 
-/// A word of the range, mostly one of those that steer.
-fn lie(memory: &Mapping, start: usize, end: usize, source: &mut Script<'_>) {
+/// Writes a word of the range, mostly one of those that steer.
+pub fn lie(memory: &Mapping, start: usize, end: usize, source: &mut Script<'_>) {
     let word = start + source.below((end - start) as u64 / 4) as usize * 4;
     let value = match source.below(4) {
         0 => source.below(256) as u32,
@@ -288,5 +290,50 @@ pub fn guest_ram(bytes: &[u8]) {
                 }
             }
         }
+    }
+}
+
+/// A process's trace file as the broker takes records out of it and writes them down.
+pub fn trace(bytes: &[u8]) {
+    /// Offsets of `bulkhead_bus::trace`'s table.
+    const MARK: usize = 0x40;
+    const COUNTERS_END: usize = 0x180;
+    const RING: usize = 0x3000;
+    /// Records of the ring that are filled.
+    const FILLED: u64 = 64;
+    let mut source = Script::new(bytes);
+    let memory = Arc::new(Mapping::anonymous(TRACE_BYTES).expect("mapping for a test"));
+    let mut reader = Reader::new(memory.clone());
+    let panel = Panel::new(memory.clone());
+    let mut rehearsal = Trace::default();
+    let mut written = 0u64;
+    while !source.is_spent() {
+        match source.below(6) {
+            0 => lie(&memory, MARK, COUNTERS_END, &mut source),
+            1 => lie(&memory, RING, RING + FILLED as usize * RECORD_BYTES, &mut source),
+            2..=4 => {
+                let at = RING + (written % FILLED) as usize * RECORD_BYTES;
+                let head = source.below(64) | source.below(2) << 16 | source.below(256) << 24;
+                memory.dword(at).store(source.draw() >> source.below(64), Ordering::SeqCst);
+                memory.dword(at + 8).store(head, Ordering::SeqCst);
+                for arg in 0..source.below(5) as usize {
+                    let value = source.draw() >> source.below(64);
+                    memory.dword(at + 16 + arg.min(3) * 8).store(value, Ordering::SeqCst);
+                }
+                written = written.wrapping_add(1);
+                memory.dword(MARK).store(written.wrapping_mul(2), Ordering::SeqCst);
+            }
+            _ => {
+                let (count, _, text) = rehearsal.take(&mut reader);
+                assert!(count as u64 <= RECORDS);
+                assert_eq!(text.lines().count(), count, "a line for each record");
+            }
+        }
+        panel.set(
+            (source.below(2) == 0).then_some(source.below(300) as usize),
+            source.below(80) as usize,
+            true,
+        );
+        let _ = (panel.lost(), panel.counter(source.below(99) as usize), panel.access(99, 99));
     }
 }
