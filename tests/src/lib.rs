@@ -137,14 +137,12 @@ impl Vm {
         Vm::spawn(program, args, Stdio::piped())
     }
 
-    /// The same with a standard error that nobody reads any more.
+    /// The same with another standard error, which is not collected.
     ///
     /// # Panics
     /// When it cannot be executed.
-    pub fn start_unheard(program: &str, args: &[&str]) -> Vm {
-        let (read, write) = std::io::pipe().expect("pipe");
-        drop(read);
-        Vm::spawn(program, args, write.into())
+    pub fn start_unheard(program: &str, args: &[&str], errors: std::io::PipeWriter) -> Vm {
+        Vm::spawn(program, args, errors.into())
     }
 
     fn spawn(program: &str, args: &[&str], errors: Stdio) -> Vm {

@@ -1,5 +1,6 @@
 //! The tree of processes: names, jails, ends; what the user is told when something is wrong; the monitor.
 
+use std::io::Write;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -129,21 +130,44 @@ fn death_of_any_process_but_the_cpus_is_followed_by_a_successor_of_the_same_name
     }
 }
 
+/// Fills a pipe.
+fn fill(pipe: &mut std::io::PipeWriter) {
+    let is_writable = |pipe: &std::io::PipeWriter| {
+        let raw = std::os::fd::AsRawFd::as_raw_fd(pipe);
+        let mut fd = libc::pollfd { fd: raw, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one structure that lives over the call.
+        unsafe { libc::poll(&raw mut fd, 1, 0) == 1 }
+    };
+    while is_writable(pipe) {
+        pipe.write_all(&[b'.'; 4096]).expect("a pipe with room");
+    }
+}
+
 #[test]
 fn machine_goes_on_when_nobody_reads_what_it_says() {
     let scratch = Scratch::new("unheard");
-    let socket = scratch.file("monitor");
-    let address = format!("unix:{socket},server,nowait");
-    let args = ["-nographic", "-S", "-serial", "pty", "-monitor", &address];
-    let mut vm = Vm::start_unheard(PROGRAM, &args);
-    let mut monitor = Monitor::connect(&socket);
-    assert_eq!(monitor.ask("device_kill dma"), "");
-    let end = Instant::now() + Duration::from_secs(20);
-    while !monitor.ask("info restarts").contains("\n1 deaths answered") {
-        assert!(Instant::now() < end, "{}", monitor.ask("info restarts"));
+    for is_closed in [true, false] {
+        let (read, mut write) = std::io::pipe().expect("pipe");
+        // Gone, or there and not reading.
+        let _reader = if is_closed {
+            None
+        } else {
+            fill(&mut write);
+            Some(read)
+        };
+        let socket = scratch.file(&format!("monitor-{is_closed}"));
+        let address = format!("unix:{socket},server,nowait");
+        let args = ["-nographic", "-S", "-serial", "pty", "-monitor", &address];
+        let mut vm = Vm::start_unheard(PROGRAM, &args, write);
+        let mut monitor = Monitor::connect(&socket);
+        assert_eq!(monitor.ask("device_kill dma"), "");
+        let end = Instant::now() + Duration::from_secs(20);
+        while !monitor.ask("info restarts").contains("\n1 deaths answered") {
+            assert!(Instant::now() < end, "{}", monitor.ask("info restarts"));
+        }
+        monitor.tell("quit");
+        assert_eq!(vm.wait(20).code(), Some(0));
     }
-    monitor.tell("quit");
-    assert_eq!(vm.wait(20).code(), Some(0));
 }
 
 #[test]
