@@ -21,6 +21,12 @@ pub fn processor_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
+/// From now on this process ends with the one that started it: a campaign that is broken off leaves no worker behind.
+pub fn end_with_parent() {
+    // SAFETY: changes the signal that the end of the parent sends to this process.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
 /// Watches the inputs of a worker.
 #[derive(Debug)]
 pub struct Watch {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::engine::{self, Campaign, Failure};
 use crate::settings::{Budget, Settings};
 use crate::targets::Target;
-use crate::watch::{Watch, processor_time};
+use crate::watch::{Watch, end_with_parent, processor_time};
 use crate::{confine, corpus, cover};
 
 /// Different failures of one target after which it ends.
@@ -90,6 +90,7 @@ pub fn head() -> String {
 /// The host's, and unreadable corpora.
 pub fn work(settings: &Settings) -> Result<bool, String> {
     let Some(target) = settings.targets.first() else { return Ok(true) };
+    end_with_parent();
     let say = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
     let scratch = std::env::temp_dir();
     let kept = corpus::kept(target.name);
