@@ -74,7 +74,7 @@ fn merge(core: &mut CoreState, defined: u32, value: u32) {
 
 const ALL: u32 = CF | PF | AF | ZF | SF | OF;
 
-pub(super) fn alu(core: &mut CoreState, kind: u8, w: u8, a: u64, b: u64, sets: bool) -> u64 {
+pub(crate) fn alu(core: &mut CoreState, kind: u8, w: u8, a: u64, b: u64, sets: bool) -> u64 {
     let m = mask(w);
     let (a, b) = (a & m, b & m);
     let carry = u64::from(core.cc_eflags() & CF);

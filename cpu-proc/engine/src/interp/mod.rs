@@ -1,6 +1,6 @@
 //! The reference interpreter of the IR: the oracle for the compiler, and the engine for single steps.
 
-mod alu;
+pub(crate) mod alu;
 mod vector;
 
 use bulkhead_ir::{

@@ -1,8 +1,8 @@
 //! One pass from IR to host code.
 //!
 //! Guest flags are x86 flags, so the host's own register holds them from the instruction that sets them until something
-//! else would change it; only then, and only if they are live, they go to `CoreState::cc` (`seto al; lahf`). At every access
-//! and exit they are in memory or dead.
+//! else would change it; only then, and only if they are live, they go to `CoreState::cc` (`seto al; lahf`), unless they can be found
+//! out later (`flags.rs`). At every access they are in memory, in the side table, or dead; at every exit in memory or dead.
 
 use std::mem::offset_of;
 
@@ -10,6 +10,7 @@ use bulkhead_ir::liveness::{ALL_SLOTS, Life, bit};
 use bulkhead_ir::{Block, NONE, Name, Op, Opcode, TEMP0, W8, W16, W32, W64, cc};
 
 use super::asm::{Asm, M, NOREG, Patch, reg};
+use super::flags::Pending;
 use super::regs::{Regs, slot_mem, state};
 use super::stubs::{self, Record, Side, Stubs};
 use super::vectors::{self, SIDE, Vectors};
@@ -88,6 +89,8 @@ pub(super) struct Emitter<'a> {
     pub at: usize,
     /// What is known of the x87.
     pub fpu: Known,
+    /// How the flags follow from guest slots. While they are neither in the host's register nor in memory they are this, or dead.
+    pub pending: Option<Pending>,
 }
 
 /// Outcome of preparing a condition: the host condition code to test.
@@ -142,9 +145,11 @@ impl Emitter<'_> {
 
     /// The branch between two rounds: leaves when it is not taken.
     fn again(&mut self, op: &Op) {
+        self.revive();
         let code = if op.op == Opcode::Branch {
             self.condition(op.k)
         } else {
+            self.pending = None;
             self.clobber(u8::MAX);
             let a = self.read(op.a);
             self.asm.op_rr(op.w, 0x85, a, a);
@@ -177,7 +182,9 @@ impl Emitter<'_> {
             self.at = i;
             if !std::mem::take(&mut skip) {
                 let next = block.ops.get(i + 1).zip(self.lives.get(i + 1));
+                let lost = self.before_op(op, life);
                 skip = self.op(op, life, next);
+                self.after_op(lost);
             }
             // After a pair, only what the second op leaves counts.
             if !skip {
@@ -198,10 +205,15 @@ impl Emitter<'_> {
 
     /// The host's flags are about to change: saves the guest's when `live` says that they are needed.
     pub(super) fn clobber(&mut self, live: u8) {
-        if self.host && !self.mem && live != 0 {
+        self.keep_flags(live);
+        self.host = false;
+    }
+
+    /// Saves the host's flags when `live` says that they are needed, and they are nowhere else.
+    pub(super) fn keep_flags(&mut self, live: u8) {
+        if self.host && !self.mem && self.pending.is_none() && live != 0 {
             self.save_flags();
         }
-        self.host = false;
     }
 
     /// Makes the host's flags the guest's. Changes rax.
@@ -225,6 +237,7 @@ impl Emitter<'_> {
     pub(super) fn flags_set(&mut self) {
         self.host = true;
         self.mem = false;
+        self.pending = None;
     }
 
     /// Prepares the host's flags for a test of `code`. Changes rax, and the host's flags unless they are the guest's.
@@ -528,6 +541,7 @@ impl Emitter<'_> {
 
     /// Puts slots and flags into memory; the host's flags stay.
     fn leave_state(&mut self) {
+        self.revive();
         if self.host && !self.mem {
             self.save_flags();
         }
@@ -658,6 +672,7 @@ impl Emitter<'_> {
             flags: op.k & 0x7f | flags,
             value,
             constant,
+            flags_from: self.pending.filter(|_| !self.mem),
         });
         (self.side.records.len() - 1) as u32
     }

@@ -129,7 +129,8 @@ impl Emitter<'_> {
         if next.d == NONE && !compare {
             return false;
         }
-        // Flags are in memory since `before_access`, so the host's are free.
+        // Flags are in memory since `before_access`, or can be found out, so the host's are free.
+        let lost = self.before_op(next, after);
         if compare {
             let a = self.regs.read(self.asm, next.a);
             self.asm.op_rm(next.w, 0x3b, a, M::base(RSI, 0));
@@ -141,6 +142,7 @@ impl Emitter<'_> {
         if sets {
             self.flags_set();
         }
+        self.after_op(lost);
         true
     }
 

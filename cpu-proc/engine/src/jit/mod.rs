@@ -2,6 +2,7 @@
 
 mod asm;
 mod emit;
+mod flags;
 mod memory;
 mod ops;
 mod regs;
@@ -115,6 +116,7 @@ impl Jit {
             pc: block.pc,
             at: 0,
             fpu: x87::Known::default(),
+            pending: None,
         };
         emitter.run();
         #[cfg(test)]

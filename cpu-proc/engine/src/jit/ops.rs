@@ -137,8 +137,8 @@ impl Emitter<'_> {
         }
         if !sets || carry {
             // A plain op must not lose live flags; an op with carry reads them first.
-            if !sets && self.host && !self.mem && life.flags != 0 {
-                self.save_flags();
+            if !sets {
+                self.keep_flags(life.flags);
             }
         }
         let w = if !sets && op.w < W32 && !carry { W32 } else { op.w };
@@ -162,6 +162,7 @@ impl Emitter<'_> {
                 }
             }
             self.finish_alu(op, NOREG, true, sets);
+            self.note_pending(op, imm, life);
             return;
         }
         let second = match imm {
@@ -188,6 +189,9 @@ impl Emitter<'_> {
             None => self.asm.op_rr(w, opcode, d, second),
         }
         self.finish_alu(op, d, no_result, sets);
+        if sets {
+            self.note_pending(op, imm, life);
+        }
     }
 
     pub(super) fn finish_alu(&mut self, op: &Op, d: u8, no_result: bool, sets: bool) {

@@ -8,6 +8,7 @@ use std::mem::offset_of;
 use bulkhead_ir::{ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, VSLOTS, W32, W64};
 
 use super::asm::{Asm, M, NOREG, reg};
+use super::flags::Pending;
 use super::regs::{ALLOCATABLE, CALLER_SAVED, saved_index, state};
 use super::vectors;
 use crate::engine::Engine;
@@ -34,6 +35,8 @@ pub(crate) struct Record {
     pub value: u8,
     /// Constant to be stored, when `value` is [`NOREG`].
     pub constant: i32,
+    /// How the guest's flags follow from its slots, when they are not in memory.
+    pub flags_from: Option<Pending>,
 }
 
 /// Kind bit in [`Record::flags`]: the access is of a vector slot.
@@ -204,6 +207,7 @@ fn record(core: &mut CoreState, index: u32) -> Record {
         flags: 0,
         value: 0,
         constant: 0,
+        flags_from: None,
     });
     core.running = row.block;
     row
@@ -221,6 +225,9 @@ fn unwind(core: &mut CoreState, row: Record) {
                 None => core.slots[usize::from(slot) % 32] = core.spill[saved_index(host) % 64],
             }
         }
+    }
+    if let Some(flags) = row.flags_from {
+        flags.resolve(core);
     }
 }
 
