@@ -12,6 +12,12 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 /// Longest wait for an answer of the CPU process.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for all answers that one monitor command needs.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// Messages kept while an answer is being waited for; an honest CPU process sends a few.
+const QUEUE_MAX: usize = 64;
+/// Bytes of its notes that are shown at most.
+const NOTES_MAX: usize = 64 << 10;
 
 /// Messages to and from the CPU process; its words are claims.
 #[derive(Debug)]
@@ -21,12 +27,16 @@ pub struct CpuLink {
     queue: VecDeque<FromCpu>,
     next: u32,
     closed: bool,
+    /// Waiting that is left to the command under way.
+    patience: Duration,
+    /// Bytes of notes so far.
+    noted: usize,
 }
 
 impl CpuLink {
     /// Over the broker's end.
     pub fn new(socket: OwnedFd) -> CpuLink {
-        CpuLink { socket, queue: VecDeque::new(), next: 1, closed: false }
+        CpuLink { socket, queue: VecDeque::new(), next: 1, closed: false, patience: COMMAND_LIMIT, noted: 0 }
     }
 
     /// For the event loop.
@@ -44,11 +54,23 @@ impl CpuLink {
         self.closed
     }
 
-    /// Sends; a process that is gone is noticed elsewhere.
+    /// Sends; a process that is gone is noticed elsewhere, and one that never reads its messages gets no more of them.
     pub fn send(&self, message: &ToCpu) {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         if let Ok(bytes) = wire::encode(message) {
-            while send(self.socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) == Err(Errno::EINTR) {}
+            while send(self.socket.as_raw_fd(), &bytes, flags) == Err(Errno::EINTR) {}
         }
+    }
+
+    /// A new monitor command begins: it may wait anew.
+    pub fn begin_command(&mut self) {
+        self.patience = COMMAND_LIMIT;
+    }
+
+    /// A note that is to be shown; nothing once there were too many.
+    pub fn note(&mut self, text: String) -> Option<String> {
+        self.noted = self.noted.saturating_add(text.len());
+        (self.noted <= NOTES_MAX).then_some(text)
     }
 
     /// Next message, waiting at most `timeout` for one.
@@ -75,24 +97,25 @@ impl CpuLink {
 
     /// Waits for a message that `wanted` turns into a value; others are kept for the event loop.
     fn await_message<T>(&mut self, mut wanted: impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
-        let end = Instant::now() + ANSWER_LIMIT;
-        while !self.closed {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            if let Some(message) = self.fetch(left) {
-                match wanted(message) {
-                    Ok(value) => return Some(value),
-                    Err(other) => self.queue.push_back(other),
-                }
+        let start = Instant::now();
+        let limit = ANSWER_LIMIT.min(self.patience);
+        let mut answer = None;
+        while !self.closed && answer.is_none() && start.elapsed() < limit {
+            match self.fetch(limit.saturating_sub(start.elapsed())).map(&mut wanted) {
+                Some(Ok(value)) => answer = Some(value),
+                // Answers that nobody waits for any more are of no use to the event loop.
+                Some(Err(FromCpu::Reply { .. })) | None => {}
+                Some(Err(other)) if self.queue.len() < QUEUE_MAX => self.queue.push_back(other),
+                Some(Err(_)) => {}
             }
         }
-        None
+        self.patience = self.patience.saturating_sub(start.elapsed());
+        answer
     }
 
     /// Stops the virtual CPUs. False when they do not.
     pub fn stop(&mut self) -> bool {
+        self.begin_command();
         self.send(&ToCpu::Stop);
         let wanted = |message| if message == FromCpu::Stopped { Ok(()) } else { Err(message) };
         self.await_message(wanted).is_some()

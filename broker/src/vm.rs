@@ -141,7 +141,9 @@ impl<'a> Vm<'a> {
             if let Some(signals) = signals {
                 watch(Source::Signal, signals.as_fd(), PollFlags::POLLIN);
             }
-            watch(Source::Cpu, self.tree.cpu.fd(), PollFlags::POLLIN);
+            if !self.tree.cpu.is_closed() {
+                watch(Source::Cpu, self.tree.cpu.fd(), PollFlags::POLLIN);
+            }
             if !self.log_ended {
                 watch(Source::Log, self.tree.log.as_fd(), PollFlags::POLLIN);
             }
@@ -247,7 +249,14 @@ impl<'a> Vm<'a> {
     }
 
     fn hear_cpu(&mut self) {
-        match self.tree.cpu.receive(Duration::ZERO) {
+        let message = self.tree.cpu.receive(Duration::ZERO);
+        if self.tree.cpu.is_closed()
+            && let Some(process) = self.tree.processes.last()
+        {
+            // It does so only when it dies; one that lives on could no longer be told anything.
+            process.kill();
+        }
+        match message {
             Some(FromCpu::GuestReset) if self.config.no_reboot => {
                 self.exit.get_or_insert(0);
             }
@@ -260,7 +269,11 @@ impl<'a> Vm<'a> {
                 // Test suites rely on it: never 0, and the value in the bits above.
                 self.exit.get_or_insert((value.wrapping_shl(1) as i32 | 1) & 0xff);
             }
-            Some(FromCpu::Note(text)) => self.say(&printable(text.as_bytes())),
+            Some(FromCpu::Note(text)) => {
+                if let Some(text) = self.tree.cpu.note(text) {
+                    self.say(&printable(text.as_bytes()));
+                }
+            }
             Some(FromCpu::Fatal(text)) => {
                 self.say(&format!("bh-cpu: {}", printable(text.as_bytes())));
                 self.exit.get_or_insert(1);

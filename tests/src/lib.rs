@@ -289,6 +289,14 @@ impl Vm {
         }
     }
 
+    /// Whether the program has ended.
+    ///
+    /// # Panics
+    /// When the kernel does not know it.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("own child").is_some()
+    }
+
     /// The process and everything below it: (pid, name).
     pub fn processes(&self) -> Vec<(u32, String)> {
         tree(self.pid())

@@ -226,6 +226,7 @@ fn find(name: &str) -> Option<&'static Command> {
 pub fn run(vm: &mut Vm<'_>, line: &str, history: &[String], out: &mut String) {
     let end = line.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(line.len());
     let (name, args) = line.split_at(end);
+    vm.tree.cpu.begin_command();
     let outcome = match find(name) {
         Some(Command { run: Some(run), .. }) => run(Call { vm, args, history, out: &mut *out }),
         Some(_) => Err(format!("{name}: not supported yet")),
