@@ -217,6 +217,28 @@ fn no_file_names_a_place_of_one_machine_or_leaves_work_undone() {
     }
 }
 
+/// Asserts that `test`, `FILE::NAME`, is one.
+fn assert_is_test(number: &str, test: &str) {
+    let (file, name) = test.split_once("::").expect("file and test");
+    assert!(root().join(file).is_file(), "{number}: {file} does not exist");
+    let code = read(file);
+    let place = code.find(&format!("fn {name}()")).unwrap_or_else(|| panic!("{number}: no {name} in {file}"));
+    let before = &code[place.saturating_sub(200)..place];
+    assert!(before.contains("#[test]"), "{number}: {name} in {file} is no test");
+}
+
+#[test]
+fn every_hole_of_others_names_a_test_that_exists() {
+    let text = read("security/peers-holes.md");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| 2")).collect();
+    for row in &rows {
+        let tests: Vec<String> = names(row).into_iter().filter(|name| name.contains(".rs::")).collect();
+        assert!(!tests.is_empty(), "{row}: no test");
+        tests.iter().for_each(|test| assert_is_test(row, test));
+    }
+    assert!(rows.len() >= 12, "{}", rows.len());
+}
+
 #[test]
 fn every_promise_of_the_specification_names_tests_that_exist_or_is_pending() {
     let text = read("SPECIFICATION.md");
@@ -230,15 +252,7 @@ fn every_promise_of_the_specification_names_tests_that_exist_or_is_pending() {
             !tests.is_empty() || promise.contains("*pending*"),
             "{number} has no test and is not pending"
         );
-        for test in tests {
-            let (file, name) = test.split_once("::").expect("file and test");
-            assert!(root().join(file).is_file(), "{number}: {file} does not exist");
-            let code = read(file);
-            let place =
-                code.find(&format!("fn {name}()")).unwrap_or_else(|| panic!("{number}: no {name} in {file}"));
-            let before = &code[place.saturating_sub(200)..place];
-            assert!(before.contains("#[test]"), "{number}: {name} in {file} is no test");
-        }
+        tests.iter().for_each(|test| assert_is_test(number, test));
     }
     assert!(numbers.len() > 20, "{numbers:?}");
 }

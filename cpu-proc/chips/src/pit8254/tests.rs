@@ -226,3 +226,21 @@ fn changing_from_low_to_a_high_mode_is_an_edge() {
     write(&mut pit, 0x43, 0x34, 5);
     assert!(pit.sync(at(5)));
 }
+
+/// CVE-2015-3214: a read of the control port looked up a fourth counter.
+#[test]
+fn control_port_reads_as_nothing_in_every_state_and_changes_none() {
+    let mut pit = Pit8254::default();
+    for (step, control) in (0u64..).zip(0..=0xff) {
+        write(&mut pit, 0x43, control, step);
+        let mut untouched = pit.clone();
+        assert_eq!(read(&mut pit, 0x43, step), 0xff, "after {control:#x}");
+        for counter in 0x40..0x43 {
+            assert_eq!(
+                read(&mut pit, counter, step),
+                read(&mut untouched, counter, step),
+                "after {control:#x}"
+            );
+        }
+    }
+}
