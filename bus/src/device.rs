@@ -31,6 +31,7 @@ use std::time::Duration;
 use crate::bell::{Bell, SPIN_NS};
 use crate::chip::{Class, Rule};
 use crate::irq::{self, Line};
+use crate::placement::Placement;
 use crate::sys::{self, Mapping};
 use crate::trace::{Id, Tracer, access, events, place};
 
@@ -175,6 +176,7 @@ pub struct DevicePort {
     rules: Vec<Vec<Rule>>,
     sizes: Vec<u64>,
     tracer: Tracer,
+    placement: Placement,
 }
 
 impl DevicePort {
@@ -190,6 +192,7 @@ impl DevicePort {
             rules: Vec::new(),
             sizes: Vec::new(),
             tracer: Tracer::off(),
+            placement: Placement::default(),
         };
         let regions = (port.map.word(REGIONS).load(Ordering::Acquire) as usize).min(REGIONS_MAX);
         for region in 0..regions {
@@ -261,6 +264,10 @@ impl DevicePort {
         let own = self.own.cpu_bell();
         own.publish_cpu();
         loop {
+            match self.bell.is_elsewhere() {
+                true => self.placement.apart(),
+                false => self.placement.met(),
+            }
             let mut spins = 0u32;
             while self.bell.is_elsewhere() {
                 for _ in 0..32 {
@@ -282,6 +289,11 @@ impl DevicePort {
             // device's flag.
             self.bell.wake();
         }
+    }
+
+    /// Whether the device is awake and last ran where the caller runs: it cannot work before the caller sleeps.
+    pub fn waits_for_processor(&self) -> bool {
+        !self.bell.is_asleep() && !self.bell.is_elsewhere()
     }
 
     fn ring(&mut self) {

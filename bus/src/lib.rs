@@ -17,6 +17,8 @@ pub mod links;
 pub mod mailbox;
 pub mod manifest;
 pub mod messages;
+pub mod patience;
+pub mod placement;
 pub mod ram;
 pub mod serve;
 pub mod shm;

@@ -454,6 +454,11 @@ impl BlockClient {
             && ram.read_into(gpa, &self.map, data_at(slot) + at, len)
     }
 
+    /// Whether the back end is awake and last ran where the caller runs: it cannot work before the caller sleeps.
+    pub fn waits_for_processor(&self) -> bool {
+        !self.peer.is_asleep() && !self.peer.is_elsewhere()
+    }
+
     /// Wakes the back end for what a predecessor may not have announced.
     pub fn announce(&self) {
         self.peer.wake();

@@ -18,6 +18,7 @@ use crate::device::{self, CONTROL, DEVICE_BYTES, Request, kind, slot};
 use crate::irq::{self, IRQ_BYTES, IrqPage};
 use crate::links::{BLOCK_LINK, BYTES_LINK, BlockClient, ByteEnd, Side};
 use crate::manifest::{MANIFEST_FD, Manifest, fd};
+use crate::patience::Patience;
 use crate::ram::{CodeMap, GuestRam, code_map_bytes};
 use crate::shm::Bulk;
 use crate::sys::{self, Mapping};
@@ -183,6 +184,7 @@ struct Server<C: Chip> {
     outputs: Outputs,
     /// A deadline that does not count.
     left_out: Option<u64>,
+    patience: Patience,
 }
 
 /// Runs a device process. `jail` locks the process down; `make` builds the chip from its configuration bytes.
@@ -300,6 +302,7 @@ impl<C: Chip> Server<C> {
             generation: 0,
             outputs: Outputs::default(),
             left_out: None,
+            patience: Patience::new(SPIN_NS),
         };
         server.describe();
         server.take_up(|| make(&manifest.config).map_err(StartError::Refused))?;
@@ -476,11 +479,16 @@ impl<C: Chip> Server<C> {
         let mut seen = self.announce();
         loop {
             self.bell.publish_cpu();
-            if self.turn(&mut seen) && self.spin(seen) {
+            let worked = self.turn(&mut seen);
+            let start = sys::monotonic_ns();
+            if worked && self.spin(seen, start) {
                 continue;
             }
             let timeout = self.timeout();
             self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged());
+            if worked && self.has_work(seen) {
+                self.patience.lasted(sys::monotonic_ns().saturating_sub(start));
+            }
         }
     }
 
@@ -520,11 +528,11 @@ impl<C: Chip> Server<C> {
             || self.news() != seen
     }
 
-    /// Waits for more work while the vCPU runs on another processor. True when there is some.
-    fn spin(&self, seen: u32) -> bool {
-        let start = sys::monotonic_ns();
+    /// Waits for more work while the vCPU runs on another processor and no back end needs this one. True when there is some.
+    fn spin(&self, seen: u32, start: u64) -> bool {
         let cpu = self.irq.cpu_bell();
-        while cpu.is_elsewhere() && !cpu.is_asleep() {
+        let back_end_waits = || self.blocks.iter().any(BlockClient::waits_for_processor);
+        while cpu.is_elsewhere() && !cpu.is_asleep() && !back_end_waits() {
             for _ in 0..16 {
                 if self.has_work(seen) {
                     return true;
@@ -534,7 +542,7 @@ impl<C: Chip> Server<C> {
             if self.is_due() {
                 return true;
             }
-            if sys::monotonic_ns().wrapping_sub(start) > SPIN_NS {
+            if sys::monotonic_ns().saturating_sub(start) > self.patience.look_ns() {
                 return false;
             }
         }

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bulkhead_bus::clock::Clock;
+use bulkhead_bus::device::DevicePort;
 use bulkhead_bus::irq::{IrqPage, LOOK_NS};
 use bulkhead_bus::messages::{BulkMap, RegionMap, Space, Wire, WireMap};
+use bulkhead_bus::patience::Patience;
 use bulkhead_bus::ram::CodeMap;
-use bulkhead_bus::sys::monotonic_ns;
+use bulkhead_bus::sys::{self, monotonic_ns};
 use bulkhead_bus::trace::{Tracer, events};
 use bulkhead_chips::board::{Board, Event};
 use bulkhead_chips::i440fx::GRANULE;
@@ -81,6 +83,7 @@ pub struct Pc {
     /// A message of the broker waits: the CPU has to leave its run loop.
     message_waits: Arc<AtomicBool>,
     tracer: Tracer,
+    patience: Patience,
 }
 
 impl Pc {
@@ -128,6 +131,7 @@ impl Pc {
             code_changed: false,
             message_waits,
             tracer,
+            patience: Patience::new(0),
         };
         for region in &pc.regions {
             let range = range_of(region, region.base, region.size);
@@ -341,6 +345,23 @@ impl Pc {
         }
         self.devices.read(&self.ports, u64::from(port), log2(size)) as u32
     }
+
+    /// Looks for something to do, as long as the last halts promise that it comes soon. True when it has come.
+    fn look(&self, start: u64, at_most_ns: u64, called: impl Fn() -> bool) -> bool {
+        let patience = self.patience.look_ns().min(at_most_ns);
+        // A device that has work and no processor but this one gets it.
+        let is_needed = || self.devices.ports.iter().any(DevicePort::waits_for_processor);
+        self.irq.cpu_bell().publish_cpu();
+        while patience != 0 && !is_needed() && monotonic_ns().saturating_sub(start) < patience {
+            for _ in 0..32 {
+                if called() {
+                    return true;
+                }
+                sys::pause();
+            }
+        }
+        false
+    }
 }
 
 impl Machine for Pc {
@@ -505,13 +526,17 @@ impl Machine for Pc {
 
     fn wait(&mut self) {
         self.flush_posted();
-        let now = self.clock.now();
-        // The alarm comes no later, but maybe just before this sleep begins.
-        let timeout = self.board.next_deadline().map_or(LOOK_NS, |at| at.saturating_sub(now).min(LOOK_NS));
-        let timeout = Some(Duration::from_nanos(timeout));
         let irq = &self.irq;
+        let called = || irq.attention().load(Ordering::SeqCst) != 0;
+        // The alarm comes no later, but maybe just before the sleep begins.
+        let deadline = self.board.next_deadline();
+        let left_ns = || deadline.map_or(LOOK_NS, |at| at.saturating_sub(self.clock.now()).min(LOOK_NS));
         self.tracer.begin(events::HALT, || [0; 4]);
-        irq.cpu_bell().sleep(timeout, || irq.attention().load(Ordering::SeqCst) != 0);
+        let start = monotonic_ns();
+        if !self.look(start, left_ns(), called) {
+            irq.cpu_bell().sleep(Some(Duration::from_nanos(left_ns())), called);
+        }
+        self.patience.lasted(monotonic_ns().saturating_sub(start));
         self.tracer.end(events::HALT, || [0; 4]);
         // A deadline that passed while asleep counts as attention.
         irq.attention().store(1, Ordering::SeqCst);
