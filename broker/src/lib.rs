@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use bulkhead_bus::ram::LOW_LIMIT;
 use bulkhead_config::{CharDevice, Machine, MachineConfig, Vga};
 
+mod apart;
 mod chars;
 mod clients;
 mod control;

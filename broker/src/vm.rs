@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::apart::Apart;
 use crate::chars::HostChar;
 use crate::fail::tell;
 use crate::monitor::Session;
@@ -48,6 +49,7 @@ pub struct Vm<'a> {
     pub keeper: Keeper,
     /// Forbidden system calls by process.
     pub violations: Vec<u64>,
+    apart: Apart,
     log_path: PathBuf,
     log: Option<File>,
     log_ended: bool,
@@ -97,6 +99,7 @@ impl<'a> Vm<'a> {
             buttons: 0,
             cpu: 0,
             violations,
+            apart: Apart::default(),
             log_path: PathBuf::from(LOG_FILE),
             log: None,
             log_ended: false,
@@ -188,6 +191,7 @@ impl<'a> Vm<'a> {
             }
         }
         self.tend();
+        self.apart.tend(&self.tree.pids(), Instant::now());
         while self.tree.cpu.has_queued() {
             self.hear_cpu();
         }
@@ -277,6 +281,9 @@ impl<'a> Vm<'a> {
             Some(FromCpu::Fatal(text)) => {
                 self.say(&format!("bh-cpu: {}", printable(text.as_bytes())));
                 self.exit.get_or_insert(1);
+            }
+            Some(FromCpu::Crowded(processor)) => {
+                self.apart.crowded(&self.tree.pids(), processor, Instant::now());
             }
             Some(FromCpu::Ready | FromCpu::Running | FromCpu::Stopped | FromCpu::Reply { .. }) | None => {}
         }

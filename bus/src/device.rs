@@ -291,6 +291,11 @@ impl DevicePort {
         }
     }
 
+    /// Takes the wish of the calling vCPU to be moved away from this device.
+    pub fn take_crowded(&self) -> bool {
+        self.placement.take_crowded()
+    }
+
     /// Whether the device is awake and last ran where the caller runs: it cannot work before the caller sleeps.
     pub fn waits_for_processor(&self) -> bool {
         !self.bell.is_asleep() && !self.bell.is_elsewhere()

@@ -269,4 +269,6 @@ pub enum FromCpu {
     Note(String),
     /// The engine cannot go on (a fault of ours, never the guest's); the CPUs stand.
     Fatal(String),
+    /// This processor is shared with devices that the CPU waits for: better any other, see [`crate::placement`].
+    Crowded(u32),
 }

@@ -3,30 +3,26 @@
 //! A register read that crosses to another processor costs some 400 ns: both sides look at the ring without sleeping. On one
 //! processor each crossing is two context switches, some 10 us. Schedulers wake a process where its waker runs, and those of
 //! virtual machines do not count a halted processor as idle, so that everybody can end up on one processor beside an idle one and stay
-//! there. So the vCPU, which runs most, moves away when it keeps meeting devices on its own processor: its thread asks for every
-//! processor that it is allowed but this one, then for all of them again. Nothing stays pinned. A move that does not last doubles the time
-//! until the next one, because then the processors are really taken.
+//! there. So the vCPU asks to be kept apart when it keeps meeting devices on its own processor; it may not choose its
+//! processor itself, the broker does that.
 
 use std::cell::Cell;
 use std::time::Duration;
 
-use nix::sched::{sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
-
 use crate::sys;
 
-/// Waits on the device's processor, those elsewhere subtracted, that make a move worth its cost of some 50 us.
+/// Waits on the device's processor, those elsewhere subtracted, after which the vCPU asks.
 const MEETINGS: u32 = 16;
-/// Shortest and longest time between two moves.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// Shortest time between two wishes.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a vCPU thread remembers of its meetings with one device.
 #[derive(Debug, Default)]
 pub struct Placement {
     meetings: Cell<u32>,
-    /// When it moved last, in monotonic nanoseconds.
-    moved: Cell<u64>,
-    pause: Cell<u64>,
+    /// The last wish, in monotonic nanoseconds.
+    asked: Cell<u64>,
+    crowded: Cell<bool>,
 }
 
 impl Placement {
@@ -45,37 +41,16 @@ impl Placement {
             return;
         }
         let now = sys::monotonic_ns();
-        if self.may_move(now) {
+        if now.saturating_sub(self.asked.get()) >= PAUSE.as_nanos() as u64 {
             self.meetings.set(0);
-            leave_processor();
+            self.asked.set(now);
+            self.crowded.set(true);
         }
     }
 
-    /// Whether the last move is long enough ago at `now`; if so this counts as one.
-    fn may_move(&self, now: u64) -> bool {
-        let [shortest, longest] = [PAUSES.0, PAUSES.1].map(|pause| pause.as_nanos() as u64);
-        let since = now.saturating_sub(self.moved.get());
-        let pause = self.pause.get().max(shortest);
-        if self.moved.get() != 0 && since < pause {
-            return false;
-        }
-        // It lasted when nothing was to be done for many pauses.
-        let lasted = self.moved.get() == 0 || since > pause.saturating_mul(8);
-        self.pause.set(if lasted { shortest } else { pause.saturating_mul(2).min(longest) });
-        self.moved.set(now);
-        true
-    }
-}
-
-/// Moves the calling thread to another processor that it is allowed to run on, if there is one. It may come back at any time.
-fn leave_processor() {
-    let this_thread = Pid::from_raw(0);
-    let Ok(allowed) = sched_getaffinity(this_thread) else { return };
-    let mut others = allowed;
-    let left = others.unset(sys::current_cpu() as usize);
-    // Refused when no other is allowed, or none of them is there.
-    if left.is_ok() && sched_setaffinity(this_thread, &others).is_ok() {
-        let _ = sched_setaffinity(this_thread, &allowed);
+    /// Takes the wish to be moved.
+    pub fn take_crowded(&self) -> bool {
+        self.crowded.take()
     }
 }
 
@@ -83,38 +58,18 @@ fn leave_processor() {
 mod tests {
     use super::*;
 
-    const MS: u64 = 1_000_000;
-
     #[test]
-    fn moves_that_do_not_last_become_rare() {
+    fn only_who_keeps_meeting_devices_is_crowded() {
         let placement = Placement::default();
-        let moves: Vec<u64> = (1..10_000).filter(|ms| placement.may_move(ms * MS)).collect();
-        assert_eq!(moves[..5], [1, 6, 16, 36, 76]);
-        assert!(moves.len() < 20, "{moves:?}");
-        assert!(moves.windows(2).all(|pair| pair[1] - pair[0] <= 1000), "{moves:?}");
-    }
-
-    #[test]
-    fn a_move_that_lasted_forgets_the_others() {
-        let placement = Placement::default();
-        assert_eq!([1, 6, 16].map(|ms| placement.may_move(ms * MS)), [true; 3]);
-        assert!(!placement.may_move(35 * MS));
-        assert!(placement.may_move(1000 * MS));
-        assert!(placement.may_move(1005 * MS));
-    }
-
-    #[test]
-    fn a_thread_leaves_its_processor_and_may_come_back() {
-        let this_thread = Pid::from_raw(0);
-        let allowed = sched_getaffinity(this_thread).unwrap();
-        let processors = (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap()).count();
-        // Once is not enough: the kernel may take it back at once.
-        let left = (0..100).any(|_| {
-            let before = sys::current_cpu();
-            leave_processor();
-            sys::current_cpu() != before
-        });
-        assert_eq!(left, processors > 1);
-        assert!(allowed == sched_getaffinity(this_thread).unwrap(), "it may run where it might before");
+        for _ in 0..100 {
+            placement.met();
+            placement.apart();
+        }
+        assert!(!placement.take_crowded());
+        (0..MEETINGS).for_each(|_| placement.met());
+        assert!(placement.take_crowded());
+        assert!(!placement.take_crowded(), "once");
+        (0..MEETINGS).for_each(|_| placement.met());
+        assert!(!placement.take_crowded(), "not again so soon");
     }
 }

@@ -82,6 +82,8 @@ pub struct Pc {
     code_changed: bool,
     /// A message of the broker waits: the CPU has to leave its run loop.
     message_waits: Arc<AtomicBool>,
+    /// The CPU had better run on another processor than this, taken by the main loop.
+    pub crowded: Option<u32>,
     tracer: Tracer,
     patience: Patience,
 }
@@ -132,6 +134,7 @@ impl Pc {
             message_waits,
             tracer,
             patience: Patience::new(0),
+            crowded: None,
         };
         for region in &pc.regions {
             let range = range_of(region, region.base, region.size);
@@ -488,7 +491,10 @@ impl Machine for Pc {
 
     fn take_requests(&mut self) -> Requests {
         let mut requests = std::mem::take(&mut self.requests);
-        requests.leave |= self.message_waits.load(Ordering::SeqCst);
+        if self.devices.take_crowded() {
+            self.crowded = Some(sys::current_cpu());
+        }
+        requests.leave |= self.message_waits.load(Ordering::SeqCst) || self.crowded.is_some();
         requests
     }
 

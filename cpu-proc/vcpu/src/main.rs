@@ -51,6 +51,9 @@ impl Vm {
                 if let Some(why) = self.pc.departure.take() {
                     self.depart(why);
                 }
+                if let Some(processor) = self.pc.crowded.take() {
+                    self.control.send(&FromCpu::Crowded(processor));
+                }
             } else {
                 let control = &self.control;
                 self.pc.irq.cpu_bell().sleep(None, || control.has_message());

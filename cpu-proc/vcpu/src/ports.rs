@@ -105,6 +105,11 @@ impl Devices {
         Some((self.ports.get_mut(range.device)?, range.region, offset))
     }
 
+    /// Whether the CPU had better run on another processor than its devices, since the last call.
+    pub fn take_crowded(&self) -> bool {
+        self.ports.iter().fold(false, |crowded, port| crowded | port.take_crowded())
+    }
+
     /// Output line `line` of device `device`.
     pub fn line(&self, device: u32, line: u8) -> Line {
         self.ports.get(device as usize).map(|port| port.line(line.into())).unwrap_or_default()

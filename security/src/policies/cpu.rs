@@ -1,16 +1,10 @@
 //! The CPU process: its timer, the control socket, the log pipe. All code memory is mapped before the filter.
 
-use super::{Call, Test, any, only};
+use super::{Call, any};
 
 pub const CALLS: &[Call] = &[
     any(libc::SYS_timer_settime, "deadline of the nearest local timer; the timer was made before the filter"),
     any(libc::SYS_rt_sigreturn, "return from the timer's signal"),
-    only(
-        libc::SYS_sched_getaffinity,
-        &[Test::Is(0, 0)],
-        "move of the vCPU away from its devices: where it may run",
-    ),
-    only(libc::SYS_sched_setaffinity, &[Test::Is(0, 0)], "that move, of the calling thread only"),
     any(libc::SYS_recvfrom, "control socket"),
     any(libc::SYS_sendto, "control socket"),
     any(libc::SYS_write, "log pipe"),

@@ -279,12 +279,13 @@ impl Liar {
             4..8 => FromCpu::Note("\x1b[2Jnote\n".repeat(self.random.below(4000) as usize)),
             8..14 => FromCpu::Reply { id: number % 64, result: Ok(vec![0xff; number as usize]) },
             14 => FromCpu::Reply { id: number % 64, result: Err("x".repeat(number as usize)) },
-            15..20 => {
+            15 => FromCpu::Crowded(number % 4),
+            16..21 => {
                 let bytes: Vec<u8> = (0..self.random.below(600)).map(|_| self.random.draw() as u8).collect();
                 return send(socket, &bytes);
             }
             // It reads what it is told only sometimes.
-            20..60 => {
+            21..60 => {
                 let mut bytes = [0u8; 4096];
                 // SAFETY: a plain system call with a live buffer on a descriptor that we own.
                 unsafe {
