@@ -19,6 +19,8 @@ use crate::output::{Outlet, PIECE, Sink};
 
 /// How often a device without room is tried again, in milliseconds.
 const RETRY_MS: u16 = 5;
+/// How many times in a row the output may be busy before the end goes untold.
+const LAST_LOOKS: u32 = 40;
 /// How often a pseudo-terminal that nobody has open is looked at, in milliseconds.
 const PTY_LOOK_MS: u16 = 500;
 /// How often, and how many times in a row, an output has to be full and to have taken nothing until the end no longer waits for it.
@@ -38,7 +40,7 @@ pub enum Text {
     Help = 1,
     /// The focus has moved.
     Switched = 2,
-    /// The end, unless the host takes nothing at the moment.
+    /// The end, unless the host takes nothing for [`LAST_LOOKS`] times [`RETRY_MS`].
     Terminated = 3,
 }
 
@@ -128,15 +130,22 @@ impl Shared {
         self.monitor.as_ref().filter(|_| shown).map(|monitor| &monitor.stream)
     }
 
+    /// The sink when the host takes bytes soon: the other thread may only be showing something.
+    fn free_sink(&self) -> Option<MutexGuard<'_, Sink>> {
+        for _ in 0..LAST_LOOKS {
+            match self.sink.try_lock() {
+                Ok(sink) if sink.is_writable() => return Some(sink),
+                _ => {}
+            }
+            let _ = poll(&mut [], PollTimeout::from(RETRY_MS));
+        }
+        None
+    }
+
     /// Shows a text of this process's own, unless that was done.
     fn own_text(&self, text: u32, number: u32) {
-        let mut sink = match text == Text::Terminated as u32 {
-            true => match self.sink.try_lock() {
-                Ok(sink) if sink.is_writable() => sink,
-                _ => return,
-            },
-            false => locked(&self.sink),
-        };
+        let sink = if text == Text::Terminated as u32 { self.free_sink() } else { Some(locked(&self.sink)) };
+        let Some(mut sink) = sink else { return };
         if sink.state.texts == number {
             return;
         }
