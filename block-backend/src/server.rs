@@ -11,7 +11,7 @@ use std::io::Write;
 use bulkhead_bus::bell::Bell;
 use bulkhead_bus::device::DEATHS_MAX;
 use bulkhead_bus::links::{BlockOp, BlockRequest, BlockServer, BlockStatus};
-use bulkhead_bus::sys;
+use bulkhead_bus::{patience, sys};
 
 use crate::formats::{Image, ImageError};
 
@@ -107,17 +107,6 @@ pub fn serve(server: &BlockServer, bell: &Bell, image: &mut dyn Image) -> ! {
 
 /// Waits a moment for the device. True when there is work.
 fn spin(server: &BlockServer) -> bool {
-    let start = sys::monotonic_ns();
-    while server.peer().is_elsewhere() && !server.peer().is_asleep() {
-        for _ in 0..16 {
-            if server.has_work() {
-                return true;
-            }
-            sys::pause();
-        }
-        if sys::monotonic_ns().wrapping_sub(start) > SPIN_NS {
-            return false;
-        }
-    }
-    false
+    let may = || server.peer().runs_elsewhere();
+    patience::look(sys::monotonic_ns(), SPIN_NS, may, || server.has_work())
 }

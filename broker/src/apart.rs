@@ -54,41 +54,38 @@ impl Apart {
             return;
         }
         let Some((cpu, devices)) = processes.split_last() else { return };
-        let Ok(mut places) = sched_getaffinity(pid(*cpu)) else { return };
         // Where there is no other processor, the kernel refuses.
-        if places.unset(processor as usize).is_err() || !self.hold(*cpu, places) {
-            return;
-        }
+        let Some(places) = self.hold(*cpu, processor as usize) else { return };
         let mut left = processors(&places);
         if let (Some(only), None) = (left.next(), left.next()) {
             for device in devices {
-                if let Ok(mut places) = sched_getaffinity(pid(*device))
-                    && places.unset(only).is_ok()
-                {
-                    self.hold(*device, places);
-                }
+                self.hold(*device, only);
             }
         }
         self.began = Some(now);
         self.waited = waited(*cpu);
     }
 
-    fn hold(&mut self, of: u32, during: CpuSet) -> bool {
-        let Ok(before) = sched_getaffinity(pid(of)) else { return false };
-        let done = sched_setaffinity(pid(of), &during).is_ok();
-        if done {
-            self.held.push(Held { pid: of, before, during });
-        }
-        done
+    /// Lets a process run everywhere but on `processor`; where that is.
+    fn hold(&mut self, of: u32, processor: usize) -> Option<CpuSet> {
+        let before = sched_getaffinity(pid(of)).ok()?;
+        let mut during = before;
+        during.unset(processor).ok()?;
+        sched_setaffinity(pid(of), &during).ok()?;
+        self.held.push(Held { pid: of, before, during });
+        Some(during)
     }
 
-    /// Ends the lease when it is over. `processes` are those that live.
-    pub fn tend(&mut self, processes: &[u32], now: Instant) {
-        let Some(lasted) = self.began.map(|began| now.saturating_duration_since(began)) else { return };
-        if lasted < LEASE {
+    /// Whether there is a lease and it is over.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.began.is_some_and(|began| now.saturating_duration_since(began) >= LEASE)
+    }
+
+    /// Ends the lease. `processes` are those that live.
+    pub fn end(&mut self, processes: &[u32], now: Instant) {
+        let Some(lasted) = self.began.take().map(|began| now.saturating_duration_since(began)) else {
             return;
-        }
-        self.began = None;
+        };
         for held in self.held.drain(..).filter(|held| processes.contains(&held.pid)) {
             if sched_getaffinity(pid(held.pid)) == Ok(held.during) {
                 let _ = sched_setaffinity(pid(held.pid), &held.before);
@@ -146,9 +143,10 @@ mod tests {
         let mut chosen = CpuSet::new();
         chosen.set(all[1]).expect("it is there");
         sched_setaffinity(pid(pinned), &chosen).expect("a child of this process");
-        apart.tend(&pids, now + LEASE / 2);
+        assert!(!apart.is_over(now + LEASE / 2));
+        assert!(apart.is_over(now + LEASE));
         assert_eq!(places(cpu), all[1..]);
-        apart.tend(&pids, now + LEASE);
+        apart.end(&pids, now + LEASE);
         assert_eq!([places(device), places(cpu)], [all.clone(), all.clone()]);
         assert_eq!(places(pinned), [all[1]]);
         // A sleeper waits for no processor, so the next lease may follow at once. A processor that is not there is no place to leave.

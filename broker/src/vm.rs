@@ -191,7 +191,10 @@ impl<'a> Vm<'a> {
             }
         }
         self.tend();
-        self.apart.tend(&self.tree.pids(), Instant::now());
+        let now = Instant::now();
+        if self.apart.is_over(now) {
+            self.apart.end(&self.tree.pids(), now);
+        }
         while self.tree.cpu.has_queued() {
             self.hear_cpu();
         }

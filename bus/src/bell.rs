@@ -134,6 +134,16 @@ impl Bell {
         cpu != 0 && cpu != sys::current_cpu().wrapping_add(1)
     }
 
+    /// Whether the owner is awake where the caller runs, so that it cannot work before the caller sleeps.
+    pub fn waits_here(&self) -> bool {
+        !self.is_asleep() && !self.is_elsewhere()
+    }
+
+    /// Whether the owner is awake and last ran on a processor other than the caller's.
+    pub fn runs_elsewhere(&self) -> bool {
+        self.is_elsewhere() && !self.is_asleep()
+    }
+
     /// Whether the owner says that it sleeps.
     #[inline]
     pub fn is_asleep(&self) -> bool {

@@ -8,10 +8,25 @@ use std::sync::Arc;
 
 use crate::bell::{BELL_BYTES, Bell};
 use crate::chip::{Chip, Control, Env, Outputs, Reg, RestoreError};
+use crate::config::{IdeDriveConfig, IdeMedia};
 use crate::links::{BLOCK_LINK, BYTES_LINK, BlockClient, BlockServer, ByteEnd, Side};
 use crate::ram::GuestRam;
 use crate::shm::Bulk;
 use crate::sys::Mapping;
+
+/// A hard disk as the first drive of a controller, on its block link 0.
+pub fn test_disk() -> IdeDriveConfig {
+    IdeDriveConfig {
+        media: IdeMedia::Disk,
+        block: 0,
+        serial: "BH00001".to_owned(),
+        model: "TEST DISK".to_owned(),
+        firmware: "1".to_owned(),
+        geometry: None,
+        removable: false,
+        slow_writes: false,
+    }
+}
 
 /// A chip under test with everything it may be handed.
 pub struct Bench<C: Chip> {

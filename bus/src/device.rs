@@ -42,7 +42,8 @@ pub const MAGIC: u32 = 0x6468_6b62;
 /// Offset of the ready word: 1, and a futex wake, once the device is jailed and serves.
 pub const READY: usize = 0x004;
 pub(crate) const REGIONS: usize = 0x008;
-pub(crate) const TAIL: usize = 0x040;
+/// Offset of the index behind the newest request.
+pub const TAIL: usize = 0x040;
 pub(crate) const HEAD: usize = 0x080;
 /// Outside the commit: a request that kills the device leaves its mark here.
 pub(crate) const ATTEMPTS: usize = 0x0c0;
@@ -53,17 +54,21 @@ pub(crate) const PONG: usize = 0x154;
 /// Deaths that one request may cause; after that many it is answered with ones and skipped.
 pub const DEATHS_MAX: u32 = 3;
 pub(crate) const GENERATION: usize = 0x180;
-pub(crate) const REGION_TABLE: usize = 0x200;
+/// Offset of the regions that the device describes; its words and counters lie before.
+pub const REGION_TABLE: usize = 0x200;
 pub(crate) const REGION_BYTES: usize = 0x100;
 pub(crate) const LINES_AT: usize = 0xa00;
-pub(crate) const RING: usize = 0x1000;
+/// Offset of the requests.
+pub const RING: usize = 0x1000;
 pub(crate) const RESPONSES: usize = 0x5000;
 pub(crate) const MIRROR: usize = 0xe000;
 pub(crate) const MIRROR_DATA: usize = 0xe100;
 /// Most mirrored register bytes of a device.
 pub const MIRROR_BYTES: usize = 0xf00;
-pub(crate) const SLOTS: usize = 0x8000;
-pub(crate) const SLOT_BYTES: usize = 0x1000;
+/// Offset of the two slots of committed state.
+pub const SLOTS: usize = 0x8000;
+/// Bytes of one of them.
+pub const SLOT_BYTES: usize = 0x1000;
 /// Offset of the block data.
 pub const BLOCK: usize = 0xa000;
 /// Bytes of one block transaction at most.
@@ -298,7 +303,7 @@ impl DevicePort {
 
     /// Whether the device is awake and last ran where the caller runs: it cannot work before the caller sleeps.
     pub fn waits_for_processor(&self) -> bool {
-        !self.bell.is_asleep() && !self.bell.is_elsewhere()
+        self.bell.waits_here()
     }
 
     fn ring(&mut self) {

@@ -456,7 +456,7 @@ impl BlockClient {
 
     /// Whether the back end is awake and last ran where the caller runs: it cannot work before the caller sleeps.
     pub fn waits_for_processor(&self) -> bool {
-        !self.peer.is_asleep() && !self.peer.is_elsewhere()
+        self.peer.waits_here()
     }
 
     /// Wakes the back end for what a predecessor may not have announced.

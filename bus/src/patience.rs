@@ -6,10 +6,28 @@
 
 use std::cell::Cell;
 
+use crate::sys;
+
 /// What a wait may last for a look to be worth it.
 const LONGEST_NS: u64 = 400_000;
 /// Length of the first look of one who slept at once before.
 const FIRST_NS: u64 = 20_000;
+
+/// Looks until `found`, for `ns` nanoseconds from `start` (monotonic) and while `may` holds. Whether it was found.
+pub fn look(start: u64, ns: u64, may: impl Fn() -> bool, found: impl Fn() -> bool) -> bool {
+    while may() {
+        for _ in 0..16 {
+            if found() {
+                return true;
+            }
+            sys::pause();
+        }
+        if sys::monotonic_ns().saturating_sub(start) > ns {
+            break;
+        }
+    }
+    false
+}
 
 /// The length of the next look.
 #[derive(Debug)]

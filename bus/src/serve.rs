@@ -18,7 +18,7 @@ use crate::device::{self, CONTROL, DEVICE_BYTES, Request, kind, slot};
 use crate::irq::{self, IRQ_BYTES, IrqPage};
 use crate::links::{BLOCK_LINK, BYTES_LINK, BlockClient, ByteEnd, Side};
 use crate::manifest::{MANIFEST_FD, Manifest, fd};
-use crate::patience::Patience;
+use crate::patience::{self, Patience};
 use crate::ram::{CodeMap, GuestRam, code_map_bytes};
 use crate::shm::Bulk;
 use crate::sys::{self, Mapping};
@@ -532,21 +532,8 @@ impl<C: Chip> Server<C> {
     fn spin(&self, seen: u32, start: u64) -> bool {
         let cpu = self.irq.cpu_bell();
         let back_end_waits = || self.blocks.iter().any(BlockClient::waits_for_processor);
-        while cpu.is_elsewhere() && !cpu.is_asleep() && !back_end_waits() {
-            for _ in 0..16 {
-                if self.has_work(seen) {
-                    return true;
-                }
-                sys::pause();
-            }
-            if self.is_due() {
-                return true;
-            }
-            if sys::monotonic_ns().saturating_sub(start) > self.patience.look_ns() {
-                return false;
-            }
-        }
-        false
+        let may = || cpu.runs_elsewhere() && !back_end_waits() && !self.is_due();
+        patience::look(start, self.patience.look_ns(), may, || self.has_work(seen)) || self.is_due()
     }
 
     fn deadline(&self) -> Option<u64> {

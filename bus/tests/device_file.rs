@@ -489,9 +489,7 @@ fn request_that_kills_every_device_is_answered_with_ones_and_skipped_after_its_t
     let first = rig.start(true);
     let mut port = rig.port();
     // The fuse is committed with 1 left, so that each successor dies of the same next write.
-    port.write(0, 56, 3, 1);
-    port.write(0, 8, 3, 5);
-    assert!(first.join().is_err(), "the fuse burnt down");
+    burn(&mut port, first);
     for death in 2..=3 {
         let next = rig.start_unready(true);
         assert!(next.join().is_err(), "death {death}");
@@ -530,9 +528,7 @@ fn death_from_outside_that_is_forgiven_is_not_counted_against_the_request() {
     let first = rig.start(true);
     let mut port = rig.port();
     let mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
-    port.write(0, 56, 3, 1);
-    port.write(0, 8, 3, 5);
-    assert!(first.join().is_err(), "the fuse burnt down");
+    burn(&mut port, first);
     mailbox.settle(true);
     for _ in 0..5 {
         assert!(rig.start_unready(true).join().is_err());
@@ -551,9 +547,7 @@ fn requests_to_a_dead_device_read_as_ones_and_a_later_process_goes_on_behind_the
     port.write(0, 48, 3, 1);
     halt(&rig, || rig.line().level);
     port.write(0, 16, 3, 3);
-    port.write(0, 56, 3, 1);
-    port.write(0, 8, 3, 5);
-    assert!(first.join().is_err(), "the fuse burnt down");
+    burn(&mut port, first);
     let (file, bell) = (rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
     let dead = Arc::new(DeadDevice::new(file, bell, rig.irq.clone(), SOURCE));
     let theirs = dead.clone();
@@ -585,9 +579,7 @@ fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a
     // As if the first had died right after it changed the line: nobody was told.
     rig.irq.take_news();
     rig.irq.attention().store(0, Ordering::SeqCst);
-    port.write(0, 56, 3, 1);
-    port.write(0, 8, 3, 5);
-    assert!(first.join().is_err(), "the fuse burnt down");
+    burn(&mut port, first);
     let flag = rig.map(fd::CPU_BELL, BELL_BYTES);
     let theirs = rig.map(fd::CPU_BELL, BELL_BYTES);
     let asleep = std::thread::spawn(move || {
@@ -606,6 +598,13 @@ fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a
     assert!(asleep.join().expect("woken") < Duration::from_secs(50), "nobody woke it");
     assert_eq!(rig.irq.take_news() & 1 << SOURCE, 1 << SOURCE);
     assert_ne!(rig.irq.attention().load(Ordering::SeqCst), 0);
+}
+
+/// Lights a fuse of one write and writes 5: `device` dies of it.
+fn burn(port: &mut DevicePort, device: std::thread::JoinHandle<()>) {
+    port.write(0, 56, 3, 1);
+    port.write(0, 8, 3, 5);
+    assert!(device.join().is_err(), "the fuse burnt down");
 }
 
 /// Three devices die; the fourth of the same kind lives.
@@ -629,9 +628,7 @@ fn deadly_timer_is_left_out_after_its_third_death_and_the_next_one_runs() {
     Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES)).set_running(false);
     port.write(0, 48, 3, 1_000_000);
     port.write(0, 16, 3, 4);
-    port.write(0, 56, 3, 1);
-    port.write(0, 8, 3, 5);
-    assert!(first.join().is_err(), "the fuse burnt down");
+    burn(&mut port, first);
     Clock::new(rig.map(fd::CLOCK, CLOCK_BYTES)).set_running(true);
     outlives(&rig, Deadly::Timer);
     assert_eq!(port.read(0, 24, 3), fold(fold(0, 4), 5), "it serves");
@@ -643,9 +640,7 @@ fn deadly_bytes_are_left_out_after_their_third_death() {
     let rig = Rig::new();
     let first = rig.start(true);
     let mut port = rig.port();
-    port.write(0, 56, 3, 1);
-    port.write(0, 8, 3, 5);
-    assert!(first.join().is_err(), "the fuse burnt down");
+    burn(&mut port, first);
     let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
     assert_eq!(host.send(b"poison"), 6);
     outlives(&rig, Deadly::Bytes);
@@ -657,9 +652,7 @@ fn deadly_command_is_refused_after_its_third_death() {
     let rig = Rig::new();
     let first = rig.start(true);
     let mut port = rig.port();
-    port.write(0, 56, 3, 1);
-    port.write(0, 8, 3, 5);
-    assert!(first.join().is_err(), "the fuse burnt down");
+    burn(&mut port, first);
     let mut mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
     let asking = std::thread::spawn(move || mailbox.request(&Control::Info, Duration::from_secs(20)));
     let map = rig.map(fd::DEVICE, DEVICE_BYTES);
@@ -692,9 +685,7 @@ fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byt
         };
         assert_eq!([echo(1), echo(2), echo(3)], [254, 253, 252]);
         port.write(0, 16, 3, 4);
-        port.write(0, 56, 3, 1);
-        port.write(0, 8, 3, 5);
-        assert!(first.join().is_err(), "the fuse burnt down");
+        burn(&mut port, first);
         match deadly {
             Deadly::State => outlives(&rig, deadly),
             _ => drop(rig.start_as(false, deadly)),

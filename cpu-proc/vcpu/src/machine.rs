@@ -8,7 +8,7 @@ use bulkhead_bus::clock::Clock;
 use bulkhead_bus::device::DevicePort;
 use bulkhead_bus::irq::{IrqPage, LOOK_NS};
 use bulkhead_bus::messages::{BulkMap, RegionMap, Space, Wire, WireMap};
-use bulkhead_bus::patience::Patience;
+use bulkhead_bus::patience::{self, Patience};
 use bulkhead_bus::ram::CodeMap;
 use bulkhead_bus::sys::{self, monotonic_ns};
 use bulkhead_bus::trace::{Tracer, events};
@@ -351,19 +351,11 @@ impl Pc {
 
     /// Looks for something to do, as long as the last halts promise that it comes soon. True when it has come.
     fn look(&self, start: u64, at_most_ns: u64, called: impl Fn() -> bool) -> bool {
-        let patience = self.patience.look_ns().min(at_most_ns);
+        let ns = self.patience.look_ns().min(at_most_ns);
         // A device that has work and no processor but this one gets it.
         let is_needed = || self.devices.ports.iter().any(DevicePort::waits_for_processor);
         self.irq.cpu_bell().publish_cpu();
-        while patience != 0 && !is_needed() && monotonic_ns().saturating_sub(start) < patience {
-            for _ in 0..32 {
-                if called() {
-                    return true;
-                }
-                sys::pause();
-            }
-        }
-        false
+        ns != 0 && patience::look(start, ns, || !is_needed(), called)
     }
 }
 

@@ -7,11 +7,12 @@
 use std::sync::{Mutex, PoisonError};
 
 mod generate;
+mod random;
 mod support;
 
 use bulkhead_engine::Engine;
 use bulkhead_x86::state::{NO_EXCEPTION, seg};
-use generate::{Case, Rng};
+use generate::{Case, Operands};
 use support::Bench;
 
 /// Low, so that 32-bit addresses reach it.
@@ -267,7 +268,7 @@ fn compare(long: bool) {
     let (mut ran, mut skipped) = (0u64, 0u64);
     for seed in first_seed()..first_seed() + cases() {
         assert!(failures < 10, "too many differences");
-        let mut rng = Rng::new(seed);
+        let mut rng = generate::seeded(seed);
         let case = Case::random(&mut rng, CODE, long);
         let before: Vec<u8> = (0..DATA_LEN / 8).flat_map(|_| rng.word().to_le_bytes()).collect();
         host.write(DATA, &before);

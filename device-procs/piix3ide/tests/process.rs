@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
-use bulkhead_bus::bench::Process;
+use bulkhead_bus::bench::{Process, test_disk};
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
-use bulkhead_bus::config::{IdeConfig, IdeDriveConfig, IdeMedia};
+use bulkhead_bus::config::IdeConfig;
 use bulkhead_bus::conformance::Random;
 use bulkhead_bus::device::{DEVICE_BYTES, DevicePort, READY};
 use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage};
@@ -68,21 +68,11 @@ impl Rig {
 
     /// Starts a device process; it takes up what the last one left.
     fn start(&self) -> Process {
-        let drive = IdeDriveConfig {
-            media: IdeMedia::Disk,
-            block: 0,
-            serial: "BH00001".to_owned(),
-            model: "TEST DISK".to_owned(),
-            firmware: "1".to_owned(),
-            geometry: None,
-            removable: false,
-            slow_writes: false,
-        };
         let manifest = Manifest {
             name: "bh-ide-test".to_owned(),
             role: "ide".to_owned(),
             fds: Vec::new(),
-            config: wire::encode(&IdeConfig { drives: [Some(drive), None, None, None] })
+            config: wire::encode(&IdeConfig { drives: [Some(test_disk()), None, None, None] })
                 .expect("configuration"),
             source: SOURCE,
             ram_bytes: RAM,

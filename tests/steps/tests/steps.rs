@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::bench::test_disk;
 use bulkhead_bus::clock::CLOCK_BYTES;
 use bulkhead_bus::config::{
-    BlockCache, BlockConfig, DebugPortsConfig, FwCfgConfig, I8042Config, IdeConfig, IdeDriveConfig, IdeMedia,
-    RtcConfig, SerialConfig, VgaConfig,
+    BlockCache, BlockConfig, DebugPortsConfig, FwCfgConfig, I8042Config, IdeConfig, RtcConfig, SerialConfig,
+    VgaConfig,
 };
 use bulkhead_bus::conformance::Random;
 use bulkhead_bus::device::{DEVICE_BYTES, DevicePort, READY};
@@ -239,17 +240,8 @@ struct Ide {
 
 impl Ide {
     fn new() -> Ide {
-        let drive = IdeDriveConfig {
-            media: IdeMedia::Disk,
-            block: 0,
-            serial: "BH00001".to_owned(),
-            model: "TEST DISK".to_owned(),
-            firmware: "1".to_owned(),
-            geometry: None,
-            removable: false,
-            slow_writes: false,
-        };
-        let config = wire::encode(&IdeConfig { drives: [Some(drive), None, None, None] }).expect("small");
+        let config =
+            wire::encode(&IdeConfig { drives: [Some(test_disk()), None, None, None] }).expect("small");
         let more = [
             (fd::RAM, RAM),
             (fd::CODE, code_map_bytes(RAM)),

@@ -3,6 +3,7 @@
 use iced_x86::{Decoder, DecoderOptions, FastFormatter, Instruction};
 
 use crate::DATA;
+use crate::random::Rng;
 
 const CF: u64 = 1;
 const PF: u64 = 4;
@@ -12,30 +13,19 @@ const SF: u64 = 0x80;
 const OF: u64 = 0x800;
 const ALL: u64 = CF | PF | AF | ZF | SF | OF;
 
-/// A small random number generator (xorshift).
-pub struct Rng(u64);
+/// The numbers of a seed.
+pub fn seeded(seed: u64) -> Rng {
+    Rng::from_state(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+}
 
-impl Rng {
-    pub fn new(seed: u64) -> Rng {
-        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 16) % n
-    }
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
+/// Operands from [`Rng`].
+pub trait Operands {
     /// A value that is often at an edge.
-    pub fn word(&mut self) -> u64 {
+    fn word(&mut self) -> u64;
+}
+
+impl Operands for Rng {
+    fn word(&mut self) -> u64 {
         match self.below(8) {
             0 => self.pick(&[
                 0,

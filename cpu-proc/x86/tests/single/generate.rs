@@ -9,33 +9,23 @@ use iced_x86::{
 };
 
 use crate::layout::*;
+use crate::random::Rng;
 
-/// Random numbers (xorshift*).
-pub struct Rng(u64);
+/// The numbers of a seed.
+pub fn seeded(seed: u64) -> Rng {
+    let mut rng = Rng::from_state(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d | 1);
+    rng.next();
+    rng
+}
 
-impl Rng {
-    pub fn new(seed: u64) -> Rng {
-        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d | 1);
-        rng.next();
-        rng
-    }
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 16) % n
-    }
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
+/// Operands from [`Rng`].
+trait Operands {
     /// A value that is often at an edge.
-    pub fn word(&mut self) -> u64 {
+    fn word(&mut self) -> u64;
+}
+
+impl Operands for Rng {
+    fn word(&mut self) -> u64 {
         let width = self.pick(&[8, 16, 32, 64]);
         let top = 1u64 << (width - 1);
         match self.below(8) {
@@ -476,7 +466,7 @@ fn first_memory(insn: &Instruction) -> u32 {
 
 /// A case with given code: its state from `seed`, its memory operand where `words` say, else in the window.
 pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str]) -> Case {
-    let mut rng = Rng::new(seed);
+    let mut rng = seeded(seed);
     // SAFETY: integers only.
     let mut case: Case = unsafe { std::mem::zeroed() };
     case.code[..code.len()].copy_from_slice(code);

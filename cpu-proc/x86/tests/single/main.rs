@@ -8,11 +8,12 @@ mod generate;
 mod host;
 mod layout;
 mod ours;
+#[path = "../random/mod.rs"]
+mod random;
 #[path = "../support/mod.rs"]
 mod support;
 mod text;
 
-use generate::Rng;
 use host::{BATCH, Host};
 use iced_x86::{Code, FastFormatter, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use layout::*;
@@ -272,7 +273,7 @@ fn random_single_instructions_do_what_the_host_does() {
         let mut batch = Vec::with_capacity(BATCH);
         let mut insns = Vec::with_capacity(BATCH);
         while batch.len() < BATCH {
-            let mut rng = Rng::new(seed);
+            let mut rng = generate::seeded(seed);
             seed += 1;
             if let Some((case, Some(insn))) = generate::case(&mut rng, &mut factory) {
                 batch.push(case);

@@ -13,7 +13,7 @@ use bulkhead_bus::config::{
     VgaConfig,
 };
 use bulkhead_bus::control;
-use bulkhead_bus::device::{BLOCK, CONTROL, DEVICE_BYTES, kind};
+use bulkhead_bus::device::{self, BLOCK, CONTROL, DEVICE_BYTES, kind};
 use bulkhead_bus::irq::IRQ_BYTES;
 use bulkhead_bus::links::{BLOCK_LINK, BYTES_LINK};
 use bulkhead_bus::manifest::{Manifest, fd};
@@ -30,15 +30,6 @@ const RAM: u64 = 1 << 20;
 const VRAM: u32 = 256 << 10;
 /// Most turns of a device, all lives together.
 const TURNS: usize = 300;
-
-/// Offsets of `bulkhead_bus::device`'s table.
-mod at {
-    pub const TAIL: usize = 0x040;
-    pub const HEADER_END: usize = 0x200;
-    pub const RING: usize = 0x1000;
-    pub const SLOTS: usize = 0x8000;
-    pub const SLOT_BYTES: usize = 0x1000;
-}
 
 /// The files of a device, and the side that lies.
 struct Rig {
@@ -100,9 +91,9 @@ impl Rig {
 
     /// Puts a request into the ring: mostly one that the CPU's end could have made.
     fn request(&self, source: &mut Script<'_>) {
-        let tail = self.device.word(at::TAIL);
+        let tail = self.device.word(device::TAIL);
         let index = tail.load(Ordering::SeqCst);
-        let place = at::RING + index as usize % 1024 * 16;
+        let place = device::RING + index as usize % 1024 * 16;
         let kinds =
             [kind::READ, kind::WRITE, kind::WRITE_SYNC, kind::READ_BLOCK, kind::WRITE_BLOCK, kind::RESET];
         let kind = match source.below(16) {
@@ -122,11 +113,11 @@ impl Rig {
     fn disturb(&self, source: &mut Script<'_>) -> bool {
         match source.below(20) {
             0..=9 => self.request(source),
-            10 => lie(&self.device, 0, at::HEADER_END, source),
-            11 => lie(&self.device, at::RING, at::RING + 0x100, source),
+            10 => lie(&self.device, 0, device::REGION_TABLE, source),
+            11 => lie(&self.device, device::RING, device::RING + 0x100, source),
             12 => {
-                let slot = at::SLOTS + source.below(2) as usize * at::SLOT_BYTES;
-                let end = if source.below(2) == 0 { 0x10 } else { at::SLOT_BYTES };
+                let slot = device::SLOTS + source.below(2) as usize * device::SLOT_BYTES;
+                let end = if source.below(2) == 0 { 0x10 } else { device::SLOT_BYTES };
                 lie(&self.device, slot, slot + end, source);
             }
             13 => {
