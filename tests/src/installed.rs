@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::{Vm, programs};
+use crate::{Vm, keeper, programs};
 
 /// The folder, writable by everybody; removed on drop.
 pub struct Installed(PathBuf);
@@ -16,6 +16,7 @@ impl Installed {
     pub fn new(name: &str) -> Installed {
         let folder = std::env::temp_dir().join(format!("bulkhead-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
+        keeper::keep_folder(&folder);
         std::fs::create_dir_all(&folder).expect("folder");
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o777)).expect("folder for everybody");
         for entry in std::fs::read_dir(programs()).expect("target folder").flatten() {

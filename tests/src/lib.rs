@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod installed;
+pub mod keeper;
 pub mod linux;
 pub mod monitor;
 pub mod perfetto;
@@ -51,6 +52,7 @@ impl Scratch {
     pub fn new(name: &str) -> Scratch {
         let path = programs().join("scratch").join(format!("{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
+        keeper::keep_folder(&path);
         std::fs::create_dir_all(&path).expect("scratch folder");
         Scratch(path)
     }
@@ -101,7 +103,8 @@ impl Output {
     }
 }
 
-/// A running program with its terminal as pipes. Dropping it ends it and checks that no process of it is left.
+/// A running program with its terminal as pipes. Dropping it ends it and checks that no process of it is left; it also ends when
+/// the test is killed ([`keeper`]).
 pub struct Vm {
     child: Child,
     input: Option<ChildStdin>,
@@ -146,13 +149,10 @@ impl Vm {
     }
 
     fn spawn(program: &str, args: &[&str], errors: Stdio) -> Vm {
-        let mut child = Command::new(programs().join(program))
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(errors)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let mut command = Command::new(programs().join(program));
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        keeper::keep(&mut command);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
         let output = collect(child.stdout.take().expect("piped"));
         let errors = match child.stderr.take() {
             Some(errors) => collect(errors),
@@ -274,7 +274,7 @@ impl Vm {
     pub fn wait(&mut self, seconds: u64) -> ExitStatus {
         let end = Instant::now() + Duration::from_secs(seconds);
         loop {
-            if let Some(status) = self.child.try_wait().expect("own child") {
+            if let Some(status) = self.collected() {
                 self.output.finish();
                 self.errors.finish();
                 return status;
@@ -294,7 +294,16 @@ impl Vm {
     /// # Panics
     /// When the kernel does not know it.
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("own child").is_some()
+        self.collected().is_some()
+    }
+
+    /// The status of the program when it has ended.
+    fn collected(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("own child");
+        if status.is_some() {
+            keeper::ended(self.pid());
+        }
+        status
     }
 
     /// The process and everything below it: (pid, name).
@@ -368,6 +377,7 @@ impl Drop for Vm {
         let processes = self.processes();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        keeper::ended(self.pid());
         if !std::thread::panicking() {
             gone(&processes);
         }

@@ -445,12 +445,13 @@ fn the_exit_key_works_on_a_terminal_that_takes_nothing() {
     let code = Code::new().bytes(&[0xb0, b'0']).put().bytes(&[0xeb, 0xf9]);
     let bios = firmware(&scratch, &code);
     let (_output, full) = std::io::pipe().expect("pipe");
-    let mut child = std::process::Command::new(bulkhead_tests::programs().join("qemu"))
+    let mut command = std::process::Command::new(bulkhead_tests::programs().join("qemu"));
+    command
         .args(["-nographic", "-vga", "none", "-bios", &bios])
         .stdin(std::process::Stdio::piped())
-        .stdout(full.try_clone().expect("descriptor"))
-        .spawn()
-        .expect("program starts");
+        .stdout(full.try_clone().expect("descriptor"));
+    bulkhead_tests::keeper::keep(&mut command);
+    let mut child = command.spawn().expect("program starts");
     let pid = child.id();
     let is_full = || {
         let raw = std::os::fd::AsRawFd::as_raw_fd(&full);

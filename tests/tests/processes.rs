@@ -294,12 +294,14 @@ fn a_daemon_releases_its_parent_when_it_serves() {
     let output = run(&["-S", "-serial", "null", "-monitor", &address, "-daemonize", "-pidfile", &file]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let pid: u32 = std::fs::read_to_string(&file).expect("pid file").trim().parse().expect("number");
+    bulkhead_tests::keeper::keep_process(pid);
     let processes = bulkhead_tests::tree(pid);
     assert!(processes.len() > 10, "{processes:?}");
     let mut monitor = Monitor::connect(&socket);
     assert_eq!(monitor.ask("info status"), "VM status: paused\n");
     monitor.tell("quit");
     gone(&processes);
+    bulkhead_tests::keeper::ended(pid);
     refused(
         &["-daemonize", "-serial", "null", "-hda", "/nowhere"],
         "-hda /nowhere: no such file or directory",

@@ -5,6 +5,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bulkhead_tests::keeper;
+
 #[derive(Default)]
 struct Text {
     bytes: Vec<u8>,
@@ -62,14 +64,11 @@ impl Machine {
     pub fn start(command: &[String], args: &[&str]) -> Result<Machine, String> {
         let (program, first) = command.split_first().ok_or("no program")?;
         let started = Instant::now();
-        let mut child = Command::new(program)
-            .args(first)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("{program}: {error}"))?;
+        let mut command = Command::new(program);
+        command.args(first).args(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        keeper::keep(&mut command);
+        let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
         match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
             (Some(input), Some(output), Some(errors)) => Ok(Machine {
                 child,
@@ -144,6 +143,7 @@ impl Machine {
         let output = have.bytes.clone();
         drop(have);
         self.child.wait().map_err(|error| error.to_string())?;
+        keeper::ended(self.child.id());
         Ok((output, self.started.elapsed()))
     }
 
@@ -162,6 +162,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        keeper::ended(self.child.id());
     }
 }
 
