@@ -381,6 +381,30 @@ case breakpoint instruction
         int3
 case icebp
         .byte 0xf1
+case icebp leaves DR6 alone
+        mov eax, 0x4000
+        mov dr6, eax
+        .byte 0xf1
+case icebp at level 3 through a gate of level 0
+        user
+        .byte 0xf1
+case icebp without a gate
+        mov dword ptr [idt + 1 * 8 + 4], 0
+        .byte 0xf1
+case icebp through a gate that is not present
+        mov byte ptr [idt + 1 * 8 + 5], 0x0e
+        .byte 0xf1
+case icebp a hundred times
+        mov eax, offset 2f
+        mov [idt + 1 * 8], ax
+        shr eax, 16
+        mov [idt + 1 * 8 + 6], ax
+        mov ecx, 100
+1:      .byte 0xf1
+        loop 1b
+        done
+2:      inc ebx
+        iretd
 case an interrupt through a task gate
         mov dword ptr [idt + 0x20 * 8], 0x00680000
         mov dword ptr [idt + 0x20 * 8 + 4], 0x00008500
@@ -896,23 +920,15 @@ case v86: \name
         v86 int3 0
         int3
         end86
+        v86 icebp 0
+        .byte 0xf1
+        end86
         v86 iret_iopl_3 0x3000
         pushf
         push 0x800
         push 20
         iret
-        nop
-        nop
-        nop
-        nop
-        nop
-        nop
-        nop
-        nop
-        nop
-        nop
-        nop
-        nop
+        .fill 13, 1, 0x90
         mov ax, cs
         end86
         v86 lldt 0x3000
@@ -1034,6 +1050,9 @@ case vme: \name
         end86
         vme int_20_to_the_supervisor 0x80000
         int 0x20
+        end86
+        vme icebp_goes_to_the_supervisor 0x80000
+        .byte 0xf1
         end86
         vme int_21_stays 0x80000
         int 0x21

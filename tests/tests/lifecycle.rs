@@ -1,9 +1,12 @@
 //! How a guest ends, restarts or stops its machine, and what the options make of it.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use bulkhead_tests::code::Code;
-use bulkhead_tests::{Scratch, Vm, gone};
+use bulkhead_tests::{Scratch, Vm, gone, programs};
 
 /// A VM that runs `code` as its firmware.
 fn start(scratch: &Scratch, code: &Code, more: &[&str]) -> Vm {
@@ -107,18 +110,9 @@ fn with_no_shutdown_switching_off_stops_the_vm() {
     assert_eq!(vm.wait(20).code(), Some(0));
 }
 
-#[test]
-fn snapshot_leaves_the_image_alone_and_no_temporary_file() {
-    let scratch = Scratch::new("snapshot");
-    let image = scratch.file("disk.img");
-    std::fs::write(&image, vec![0x5au8; 1 << 20]).expect("image");
-    let named = || -> BTreeSet<_> {
-        let entries = std::fs::read_dir(std::env::temp_dir()).expect("folder for temporary files");
-        entries.flatten().map(|entry| entry.file_name()).collect()
-    };
-    let before = named();
-    // Write sector 0 by PIO, then say so: drive 0, one sector, LBA 0, WRITE SECTOR(S), 256 words of zero.
-    let code = Code::new()
+/// Writes zeros to sector 0 of drive 0 by PIO (WRITE SECTOR(S), 256 words), then sends the status with bit 7 set.
+fn writes_sector_0() -> Code {
+    Code::new()
         .out(0x1f6, 0xe0)
         .out(0x1f2, 1)
         .out(0x1f3, 0)
@@ -132,7 +126,20 @@ fn snapshot_leaves_the_image_alone_and_no_temporary_file() {
         .bytes(&[0xba, 0xf7, 0x01, 0xec, 0xa8, 0x80, 0x75, 0xfb])
         .bytes(&[0x0c, 0x80])
         .put()
-        .sleep();
+        .sleep()
+}
+
+#[test]
+fn snapshot_leaves_the_image_alone_and_no_temporary_file() {
+    let scratch = Scratch::new("snapshot");
+    let image = scratch.file("disk.img");
+    std::fs::write(&image, vec![0x5au8; 1 << 20]).expect("image");
+    let named = || -> BTreeSet<_> {
+        let entries = std::fs::read_dir(std::env::temp_dir()).expect("folder for temporary files");
+        entries.flatten().map(|entry| entry.file_name()).collect()
+    };
+    let before = named();
+    let code = writes_sector_0();
     let drive = format!("file={image},snapshot=on");
     let cases: [(&[&str], bool); 3] =
         [(&["-hda", &image, "-snapshot"], true), (&["-drive", &drive], true), (&["-hda", &image], false)];
@@ -148,4 +155,93 @@ fn snapshot_leaves_the_image_alone_and_no_temporary_file() {
         assert_eq!(first.iter().all(|byte| *byte == 0x5a), kept, "{more:?}");
         assert_eq!(first.iter().filter(|byte| **byte == 0).count(), if kept { 0 } else { 512 });
     }
+}
+
+/// Names that come and go in a folder, seen by inotify.
+struct Names(OwnedFd);
+
+impl Names {
+    fn of(folder: &str) -> Names {
+        // SAFETY: a plain system call; the result is checked.
+        let fd = unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) };
+        assert!(fd >= 0, "inotify: {}", std::io::Error::last_os_error());
+        // SAFETY: just made, nobody else's.
+        let names = Names(unsafe { OwnedFd::from_raw_fd(fd) });
+        let path = CString::new(folder).expect("a path");
+        let mask = libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVE;
+        // SAFETY: a path that lives over the call.
+        assert!(unsafe { libc::inotify_add_watch(fd, path.as_ptr(), mask) } >= 0);
+        names
+    }
+
+    /// (whether it came, name), in order, since the last time.
+    fn take(&self) -> Vec<(bool, String)> {
+        const HEAD: usize = size_of::<libc::inotify_event>();
+        let mut all = Vec::new();
+        let mut bytes = [0u8; 4096];
+        loop {
+            // SAFETY: an array that lives over the call.
+            let count = unsafe { libc::read(self.0.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len()) };
+            let Ok(count @ 1..) = usize::try_from(count) else { return all };
+            let mut rest = &bytes[..count];
+            while rest.len() >= HEAD {
+                let word = |at: usize| u32::from_ne_bytes(rest[at..at + 4].try_into().expect("four bytes"));
+                let (mask, end) = (word(4), HEAD + word(12) as usize);
+                let name = String::from_utf8_lossy(&rest[HEAD..end]).trim_end_matches('\0').to_owned();
+                all.push((mask & (libc::IN_CREATE | libc::IN_MOVED_TO) != 0, name));
+                rest = &rest[end..];
+            }
+        }
+    }
+}
+
+#[test]
+fn cve_2012_2652_the_overlay_of_a_snapshot_is_nameless_and_nobody_elses() {
+    let scratch = Scratch::new("overlay");
+    let image = scratch.file("disk.img");
+    std::fs::write(&image, vec![0x5au8; 1 << 20]).expect("image");
+    // A folder where everybody may put files.
+    let folder = scratch.file("everybody");
+    std::fs::create_dir(&folder).expect("folder");
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o1777)).expect("permissions");
+    let bios = scratch.file("code.rom");
+    std::fs::write(&bios, writes_sector_0().firmware(0x1_0000)).expect("firmware");
+    let (environment, program) = (format!("TMPDIR={folder}"), programs().join("qemu").display().to_string());
+    let args =
+        [&environment, &program, "-bios", &bios, "-vga", "none", "-nographic", "-snapshot", "-hda", &image];
+    let names = Names::of(&folder);
+    let mut seen = BTreeSet::new();
+    for _ in 0..3 {
+        let mut vm = Vm::start("/usr/bin/env", &args);
+        assert_eq!(vm.take(1, 20), [0xd0], "{}", vm.errors());
+        // Where the file system has no nameless files, a name lives for a moment, made of chance, not of what others know.
+        let events = names.take();
+        for pair in events.chunks(2) {
+            let [(true, came), (false, went)] = pair else { panic!("a name stays: {events:?}") };
+            assert_eq!(came, went, "{events:?}");
+            assert!(
+                !came.contains(&vm.pid().to_string()) && seen.insert(came.clone()),
+                "{came} can be guessed"
+            );
+        }
+        // The broker holds it for the successors of its back end. What the guest wrote is in it.
+        let mut overlays = BTreeSet::new();
+        for entry in std::fs::read_dir(format!("/proc/{}/fd", vm.pid())).expect("descriptors").flatten() {
+            let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+            if target.starts_with(&folder) {
+                let file = std::fs::metadata(entry.path()).expect("an open file");
+                // SAFETY: a plain system call.
+                let own = unsafe { libc::geteuid() };
+                assert_eq!((file.mode() & 0o7777, file.uid(), file.nlink()), (0o600, own, 0), "{target:?}");
+                overlays.insert(file.ino());
+                assert!(file.blocks() > 0, "nothing was written to {target:?}");
+            }
+        }
+        assert_eq!(overlays.len(), 1);
+        // However it ends: the drop kills it.
+        drop(vm);
+        assert_eq!(std::fs::read_dir(&folder).expect("folder").count(), 0);
+        assert_eq!(names.take(), []);
+    }
+    assert!(std::fs::read(&image).expect("image").iter().all(|byte| *byte == 0x5a));
 }

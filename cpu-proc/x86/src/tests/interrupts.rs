@@ -96,7 +96,7 @@ fn a_bad_inner_stack_raises_invalid_tss_or_stack_fault() {
     assert_eq!(rig.call(Sys::Int, 0, 0, 0, 0x30), Err((vector::TS, Some(0x28))));
 }
 
-fn v86(rig: &mut Rig, iopl: u64) {
+pub fn v86(rig: &mut Rig, iopl: u64) {
     let frame = [0x100, 0x2000, 0x2_0202 | iopl << 12, 0xfff0, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000];
     for (i, v) in frame.iter().enumerate() {
         rig.put(0x6f00 + 4 * i as u64, 4, *v);

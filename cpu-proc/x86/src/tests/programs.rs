@@ -286,3 +286,81 @@ fn sti_and_hlt_wake_for_an_interrupt_that_was_pending() {
     assert_eq!((rig.cpu.core.slots[0], rig.cpu.core.slots[reg::RBX]), (1, 1));
     assert_eq!(rig.cpu.core.pc, at::USER + 5);
 }
+
+/// `ICEBP`: the opcode F1, then what must not run.
+const ICEBP: [u8; 2] = [0xf1, 0x0b];
+/// DR6 as an earlier single step left it: none of its bits stands for `INT1` (SDM volume 3B, "Debug Status Register").
+const STEPPED: u64 = 0xffff_4ff0;
+
+/// Runs `ICEBP` at `pc` until its handler halts at the linear address `handler`.
+fn icebp(engine: Engines, rig: &mut Rig, pc: u64, handler: u64) {
+    let linear = rig.cpu.segs[seg::CS].base + pc;
+    rig.code(linear, &ICEBP);
+    rig.code(handler, &[0xf4]);
+    rig.cpu.core.pc = pc;
+    rig.cpu.dr[6] = STEPPED;
+    engine.run(rig, 2);
+    assert_eq!((rig.cpu.segs[seg::CS].base + rig.cpu.core.pc, rig.cpu.dr[6]), (handler + 1, STEPPED));
+}
+
+#[test]
+fn cve_2007_1322_icebp_is_a_trap_to_vector_1_in_real_mode() {
+    Engines::each(|engine| {
+        let mut rig = Rig::new();
+        rig.call(Sys::FarJmp, 0, 0x600, 0, 1).unwrap();
+        rig.put(4, 4, 0x0040_0000);
+        rig.set_rsp(0x7000);
+        icebp(engine, &mut rig, 0x600, 0x400);
+        assert_eq!(rig.get(0x6ffa, 6), 0x0002_0000_0601);
+    });
+}
+
+#[test]
+fn cve_2007_1322_icebp_needs_no_privilege_in_16_and_32_bit_code() {
+    Engines::each(|engine| {
+        let mut rig = Rig::new().protected();
+        rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x86, 0));
+        rig.call(Sys::FarJmp, u64::from(sel::CODE16), at::USER, 0, 2).unwrap();
+        icebp(engine, &mut rig, at::USER, at::HANDLER);
+        assert_eq!(rig.get(0x7000 - 6, 6), 0x0002_0038_a001, "a 16-bit gate: flags, CS, IP");
+        // The gate's level is 0, the program's is 3: INT 1 would fault.
+        let mut rig = Rig::new().protected().user();
+        rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+        icebp(engine, &mut rig, at::USER, at::HANDLER);
+        let stack: Vec<u32> = (0..5).map(|i| rig.stack32(i)).collect();
+        assert_eq!(stack, [at::USER as u32 + 1, 0x1b, 2, at::STACK3 as u32, 0x23]);
+    });
+}
+
+#[test]
+fn cve_2007_1322_icebp_needs_no_privilege_in_64_bit_code() {
+    Engines::each(|engine| {
+        let mut rig = Rig::new().long();
+        rig.idt64(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0), 0);
+        super::far::user64(&mut rig);
+        icebp(engine, &mut rig, at::USER, at::HANDLER);
+        let stack: Vec<u64> = (0..5).map(|i| rig.stack64(i)).collect();
+        assert_eq!(stack, [at::USER + 1, u64::from(sel::CODE3), 0x202, at::STACK3, u64::from(sel::DATA3)]);
+    });
+}
+
+#[test]
+fn cve_2007_1322_icebp_leaves_virtual_8086_mode_whatever_iopl_and_the_redirection_map_say() {
+    Engines::each(|engine| {
+        for (iopl, vme) in [(0, false), (3, false), (0, true), (3, true)] {
+            let mut rig = Rig::new().protected();
+            rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+            if vme {
+                // The whole map clear: INT 1 would stay in the program.
+                rig.call(Sys::WriteCr, 1, 0, 0, 4).unwrap();
+                rig.put(at::TSS + 0x66, 2, 0x88);
+            }
+            super::interrupts::v86(&mut rig, iopl);
+            icebp(engine, &mut rig, 0x100, at::HANDLER);
+            assert!(!rig.cpu.v86());
+            let stack: Vec<u32> = (0..5).map(|i| rig.stack32(i)).collect();
+            let flags = 0x2_0202 | (iopl as u32) << 12;
+            assert_eq!(stack, [0x101, 0x2000, flags, 0xfff0, 0x3000], "IOPL {iopl}, VME {vme}");
+        }
+    });
+}
