@@ -127,7 +127,9 @@ impl CoreState {
     /// Takes attention back, before whatever it was for is looked at.
     pub fn take_attention(&self) {
         self.attention.store(self.outside.cast_mut(), Ordering::SeqCst);
-        self.attention().swap(0, Ordering::AcqRel);
+        // Not what `attention` leads to by now: an alarm may have come in between, and would be cleared for good.
+        // SAFETY: the word of `CpuBox::new`, valid for the life of the CPU.
+        unsafe { &*self.outside }.swap(0, Ordering::AcqRel);
     }
 }
 
@@ -145,6 +147,30 @@ mod tests {
     use crate::Engine;
     use crate::testing::{Rig, stop_ops};
     use bulkhead_ir::{Alu, Op, W64};
+
+    #[test]
+    fn insistence_while_attention_is_taken_is_not_lost() {
+        let mut rig = Rig::new(|out, _, pc| stop_ops(out, pc));
+        let core = rig.core();
+        let attention = &raw const core.attention;
+        // SAFETY: it lives as long as the rig, which outlives the scope, and is only accessed atomically.
+        let attention = unsafe { &*attention };
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let began = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                began.wait();
+                while !over.load(Ordering::SeqCst) {
+                    insist(attention);
+                }
+            });
+            began.wait();
+            (0..5_000_000).for_each(|_| core.take_attention());
+            over.store(true, Ordering::SeqCst);
+        });
+        core.insist();
+        assert_ne!(core.attention().load(Ordering::SeqCst), 0, "every later insistence is lost");
+    }
 
     #[test]
     fn insistence_cannot_be_taken_back_from_outside() {
