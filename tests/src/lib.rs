@@ -336,15 +336,29 @@ fn stat(pid: u32) -> Option<(String, u32)> {
     (state != "Z").then(|| (head.split_once('(').map_or("", |(_, name)| name).to_owned(), parent))
 }
 
-/// The processes at and below `root`.
-pub fn tree(root: u32) -> Vec<(u32, String)> {
-    let all: Vec<(u32, String, u32)> = std::fs::read_dir("/proc")
+/// Every process of the host: id, name, parent.
+fn everybody() -> Vec<(u32, String, u32)> {
+    std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter_map(|pid: u32| stat(pid).map(|(name, parent)| (pid, name, parent)))
-        .collect();
+        .collect()
+}
+
+/// The processes that `broker` has started itself. A process that enters its jail has a child of its own for a moment.
+pub fn children(broker: u32) -> Vec<(u32, String)> {
+    everybody()
+        .into_iter()
+        .filter(|(.., parent)| *parent == broker)
+        .map(|(pid, name, _)| (pid, name))
+        .collect()
+}
+
+/// The processes at and below `root`.
+pub fn tree(root: u32) -> Vec<(u32, String)> {
+    let all = everybody();
     let mut found: Vec<(u32, String)> =
         all.iter().filter(|(pid, ..)| *pid == root).map(|p| (p.0, p.1.clone())).collect();
     let mut at = 0;

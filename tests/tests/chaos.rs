@@ -9,7 +9,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::linux::{self, COMPLAINTS, Session};
-use bulkhead_tests::{Monitor, Scratch, Screen, Vm, guest, tree};
+use bulkhead_tests::{Monitor, Scratch, Screen, Vm, children, guest};
 
 /// Shortest time between two crashes of one process: more of them are followed by pauses on purpose.
 const CRASH_PAUSE: Duration = Duration::from_secs(4);
@@ -76,7 +76,7 @@ fn monkey(broker: u32, deaths: u64, seed: u64, alive: &dyn Fn() -> bool) -> Tall
     let mut stopped: Option<(u32, Instant)> = None;
     // Deaths count, not signals: the last ones are awaited.
     while (tally.all() < deaths || !doomed.is_empty()) && alive() {
-        let all = tree(broker);
+        let all = children(broker);
         doomed.retain(|(pid, signal, since)| {
             let lives = all.iter().any(|(have, _)| have == pid);
             let survives = lives && *signal != libc::SIGSTOP && since.elapsed() > DEATH_LIMIT;
@@ -126,6 +126,19 @@ fn monkey(broker: u32, deaths: u64, seed: u64, alive: &dyn Fn() -> bool) -> Tall
     tally
 }
 
+/// A monitor that says what the machine looked like when the test failed.
+struct Witness(Monitor);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for question in ["info restarts", "info counters", "info pic", "info registers"] {
+                println!("{}", self.0.ask(question));
+            }
+        }
+    }
+}
+
 /// Successors that the machine has started, of all processes, when none is missing.
 fn restarts(monitor: &mut Monitor) -> u64 {
     let table = monitor.ask("info restart-times");
@@ -149,7 +162,8 @@ fn guest_works_on_while_everything_around_it_dies() {
     let kernel = ["-kernel", &kernel, "-initrd", &initrd, "-append", "console=ttyS0"];
     let mut vm = Vm::start("qemu-system-x86_64", &[&args[..], &more, &kernel].concat());
     let mut session = Session::open(&linux::address(&vm));
-    let mut monitor = Monitor::connect(&socket);
+    let mut witness = Witness(Monitor::connect(&socket));
+    let monitor = &mut witness.0;
     session.run("n=0; while [ ! -b /dev/sdb ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done");
     let names = |vm: &Vm| {
         let mut names: Vec<String> = vm.processes().into_iter().map(|(_, name)| name).collect();
@@ -189,7 +203,7 @@ fn guest_works_on_while_everything_around_it_dies() {
 
     // Every death has its successor, and nothing else has died.
     let end = Instant::now() + STOP_LIMIT;
-    while restarts(&mut monitor) != deaths || names(&vm) != before {
+    while restarts(monitor) != deaths || names(&vm) != before {
         assert!(
             Instant::now() < end,
             "{deaths} deaths\n{}\n{:?}\n{}",
@@ -213,7 +227,7 @@ fn guest_works_on_while_everything_around_it_dies() {
     let last: Vec<String> = (lines - 20..lines).map(|line| format!("line {line}")).collect();
     let end = Instant::now() + STOP_LIMIT;
     loop {
-        let screen = Screen::dump(&mut monitor, &picture).text();
+        let screen = Screen::dump(monitor, &picture).text();
         if last.iter().all(|line| screen.iter().any(|have| have.trim() == line)) {
             break;
         }
