@@ -113,6 +113,10 @@ impl Mailbox {
     /// # Errors
     /// See [`MailboxError`].
     pub fn request(&mut self, request: &Control, timeout: Duration) -> Result<Vec<u8>, MailboxError> {
+        if timeout.is_zero() {
+            // Or a device that has its answers ready would get as many questions as it likes, whatever time they were given.
+            return Err(MailboxError::Timeout);
+        }
         let bytes = wire::encode(request).map_err(|_| MailboxError::TooLong)?;
         if bytes.len() > REQUEST_MAX || !self.map.write(CONTROL + REQUEST_DATA, &bytes) {
             return Err(MailboxError::TooLong);

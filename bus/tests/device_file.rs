@@ -15,7 +15,7 @@ use bulkhead_bus::dead::DeadDevice;
 use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY};
 use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, Line};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
-use bulkhead_bus::mailbox::Mailbox;
+use bulkhead_bus::mailbox::{Mailbox, MailboxError};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::serve;
 use bulkhead_bus::sys::{self, Mapping};
@@ -663,6 +663,19 @@ fn deadly_command_is_refused_after_its_third_death() {
     let answer = asking.join().expect("an answer");
     assert!(answer.is_err_and(|error| error.to_string().contains("kills the device")));
     assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+}
+
+#[test]
+fn an_answer_that_lies_ready_does_not_stretch_the_time_of_the_question() {
+    let rig = Rig::new();
+    let mut mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    for number in 1..=2 {
+        map.word(CONTROL + control::REPLY).store(number, Ordering::SeqCst);
+        assert_eq!(mailbox.request(&Control::Info, Duration::from_secs(20)), Ok(Vec::new()));
+        map.word(CONTROL + control::REPLY).store(number + 1, Ordering::SeqCst);
+        assert_eq!(mailbox.request(&Control::Info, Duration::ZERO), Err(MailboxError::Timeout));
+    }
 }
 
 #[test]

@@ -242,13 +242,17 @@ fn processes(vm: &Vm<'_>, out: &mut String) {
 
 fn restarts(vm: &Vm<'_>, out: &mut String) {
     let (events, forgotten) = vm.keeper.events();
+    let events: Vec<_> = events.collect();
     let mut times = Vec::new();
-    let _ = writeln!(out, "{:>10} {:<18} {:>10} {:>28}  reason", "when", "process", "took", "doing");
+    // A block request's text has two numbers of any length.
+    let texts = events.iter().filter_map(|event| event.doing.as_ref());
+    let width = texts.map(String::len).fold("doing".len(), usize::max);
+    let _ = writeln!(out, "{:>10} {:<18} {:>10} {:>width$}  reason", "when", "process", "took", "doing");
     for event in events {
         let took = event.took.map_or_else(|| "-".to_owned(), milliseconds);
         let doing = event.doing.as_deref().unwrap_or_default();
         let at = event.at.as_secs_f64();
-        let _ = writeln!(out, "{at:>9.3}s {:<18} {took:>10} {doing:>28}  {}", event.name, event.reason);
+        let _ = writeln!(out, "{at:>9.3}s {:<18} {took:>10} {doing:>width$}  {}", event.name, event.reason);
         times.extend(event.took);
     }
     times.sort_unstable();

@@ -10,6 +10,9 @@ use bulkhead_tests::{Monitor, Scratch, Vm};
 /// How long the guest may take for a round of its checks, and the monitor for an answer, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The sector that kills `bh-frail`.
+pub const DEADLY_SECTOR: u8 = 100;
+
 /// One process to take over.
 #[derive(Clone, Copy, Debug)]
 pub struct Victim {
@@ -186,21 +189,30 @@ pub fn guest(victim: &Victim) -> Code {
     code.bytes(&[0xe9, low, high])
 }
 
-/// The programs in a folder of their own, the victim's replaced.
-fn install(programs: &Path, folder: &Path, victim: &Victim, seed: u64) {
+/// The programs in a folder of their own, `program` replaced by `stand_in`; the real one is in the folder `real`.
+///
+/// # Panics
+/// When that cannot be done.
+pub fn install(programs: &Path, folder: &Path, program: &str, stand_in: &str) {
     let real = folder.join("real");
     std::fs::create_dir_all(&real).expect("folder");
     for entry in std::fs::read_dir(programs).expect("programs").flatten() {
         let name = entry.file_name();
         let text = name.to_string_lossy();
         if (text.starts_with("bh-") || text.starts_with("qemu")) && !text.contains('.') {
-            let to = if text == victim.program { real.join(&name) } else { folder.join(&name) };
+            let to = if text == program { real.join(&name) } else { folder.join(&name) };
             std::fs::hard_link(entry.path(), to).expect("link");
         }
     }
-    std::fs::hard_link(programs.join("bh-hostile"), folder.join(victim.program)).expect("link");
-    let ram = if victim.in_ram { "ram" } else { "" };
-    std::fs::write(folder.join("victim"), format!("{} {seed} {ram}", victim.process)).expect("file");
+    std::fs::hard_link(programs.join(stand_in), folder.join(program)).expect("link");
+}
+
+/// Tells `bh-hostile` what to be.
+///
+/// # Panics
+/// When that cannot be done.
+pub fn plan(folder: &Path, process: &str, seed: u64, way: &str) {
+    std::fs::write(folder.join("victim"), format!("{process} {seed} {way}")).expect("file");
 }
 
 /// What an attack came to.
@@ -222,7 +234,8 @@ pub fn attack(programs: &Path, victim: &Victim, time: Duration, seed: u64) -> Ou
     let scratch = Scratch::new(&format!("attack-{}", victim.process));
     let folder = scratch.file("programs");
     let folder = Path::new(&folder);
-    install(programs, folder, victim, seed);
+    install(programs, folder, victim.program, "bh-hostile");
+    plan(folder, victim.process, seed, if victim.in_ram { "ram" } else { "" });
     let (bios, hda, hdb) = (scratch.file("bios"), scratch.file("hda"), scratch.file("hdb"));
     std::fs::write(&bios, guest(victim).firmware(0x2_0000)).expect("file");
     std::fs::write(&hda, vec![MARK; 1 << 20]).expect("file");
@@ -239,6 +252,14 @@ pub fn attack(programs: &Path, victim: &Victim, time: Duration, seed: u64) -> Ou
     );
     let watched = std::panic::AssertUnwindSafe(|| watch(&mut vm, victim, &scratch, &socket, time));
     let outcome = std::panic::catch_unwind(watched).unwrap_or_else(|finding| {
+        // The last words of a machine that has ended come on a way of their own, maybe later than what showed that it did.
+        let limit = Instant::now() + Duration::from_secs(5);
+        while !vm.has_ended() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if vm.has_ended() {
+            eprintln!("the machine ended: {}", vm.wait(5));
+        }
         eprintln!("standard error of the machine:\n{}", vm.errors());
         std::panic::resume_unwind(finding)
     });

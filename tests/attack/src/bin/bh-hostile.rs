@@ -1,8 +1,9 @@
 //! A process of a machine that was taken over: it has the real one's manifest, maps what the real one maps, enters the same jail, says
 //! that it serves, and then lies in every shared word that it can write. For `./campaign attack`; never installed.
 //!
-//! It stands in the place of a real program, with a file `victim` beside it: the name of the process to be, a seed, and `ram` when it
-//! shall write guest RAM too. Processes of other names get the real program, from the folder `real`.
+//! It stands in the place of a real program, with a file `victim` beside it: the name of the process to be, a seed, and one word more:
+//! `ram` when it shall write guest RAM too; `drip` when it shall answer each question of the broker with one byte and do no more, `ahead`
+//! when with one byte before the question comes. Processes of other names get the real program, from the folder `real`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -56,19 +57,24 @@ fn main() {
     let manifest = serve::manifest().expect("a manifest");
     // Without all of its processes a machine does not start: only successors fail to.
     let is_successor = std::fs::File::create_new(folder.join("started")).is_err();
-    if is_successor && random.below(16) == 0 {
+    let way = words.next();
+    if is_successor && way.is_none_or(|way| way == "ram") && random.below(16) == 0 {
         // Never gets ready, or dies before.
         let wait = [0, 20, 6000][random.below(3) as usize];
         std::thread::sleep(Duration::from_millis(wait));
         std::process::exit(random.below(2) as i32);
     }
-    let memories = memories(&manifest, words.next() == Some("ram"));
+    let memories = memories(&manifest, way == Some("ram"));
     let socket = (manifest.role == "cpu").then(|| manifest.take(fd::CONTROL).expect("a socket"));
     let keep: Vec<i32> = socket.iter().map(AsRawFd::as_raw_fd).collect();
     bulkhead_security::enter(&manifest.role, &keep, manifest.terms()).expect("the jail of the role");
     let mut liar = Liar { memories, socket, random, role: manifest.role };
     liar.say_ready();
-    liar.lie();
+    match way {
+        Some("drip") => liar.drip(false),
+        Some("ahead") => liar.drip(true),
+        _ => liar.lie(),
+    }
 }
 
 /// Everything that maps for writing; guest RAM, where a bus master may write, if asked for.
@@ -147,6 +153,25 @@ impl Liar {
         for bell in self.of(Kind::Bell) {
             bell.word(0x80).store(1, Ordering::SeqCst);
             sys::futex_wake(bell.word(0x80));
+        }
+    }
+
+    /// Answers the broker byte by byte, for ever, and lets the CPU process wait for nothing.
+    fn drip(&self, ahead: bool) -> ! {
+        loop {
+            for map in self.of(Kind::Device) {
+                map.word(0x080).store(map.word(0x040).load(Ordering::SeqCst), Ordering::SeqCst);
+                let mailbox = |at| map.word(device::CONTROL + at);
+                mailbox(control::REPLY_LEN).store(1, Ordering::SeqCst);
+                let asked = mailbox(control::REQUEST).load(Ordering::SeqCst).wrapping_add(u32::from(ahead));
+                if mailbox(control::REPLY).swap(asked, Ordering::SeqCst) != asked {
+                    sys::futex_wake(mailbox(control::REPLY));
+                }
+            }
+            if !ahead {
+                let idle = std::sync::atomic::AtomicU32::new(0);
+                sys::futex_wait(&idle, 0, Some(Duration::from_micros(100)));
+            }
         }
     }
 
