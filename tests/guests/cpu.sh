@@ -5,8 +5,9 @@ CPU_INSTALLED="vim-common vim-tiny nano"
 
 # make_cpu: DIR/cpu/disk.img, an ext4 file system without a partition table; /bench holds the programs.
 make_cpu() {
-    local out=$dir/cpu programs=$here/../bench/programs
-    [ -e "$out/disk.img" ] && return
+    local out=$dir/cpu programs=$here/../bench/programs recipe
+    recipe=$(recipe_of "$here/cpu.sh" "$programs"/*)
+    is_made "$out/disk.img" "$recipe" && return
     if [ "$(id -u)" != 0 ]; then
         say "guests: debootstrap needs root. Run this first: sudo $here/make $dir cpu"
         exit 1
@@ -38,5 +39,6 @@ make_cpu() {
     truncate -s 1536M "$out/disk.img.new"
     /sbin/mke2fs -q -t ext4 -O '^metadata_csum_seed,^orphan_file' -L cpu -d "$root" -E lazy_itable_init=1,nodiscard "$out/disk.img.new"
     mv "$out/disk.img.new" "$out/disk.img"
+    printf '%s\n' "$recipe" > "$out/recipe"
     rm -rf "$root"
 }

@@ -52,8 +52,9 @@ END
 
 # make_debian: DIR/debian/disk.img
 make_debian() {
-    local out=$dir/debian
-    [ -e "$out/disk.img" ] && return
+    local out=$dir/debian recipe
+    recipe=$(recipe_of "$here/debian.sh")
+    is_made "$out/disk.img" "$recipe" && return
     if [ "$(id -u)" != 0 ]; then
         say "guests: debootstrap needs root. Run this first: sudo $here/make $dir debian"
         exit 1
@@ -87,5 +88,6 @@ make_debian() {
     partition_table | dd of="$disk" bs=1 seek=446 conv=notrunc status=none
     dd if="$out/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
     mv "$disk" "$out/disk.img"
+    printf '%s\n' "$recipe" > "$out/recipe"
     rm -rf "$root" "$out/core.img"
 }

@@ -2,8 +2,10 @@
 
 # make_iso: DIR/iso/boot.iso
 make_iso() {
-    local out=$dir/iso
-    [ -e "$out/boot.iso" ] && return
+    local out=$dir/iso recipe
+    # With that of the guest on it.
+    recipe=$(recipe_of "$here/iso.sh" "$here/make")
+    is_made "$out/boot.iso" "$recipe" && return
     make_guest amd64
     say "guests: making the CD-ROM image"
     local tree=$out/tree
@@ -26,17 +28,20 @@ END
     xorriso -as mkisofs -quiet -R -J -V BULKHEAD -b boot/grub/eltorito.img -no-emul-boot -boot-load-size 4 -boot-info-table \
         --grub2-boot-info -o "$out/boot.iso.new" "$tree" >&2
     mv "$out/boot.iso.new" "$out/boot.iso"
+    printf '%s\n' "$recipe" > "$out/recipe"
     rm -rf "$tree"
 }
 
 # make_memtest: DIR/memtest/{memtest.bin,memtest.iso}, the 64-bit program as a kernel and the 32-bit one as a CD-ROM.
 make_memtest() {
-    local out=$dir/memtest
-    [ -e "$out/memtest.bin" ] && return
+    local out=$dir/memtest recipe
+    recipe=$(recipe_of "$here/iso.sh")
+    is_made "$out/memtest.bin" "$recipe" && return
     say "guests: fetching memtest86+"
     mkdir -p "$out"
     fetch memtest86+ amd64 "$out/package"
     cp "$out/package/usr/lib/memtest86+/memtest86+ia32.iso" "$out/memtest.iso"
     cp "$out/package/boot/memtest86+x64.bin" "$out/memtest.bin"
+    printf '%s\n' "$recipe" > "$out/recipe"
     rm -rf "$out/package"
 }
