@@ -64,7 +64,7 @@ fn width_bits(w: u8) -> u32 {
 impl Gen<'_> {
     fn temp(&mut self) -> Name {
         // Rotating, as a front end does; the last two are the stop sequence's.
-        self.next_temp = (self.next_temp + 1) % 30;
+        self.next_temp = (self.next_temp + 1) % (TEMPS_END - TEMP0);
         TEMP0 + self.next_temp
     }
 
@@ -98,7 +98,7 @@ impl Gen<'_> {
     fn mem(&mut self, flags: u8) -> Mem {
         let index = if self.rng.chance(30) { INDEX } else { NONE };
         let flags = if self.rng.chance(20) { flags | ADDR32 } else { flags };
-        let base = self.rng.pick(&POINTERS);
+        let base = if self.rng.chance(50) { POINTERS[0] } else { self.rng.pick(&POINTERS) };
         Mem { base, index, scale: self.rng.below(4) as u8, disp: self.rng.below(80) as i64 - 40, flags }
     }
 
@@ -484,7 +484,22 @@ impl Gen<'_> {
                 };
                 self.ops.push(op);
             }
-            11 => self.vector(),
+            11 if self.rng.chance(60) => self.vector(),
+            11 => {
+                // A push, a pop, or a step through an array.
+                let pointer = self.rng.pick(&POINTERS);
+                let step = self.rng.pick(&[-8, -4, -1, 1, 8, 16]);
+                if self.rng.chance(50) {
+                    let value = self.source(w);
+                    self.ops.push(Op::st(w, value, Mem::at(pointer, step)));
+                }
+                if self.rng.chance(50) {
+                    self.ops.push(Op::lea(W64, pointer, Mem::at(pointer, step)));
+                } else {
+                    let kind = self.rng.pick(&[Alu::Add, Alu::Sub]);
+                    self.ops.push(Op::alui(kind, W64, pointer, pointer, step, false));
+                }
+            }
             12 => {
                 let field = offset_of!(TestCpu, field);
                 match self.rng.below(4) {

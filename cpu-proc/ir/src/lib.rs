@@ -6,7 +6,7 @@
 //! # Names
 //! * `0..32` are *guest slots*: the architectural registers of the front end (x86: `rax`..`r15` in encoding
 //!   order, 16..32 unused). They live in `CoreState::slots` between blocks.
-//! * `32..64` are *temporaries*: undefined at block start, dead at block end.
+//! * `32..60` are *temporaries*: undefined at block start, dead at block end. `60..64` are an engine's own.
 //! * [`NONE`] (255) means absent.
 //!
 //! # Widths
@@ -42,6 +42,8 @@ pub const NONE: Name = 255;
 pub const TEMP0: Name = 32;
 /// One past the last name.
 pub const NAMES: u8 = 64;
+/// One past the last temporary that a block may name. The names from here on are an engine's own.
+pub const TEMPS_END: Name = 60;
 
 /// 8-bit width.
 pub const W8: u8 = 0;

@@ -5,15 +5,18 @@
 //! out later (`flags.rs`). At every access they are in memory, in the side table, or dead; at every exit in memory or dead.
 
 use std::mem::offset_of;
+use std::ops::Range;
 
 use bulkhead_ir::liveness::{ALL_SLOTS, Life, bit};
 use bulkhead_ir::{Block, NONE, Name, Op, Opcode, TEMP0, W8, W16, W32, W64, cc};
 
 use super::asm::{Asm, M, NOREG, Patch, reg};
 use super::flags::Pending;
+use super::memory::{Linear, Redo};
 use super::regs::{Regs, slot_mem, state};
 use super::stubs::{self, Record, Side, Stubs};
 use super::vectors::{self, SIDE, Vectors};
+use super::windows::Windows;
 use super::x87::Known;
 use crate::guest::{Helper, HelperFn};
 use crate::state::{CoreState, exit};
@@ -24,6 +27,19 @@ use reg::{RAX, RBP, RCX, RDI, RDX, RSI};
 pub(super) enum Cold {
     /// Slow path of an access, and where to go on.
     Access { jump: Patch, back: usize, record: u32, store: bool, vectors: bool },
+    /// The first access to a window that is not one: its own lookup, and there is no window.
+    First { jump: Patch, back: usize, record: u32, search: usize, w: u8, window: u8, from: i32, narrow: bool },
+    /// An access to a window that is none: its own lookup, then what follows in the straight path (`middle`), the access, and on.
+    Kept {
+        jump: Patch,
+        record: u32,
+        search: usize,
+        w: u8,
+        linear: Linear,
+        middle: Range<usize>,
+        redo: Redo,
+        after: usize,
+    },
     /// Alignment fault.
     Misaligned { jump: Patch, record: u32 },
     /// A way out to this pc before the end: what is newer than memory, and whether the host's flags are.
@@ -91,6 +107,8 @@ pub(super) struct Emitter<'a> {
     pub fpu: Known,
     /// How the flags follow from guest slots. While they are neither in the host's register nor in memory they are this, or dead.
     pub pending: Option<Pending>,
+    /// Places in memory that need no lookup.
+    pub windows: Windows,
 }
 
 /// Outcome of preparing a condition: the host condition code to test.
@@ -156,6 +174,7 @@ impl Emitter<'_> {
             if op.k == 0 { cc::NE } else { cc::E }
         };
         self.side(code ^ 1, self.block.next_pc);
+        self.windows.clear();
         self.regs.end_op(ALL_SLOTS);
         self.vectors.end_op();
     }
@@ -186,9 +205,10 @@ impl Emitter<'_> {
                 skip = self.op(op, life, next);
                 self.after_op(lost);
             }
+            self.windows.pass(op, i);
             // After a pair, only what the second op leaves counts.
             if !skip {
-                self.regs.end_op(life.names);
+                self.regs.end_op(life.names | self.windows.names());
                 self.vectors.end_op();
             }
         }
@@ -454,6 +474,8 @@ impl Emitter<'_> {
             return;
         }
         self.forget_x87();
+        // It may change the mapping.
+        self.windows.clear();
         let number = op.imm as u16;
         let Some(helper) = self.helpers.get(usize::from(number)) else { return };
         let info = helper.info;
@@ -596,6 +618,28 @@ impl Emitter<'_> {
                     self.asm.call_to(if store { stubs.store } else { stubs.load });
                     let p = self.asm.jmp();
                     self.asm.patch(p, back);
+                }
+                Cold::First { jump, back, record, search, w, window, from, narrow } => {
+                    self.asm.land(jump);
+                    if from != 0 {
+                        self.asm.lea(if narrow { W32 } else { W64 }, RSI, M::base(RSI, from));
+                    }
+                    self.search(search, record, w);
+                    self.asm.rr(W32, 0x31, window, window);
+                    if from != 0 {
+                        self.asm.lea(W64, RSI, M::base(RSI, -from));
+                    }
+                    let p = self.asm.jmp();
+                    self.asm.patch(p, back);
+                }
+                Cold::Kept { jump, record, search, w, linear, middle, redo, after } => {
+                    self.asm.land(jump);
+                    self.address(&linear);
+                    self.search(search, record, w);
+                    self.asm.code.extend_from_within(middle);
+                    self.redo(redo, M::base(RSI, 0));
+                    let p = self.asm.jmp();
+                    self.asm.patch(p, after);
                 }
                 Cold::Misaligned { jump, record } => {
                     self.asm.land(jump);

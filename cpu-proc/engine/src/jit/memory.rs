@@ -4,19 +4,20 @@ use std::mem::offset_of;
 
 use bulkhead_ir::liveness::{Life, bit};
 use bulkhead_ir::{
-    ADDR32, ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, NONE, Op, Opcode, SET_FLAGS, VSLOTS, VTEMP0, VecOp,
-    VecShape, W8, W16, W32, W64, cc,
+    ADDR32, ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, NONE, Name, Op, Opcode, SET_FLAGS, VSLOTS, VTEMP0,
+    VecOp, VecShape, W8, W16, W32, W64, cc,
 };
 
 use super::asm::{M, NOREG, Opc, Patch, reg};
 use super::emit::{Cold, Emitter};
-use super::regs::{disp, state};
-use super::stubs::VECTOR;
+use super::regs::state;
+use super::stubs::{SEARCH_READ, SEARCH_UPDATE, SEARCH_WRITE, VECTOR, tlb_entry, tlb_index_mask};
 use super::vectors;
-use crate::state::{Access, CoreState, MMU_KERNEL, TLB_SETS, Tlb, TlbEntry};
+use super::windows::Window;
+use crate::state::{Access, CoreState, MMU_KERNEL, TlbEntry};
 use crate::vecinsn;
 
-use reg::{RAX, RBP, RDI, RSI};
+use reg::{RAX, RDI, RSI};
 
 /// Operand of a media slot, or of a vector temporary.
 fn media_mem(slot: u8) -> M {
@@ -30,9 +31,66 @@ fn media_mem(slot: u8) -> M {
 const _: () = assert!(size_of::<TlbEntry>() == 16);
 const _: () = assert!(offset_of!(CoreState, media) % 16 == 0);
 
+/// A linear address in host registers: `base + (index << scale) + imm`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Linear {
+    base: u8,
+    index: u8,
+    scale: u8,
+    imm: i64,
+    /// It wraps at 32 bits.
+    narrow: bool,
+}
+
+/// What an access does to or with memory, so that it can be emitted twice.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Redo {
+    /// Nothing: the value is not needed.
+    Nothing,
+    /// `reg` = memory, zero-extended.
+    Load { w: u8, reg: u8 },
+    /// `reg` = `reg` op memory.
+    Alu { w: u8, opcode: Opc, reg: u8 },
+    /// Memory = constant.
+    Constant { w: u8, value: i32 },
+    /// Memory = `reg`.
+    Store { w: u8, reg: u8 },
+    /// Vector register = memory, rest zero.
+    LoadVector { w: u8, reg: u8 },
+    /// Memory = low part of the vector register.
+    StoreVector { w: u8, reg: u8 },
+}
+
+/// How an access finds its host address.
+#[derive(Clone, Copy)]
+enum Route {
+    /// By a lookup of its own.
+    Alone,
+    /// By a lookup of a window, of which it is `from` bytes behind the start.
+    First { window: Window, reg: u8, from: i32 },
+    /// `from` bytes behind the start of the window in `reg`.
+    Kept { reg: u8, from: i32 },
+}
+
+/// An access whose lookup has been emitted.
+struct Found {
+    jump: Patch,
+    /// Its operand.
+    memory: M,
+    route: Route,
+    record: u32,
+    kind: Access,
+    /// End of the lookup.
+    middle: usize,
+    /// Whether vector slots are in registers.
+    vectors: bool,
+    /// The address, of registers as they are before `middle`.
+    linear: Linear,
+}
+
 impl Emitter<'_> {
-    /// Emits the lookup: rsi becomes the host address of the access. The flags must be saved or dead afterwards.
-    pub(super) fn translate(&mut self, op: &Op, access: Access, record: u32) -> Patch {
+    /// rsi becomes the linear address of the access.
+    fn linear(&mut self, op: &Op) {
         let m = self.operand(op);
         if op.k & ADDR32 != 0 {
             self.asm.lea(W32, RSI, m);
@@ -43,13 +101,44 @@ impl Emitter<'_> {
         } else {
             self.asm.lea(W64, RSI, m);
         }
+    }
+
+    /// As [`Emitter::linear`], in a cold part: of registers as they were.
+    pub(super) fn address(&mut self, linear: &Linear) {
+        let Linear { base, index, scale, imm, narrow } = *linear;
+        let disp = match i32::try_from(imm) {
+            Ok(disp) if base != NOREG || index != NOREG => disp,
+            _ => {
+                self.asm.mov_ri(RSI, imm as u64);
+                if index != NOREG {
+                    self.asm.lea(W64, RSI, M { base: RSI, index, scale, disp: 0 });
+                }
+                if base != NOREG {
+                    self.asm.lea(W64, RSI, M { base: RSI, index: base, scale: 0, disp: 0 });
+                }
+                if narrow {
+                    self.asm.mov(W32, RSI, RSI);
+                }
+                return;
+            }
+        };
+        self.asm.lea(if narrow { W32 } else { W64 }, RSI, M { base, index, scale, disp });
+    }
+
+    /// Emits the lookup: rsi becomes the host address of the access. The flags must be saved or dead afterwards.
+    pub(super) fn translate(&mut self, op: &Op, access: Access, record: u32) -> Patch {
+        self.linear(op);
         if op.k & ALIGN16 != 0 && matches!(op.op, Opcode::LdV | Opcode::StV) {
             self.asm.rr(W8, 0xf6, 0, RSI); // test sil, 15
             self.asm.bytes(&[15]);
             let jump = self.asm.jcc(cc::NE);
             self.cold.push(Cold::Misaligned { jump, record });
         }
-        let index_mask = ((TLB_SETS - 1) * size_of::<TlbEntry>()) as i32;
+        self.look_up(op, access, 1 << op.w.min(4))
+    }
+
+    /// The lookup of `size` bytes at the linear address in rsi.
+    fn look_up(&mut self, op: &Op, access: Access, size: i32) -> Patch {
         if self.target.bmi2 {
             self.asm.rorx(W32, RDI, RSI, 8);
         } else {
@@ -57,20 +146,87 @@ impl Emitter<'_> {
             self.asm.rr(W32, 0xc1, 5, RDI);
             self.asm.bytes(&[8]);
         }
-        self.asm.alu_ri(W32, 4, RDI, index_mask);
-        let mode = if op.k & IMPLICIT_SUPERVISOR != 0 { MMU_KERNEL } else { self.target.mode };
-        let table = offset_of!(CoreState, tlb)
-            + mode * size_of::<Tlb>()
-            + access as usize * TLB_SETS * size_of::<TlbEntry>();
-        let entry = |field: usize| M { base: RBP, index: RDI, scale: 0, disp: disp(table + field) };
-        self.asm.load(W64, RAX, entry(offset_of!(TlbEntry, tag)));
+        self.asm.alu_ri(W32, 4, RDI, tlb_index_mask());
+        let mode = self.mode(op);
+        self.asm.load(W64, RAX, tlb_entry(mode, access, offset_of!(TlbEntry, tag)));
         self.asm.op_rr(W64, 0x31, RAX, RSI);
         // `cmp rax, imm32`
-        self.asm.alu_ri(W64, 7, RAX, 4096 - (1 << op.w.min(4)));
+        self.asm.alu_ri(W64, 7, RAX, 4096 - size);
         let jump = self.asm.jcc(cc::A);
-        self.asm.rm(W64, 0x03, RSI, entry(offset_of!(TlbEntry, addend)));
+        self.asm.rm(W64, 0x03, RSI, tlb_entry(mode, access, offset_of!(TlbEntry, addend)));
         self.host = false;
         jump
+    }
+
+    /// MMU mode of an access.
+    fn mode(&self, op: &Op) -> usize {
+        if op.k & IMPLICIT_SUPERVISOR != 0 { MMU_KERNEL } else { self.target.mode }
+    }
+
+    /// Chooses how the access finds its host address. Operands, and windows, are in registers afterwards.
+    fn route(&mut self, op: &Op, kind: Access) -> Route {
+        self.operands(op);
+        if let Some((name, from)) = self.windows.find(op, kind) {
+            return Route::Kept { reg: self.read(name), from };
+        }
+        let Some(window) = self.span(op, kind) else { return Route::Alone };
+        let name = self.windows.add(window);
+        let reg = self.alloc();
+        self.regs.bind(name, reg);
+        Route::First { window, reg, from: op.imm.wrapping_sub(window.low) as i32 }
+    }
+
+    /// Emits the lookup of an access on its `route`. Until [`Emitter::complete`], only code that goes straight on may follow.
+    fn locate(&mut self, op: &Op, kind: Access, route: Route, record: u32) -> Found {
+        let (jump, memory) = match route {
+            Route::Alone => (self.translate(op, kind, record), M::base(RSI, 0)),
+            Route::First { window, reg, from } => {
+                self.linear(&Op { imm: window.low, ..*op });
+                let kind = if window.write { Access::Write } else { Access::Read };
+                let jump = self.look_up(op, kind, window.high.wrapping_sub(window.low) as i32);
+                self.asm.mov(W64, reg, RSI);
+                (jump, M::base(RSI, from))
+            }
+            Route::Kept { reg, from } => {
+                self.asm.op_rr(W64, 0x85, reg, reg);
+                let jump = self.asm.jcc(cc::E);
+                self.host = false;
+                (jump, M::base(reg, from))
+            }
+        };
+        let register = |name: Name| self.regs.find(name).unwrap_or(NOREG);
+        let (base, index, narrow) = (register(op.a), register(op.b), op.k & ADDR32 != 0);
+        let linear = Linear { base, index, scale: op.s & 3, imm: op.imm, narrow };
+        let (middle, vectors) = (self.asm.here(), self.vectors.any());
+        Found { jump, memory, route, record, kind, middle, vectors, linear }
+    }
+
+    /// Emits the access itself and notes its cold part.
+    fn complete(&mut self, op: &Op, found: Found, redo: Redo) {
+        let Found { jump, memory, route, record, kind, middle, vectors, linear } = found;
+        let store = matches!(op.op, Opcode::St | Opcode::StV);
+        let before = self.asm.here();
+        self.redo(redo, memory);
+        let after = self.asm.here();
+        let search = match (store, kind) {
+            (true, _) => SEARCH_WRITE,
+            (false, Access::Write) => SEARCH_UPDATE,
+            (false, _) => SEARCH_READ,
+        };
+        let search = self.stubs.searches[usize::from(vectors)][self.mode(op)][search];
+        let (w, narrow) = (op.w, linear.narrow);
+        self.cold.push(match route {
+            Route::Alone => {
+                let back = if store { after } else { middle };
+                Cold::Access { jump, back, record, store, vectors }
+            }
+            Route::First { reg: window, from, .. } => {
+                Cold::First { jump, back: middle, record, search, w, window, from, narrow }
+            }
+            Route::Kept { .. } => {
+                Cold::Kept { jump, record, search, w, linear, middle: middle..before, redo, after }
+            }
+        });
     }
 
     /// Everything an access observes goes to where the slow path finds it.
@@ -78,10 +234,40 @@ impl Emitter<'_> {
         self.clobber(u8::MAX);
     }
 
-    fn cold_access(&mut self, jump: Patch, record: u32, store: bool) {
-        let back = self.asm.here();
-        let vectors = self.vectors.any();
-        self.cold.push(Cold::Access { jump, back, record, store, vectors });
+    /// Emits an access at `m`. Changes rax for the narrow vector forms only.
+    pub(super) fn redo(&mut self, redo: Redo, m: M) {
+        match redo {
+            Redo::Nothing => {}
+            Redo::Load { w, reg } => self.asm.load(w, reg, m),
+            Redo::Alu { w, opcode, reg } => self.asm.op_rm(w, opcode, reg, m),
+            Redo::Constant { w, value } => self.asm.mov_mi(w, m, value),
+            Redo::Store { w, reg } => self.asm.store(w, reg, m),
+            Redo::LoadVector { w: 4, reg } => self.asm.rm(W32, 0x0f10, reg, m), // movups
+            Redo::StoreVector { w: 4, reg } => self.asm.rm(W32, 0x0f11, reg, m),
+            Redo::LoadVector { w: w @ (W32 | W64), reg } => {
+                self.asm.bytes(&[if w == W64 { 0xf2 } else { 0xf3 }]);
+                self.asm.rm(W32, 0x0f10, reg, m); // movsd, movss
+            }
+            Redo::StoreVector { w: w @ (W32 | W64), reg } => {
+                self.asm.bytes(&[if w == W64 { 0xf2 } else { 0xf3 }]);
+                self.asm.rm(W32, 0x0f11, reg, m);
+            }
+            Redo::LoadVector { w, reg } => {
+                self.asm.load(w, RAX, m);
+                self.asm.rr(W16, 0x0f6e, reg, RAX); // movd xmm, eax
+            }
+            Redo::StoreVector { w, reg } => {
+                self.asm.rr(W16, 0x0f7e, reg, RAX); // movd eax, xmm
+                self.asm.store(w, RAX, m);
+            }
+        }
+    }
+
+    /// Calls one of the searches for an access of `1 << w` bytes at rsi.
+    pub(super) fn search(&mut self, search: usize, record: u32, w: u8) {
+        self.asm.mov_ri(RDI, u64::from(record));
+        self.asm.mov_ri(RAX, 4096 - (1 << w.min(4)));
+        self.asm.call_to(search);
     }
 
     /// A load, together with the ALU op behind it when that is its only reader.
@@ -89,61 +275,49 @@ impl Emitter<'_> {
         self.before_access();
         let access = if op.k & LD_FOR_WRITE != 0 { Access::Write } else { Access::Read };
         // Operands are in registers before the record is taken, so that it describes them.
-        self.operands(op);
+        let route = self.route(op, access);
         let record = self.record(op, 0, NOREG, 0);
-        let jump = self.translate(op, access, record);
-        self.cold_access(jump, record, false);
+        let found = self.locate(op, access, route, record);
         self.unlock_operands(op);
         if let Some((next, after)) = next
-            && self.fold(op, next, *after)
+            && folds(op, next, *after)
         {
+            self.fold(op, found, next, *after);
             return true;
         }
         if op.d == NONE || (life.names & bit(op.d) == 0 && op.d >= bulkhead_ir::TEMP0) {
+            self.complete(op, found, Redo::Nothing);
             return false;
         }
-        self.regs.end_op(life.names & !bit(op.d));
+        self.regs.end_op(life.names & !bit(op.d) | self.windows.names());
+        if let Route::Kept { reg, .. } = found.route {
+            self.regs.lock(reg);
+        }
         let d = self.regs.alloc(self.asm);
-        self.asm.load(op.w, d, M::base(RSI, 0));
+        self.complete(op, found, Redo::Load { w: op.w, reg: d });
         self.regs.bind(op.d, d);
         false
     }
 
     /// `next` = `x op loaded`, straight from memory.
-    fn fold(&mut self, op: &Op, next: &Op, after: Life) -> bool {
+    fn fold(&mut self, op: &Op, found: Found, next: &Op, after: Life) {
         const OPCODES: [Opc; 7] = [0x03, 0x0b, 0x13, 0x1b, 0x23, 0x2b, 0x33];
-        let temp = op.d;
-        let folds = next.op == Opcode::Alu
-            && next.b == temp
-            && next.a != temp
-            && next.w == op.w
-            && temp >= bulkhead_ir::TEMP0
-            && after.names & bit(temp) == 0
-            && next.d != temp
-            && !matches!(next.k, 2 | 3);
-        if !folds {
-            return false;
-        }
         let sets = next.s & SET_FLAGS != 0 && after.flags != 0;
-        let compare = next.k == 5 && next.d == NONE;
-        if next.d == NONE && !compare {
-            return false;
-        }
         // Flags are in memory since `before_access`, or can be found out, so the host's are free.
         let lost = self.before_op(next, after);
-        if compare {
-            let a = self.regs.read(self.asm, next.a);
-            self.asm.op_rm(next.w, 0x3b, a, M::base(RSI, 0));
+        if next.d == NONE {
+            let reg = self.regs.read(self.asm, next.a);
+            self.complete(op, found, Redo::Alu { w: next.w, opcode: 0x3b, reg });
         } else {
-            let d = self.copy(next.d, next.a, after, next.w);
-            self.asm.op_rm(next.w, OPCODES[usize::from(next.k.min(6))], d, M::base(RSI, 0));
-            self.regs.bind(next.d, d);
+            let reg = self.copy(next.d, next.a, after, next.w);
+            let opcode = OPCODES[usize::from(next.k.min(6))];
+            self.complete(op, found, Redo::Alu { w: next.w, opcode, reg });
+            self.regs.bind(next.d, reg);
         }
         if sets {
             self.flags_set();
         }
         self.after_op(lost);
-        true
     }
 
     /// Loads the address operands into registers.
@@ -173,58 +347,31 @@ impl Emitter<'_> {
             Some(_) => NOREG,
             None => self.regs.read(self.asm, op.d),
         };
+        let route = self.route(op, Access::Write);
         let record = self.record(op, 0, value, constant.unwrap_or(0));
-        let jump = self.translate(op, Access::Write, record);
-        match constant {
-            Some(c) => self.asm.mov_mi(op.w, M::base(RSI, 0), c),
-            None => self.asm.store(op.w, value, M::base(RSI, 0)),
-        }
-        self.cold_access(jump, record, true);
+        let found = self.locate(op, Access::Write, route, record);
+        let redo = match constant {
+            Some(value) => Redo::Constant { w: op.w, value },
+            None => Redo::Store { w: op.w, reg: value },
+        };
+        self.complete(op, found, redo);
     }
 
     pub(super) fn vector_access(&mut self, op: &Op) {
         self.before_access();
-        self.operands(op);
-        if op.op == Opcode::LdV {
-            let record = self.record(op, VECTOR, NOREG, 0);
-            let jump = self.translate(op, Access::Read, record);
-            self.cold_access(jump, record, false);
-            // Only now, past the fault, may the slot change.
-            let memory = M::base(RSI, 0);
-            match op.w {
-                4 => {
-                    let d = self.vectors.define(self.asm, op.d);
-                    self.asm.rm(W32, 0x0f10, d, memory); // movups
-                }
-                W32 | W64 => {
-                    let d = self.vectors.define(self.asm, op.d);
-                    self.asm.bytes(&[if op.w == W64 { 0xf2 } else { 0xf3 }]);
-                    self.asm.rm(W32, 0x0f10, d, memory); // movsd, movss
-                }
-                w => {
-                    self.asm.load(w, RAX, memory);
-                    let d = self.vectors.define(self.asm, op.d);
-                    self.asm.rr(W16, 0x0f6e, d, RAX); // movd
-                }
-            }
-            return;
-        }
-        let value = self.vectors.read(self.asm, op.d);
+        let (w, load) = (op.w, op.op == Opcode::LdV);
+        let kind = if load { Access::Read } else { Access::Write };
+        let value = if load { NOREG } else { self.vectors.read(self.asm, op.d) };
+        let route = self.route(op, kind);
         let record = self.record(op, VECTOR, value, 0);
-        let jump = self.translate(op, Access::Write, record);
-        let memory = M::base(RSI, 0);
-        match op.w {
-            4 => self.asm.rm(W32, 0x0f11, value, memory),
-            W32 | W64 => {
-                self.asm.bytes(&[if op.w == W64 { 0xf2 } else { 0xf3 }]);
-                self.asm.rm(W32, 0x0f11, value, memory);
-            }
-            w => {
-                self.asm.rr(W16, 0x0f7e, value, RAX); // movd eax, xmm
-                self.asm.store(w, RAX, memory);
-            }
+        let found = self.locate(op, kind, route, record);
+        if load {
+            // Only now, past the fault, may the slot change.
+            let reg = self.vectors.define(self.asm, op.d);
+            self.complete(op, found, Redo::LoadVector { w, reg });
+        } else {
+            self.complete(op, found, Redo::StoreVector { w, reg: value });
         }
-        self.cold_access(jump, record, true);
     }
 
     pub(super) fn vector(&mut self, op: &Op, life: Life) {
@@ -283,6 +430,21 @@ impl Emitter<'_> {
             self.vectors.changed(op.d);
         }
     }
+}
+
+/// Whether the ALU op `next` is the only reader of what `op` loads, and can take it straight from memory.
+fn folds(op: &Op, next: &Op, after: Life) -> bool {
+    let temp = op.d;
+    let compare = next.k == 5;
+    next.op == Opcode::Alu
+        && next.b == temp
+        && next.a != temp
+        && next.w == op.w
+        && temp >= bulkhead_ir::TEMP0
+        && after.names & bit(temp) == 0
+        && next.d != temp
+        && !matches!(next.k, 2 | 3)
+        && (next.d != NONE || compare)
 }
 
 /// `MOVAPS` between registers, which needs no old value of its destination.

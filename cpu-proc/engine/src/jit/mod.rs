@@ -8,6 +8,7 @@ mod ops;
 mod regs;
 mod stubs;
 mod vectors;
+mod windows;
 mod x87;
 
 use std::io;
@@ -117,6 +118,7 @@ impl Jit {
             at: 0,
             fpu: x87::Known::default(),
             pending: None,
+            windows: windows::Windows::default(),
         };
         emitter.run();
         #[cfg(test)]

@@ -285,6 +285,11 @@ impl Regs {
         self.free &= !(1 << r);
     }
 
+    /// Locks a register again until the op ends.
+    pub fn lock(&mut self, r: u8) {
+        self.locked |= 1 << r;
+    }
+
     /// Unlocks a register before the op ends.
     pub fn unlock(&mut self, r: u8) {
         self.locked &= !(1 << r);

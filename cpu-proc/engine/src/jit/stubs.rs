@@ -14,7 +14,9 @@ use super::vectors;
 use crate::engine::Engine;
 use crate::mem;
 use crate::mmu::{self, PAGE_SIZE, Place};
-use crate::state::{Access, CoreState, JUMP_CACHE, JumpEntry, MMU_KERNEL, exit};
+use crate::state::{
+    Access, CoreState, JUMP_CACHE, JumpEntry, MMU_KERNEL, MMU_MODES, TLB_SETS, Tlb, TlbEntry, exit,
+};
 
 /// What a slow path must know of an access: a row of the side table.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,13 @@ pub(crate) struct Side {
     pub pairs: Vec<(u8, u8)>,
 }
 
+/// A load, in [`Stubs::searches`].
+pub(crate) const SEARCH_READ: usize = 0;
+/// A load that a store to the same place follows.
+pub(crate) const SEARCH_UPDATE: usize = 1;
+/// A store.
+pub(crate) const SEARCH_WRITE: usize = 2;
+
 /// Positions of the slow paths of accesses.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SlowPaths {
@@ -72,6 +81,10 @@ pub(crate) struct Stubs {
     pub plain: SlowPaths,
     /// Slow paths that keep the vector registers.
     pub with_vectors: SlowPaths,
+    /// By whether vector registers are kept, by MMU mode, and by [`SEARCH_READ`] and so on: the access of record edi and of 4096 -
+    /// eax bytes at address rsi through the TLB, then by the slow path. rsi becomes a host address; after a store that the slow
+    /// path has done, one where nothing is.
+    pub searches: [[[usize; 3]; MMU_MODES]; 2],
     /// Goes to the guest pc in rsi.
     pub lookup: usize,
     /// Leaves because of attention, with the pc in rsi.
@@ -79,6 +92,9 @@ pub(crate) struct Stubs {
     /// Bytes of it all.
     pub end: usize,
 }
+
+/// Where [`Stubs::searches`] keep what they are asked, in `CoreState::spill`: behind temporaries and host registers.
+const SEARCH_SPILL: usize = 48;
 
 fn spill(index: usize) -> M {
     state(offset_of!(CoreState, spill) + 8 * index)
@@ -145,6 +161,14 @@ pub(crate) fn emit(asm: &mut Asm) -> Stubs {
     s.plain = paths(false);
     s.with_vectors = paths(true);
 
+    for (keep, slow) in [s.plain, s.with_vectors].into_iter().enumerate() {
+        for mode in 0..MMU_MODES {
+            for kind in [SEARCH_READ, SEARCH_UPDATE, SEARCH_WRITE] {
+                s.searches[keep][mode][kind] = search(asm, mode, kind, slow);
+            }
+        }
+    }
+
     s.attention = asm.here();
     asm.store(W64, RSI, state(offset_of!(CoreState, pc)));
     asm.mov_mi(W32, state(offset_of!(CoreState, exit)), exit::ATTENTION as i32);
@@ -155,6 +179,51 @@ pub(crate) fn emit(asm: &mut Asm) -> Stubs {
     lookup(asm, &s);
     s.end = asm.here();
     s
+}
+
+/// One of [`Stubs::searches`].
+fn search(asm: &mut Asm, mode: usize, kind: usize, slow: SlowPaths) -> usize {
+    use reg::{RAX, RDI, RSI};
+    let at = asm.here();
+    let access = if kind == SEARCH_READ { Access::Read } else { Access::Write };
+    let (record, limit) = (spill(SEARCH_SPILL), spill(SEARCH_SPILL + 1));
+    asm.store(W32, RDI, record);
+    asm.store(W64, RAX, limit);
+    asm.mov(W32, RDI, RSI);
+    asm.rr(W32, 0xc1, 5, RDI);
+    asm.bytes(&[8]);
+    asm.alu_ri(W32, 4, RDI, tlb_index_mask());
+    asm.load(W64, RAX, tlb_entry(mode, access, offset_of!(TlbEntry, tag)));
+    asm.op_rr(W64, 0x31, RAX, RSI);
+    asm.rm(W64, 0x3b, RAX, limit);
+    let miss = asm.jcc(bulkhead_ir::cc::A);
+    asm.rm(W64, 0x03, RSI, tlb_entry(mode, access, offset_of!(TlbEntry, addend)));
+    asm.bytes(&[0xc3]);
+    asm.land(miss);
+    asm.load(W32, RDI, record);
+    if kind == SEARCH_WRITE {
+        asm.bytes(&[0x48, 0x83, 0xec, 0x08]);
+        asm.call_to(slow.store);
+        asm.bytes(&[0x48, 0x83, 0xc4, 0x08]);
+        asm.lea(W64, RSI, state(offset_of!(CoreState, bounce)));
+        asm.bytes(&[0xc3]);
+    } else {
+        asm.jmp_to(slow.load);
+    }
+    at
+}
+
+/// Mask of an address shifted right by 8: the offset of its TLB entry.
+pub(crate) fn tlb_index_mask() -> i32 {
+    ((TLB_SETS - 1) * size_of::<TlbEntry>()) as i32
+}
+
+/// A field of the TLB entry whose offset is in rdi.
+pub(crate) fn tlb_entry(mode: usize, access: Access, field: usize) -> M {
+    let table = offset_of!(CoreState, tlb)
+        + mode * size_of::<Tlb>()
+        + access as usize * TLB_SETS * size_of::<TlbEntry>();
+    M { base: reg::RBP, index: reg::RDI, scale: 0, disp: super::regs::disp(table + field) }
 }
 
 /// Polls, then jumps to the compiled code for the pc in rsi, or leaves with that pc.

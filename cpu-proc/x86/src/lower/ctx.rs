@@ -8,8 +8,8 @@ use std::mem::{offset_of, size_of};
 
 use bulkhead_engine::CoreState;
 use bulkhead_ir::{
-    Alu, Block, NAMES, NONE, Name, Op, Opcode, SET_FLAGS, TEMP0, VSLOTS, VTEMP0, VecOp, VecShape, W8, W16,
-    W32, W64,
+    Alu, Block, NONE, Name, Op, Opcode, SET_FLAGS, TEMP0, TEMPS_END, VSLOTS, VTEMP0, VecOp, VecShape, W8,
+    W16, W32, W64,
 };
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -145,8 +145,8 @@ impl<'a> Ctx<'a> {
     /// A fresh temporary, undefined, valid for this instruction only. There are 32 an instruction.
     pub fn temp(&mut self) -> Name {
         let name = self.temp;
-        debug_assert!(name < NAMES, "temporaries used up");
-        if name + 1 < NAMES {
+        debug_assert!(name < TEMPS_END, "temporaries used up");
+        if name + 1 < TEMPS_END {
             self.temp = name + 1;
         }
         name
