@@ -10,8 +10,8 @@
 
 use crate::guest::{Fault, Gpa, Page};
 use crate::state::{
-    Access, CoreState, LargeExtent, MMU_MODES, MMU_USER, PAGE_BITS, PHYS_CACHE, PhysEntry, TLB_SETS,
-    TlbEntry, invalid_tag,
+    Access, CoreState, GUESS_BUDGET, GUESSES, Guess, LargeExtent, MMU_MODES, MMU_USER, PAGE_BITS, PHYS_CACHE,
+    PhysEntry, TLB_SETS, TlbEntry, invalid_tag,
 };
 
 /// Bytes in a page.
@@ -39,6 +39,8 @@ pub(crate) fn init(core: &mut CoreState) {
         }
     }
     core.large = [[NO_EXTENT; 2]; 2];
+    core.guessed = 1;
+    drop_guesses(core);
     forget_phys(core);
     core.generation = 1;
     core.generations = [1; MMU_MODES];
@@ -166,7 +168,15 @@ pub fn flush_local(core: &mut CoreState) {
     }
 }
 
+/// Whenever a translation for reading is dropped.
+fn drop_guesses(core: &mut CoreState) {
+    if std::mem::take(&mut core.guessed) != 0 {
+        core.guesses = [[Guess { tag: 0, addend: 0, limit: 0, budget: GUESS_BUDGET }; GUESSES]; MMU_MODES];
+    }
+}
+
 fn drop_local(core: &mut CoreState) {
+    drop_guesses(core);
     for mode in 0..MMU_MODES {
         for access in 0..3 {
             for word in 0..TLB_SETS / 64 {
@@ -196,6 +206,7 @@ pub fn flush_page(core: &mut CoreState, linear: u64) {
     if within(core, 0) {
         flush_local(core);
     }
+    drop_guesses(core);
     let (set, tag) = (set_of(linear), linear & !OFFSET);
     for mode in 0..MMU_MODES {
         for access in 0..3 {

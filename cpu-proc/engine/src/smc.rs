@@ -1,13 +1,13 @@
 //! Self-modifying, DMA-modified and remapped code on the compiler.
 
-use bulkhead_ir::{Alu, Block, Mem, NONE, Op, W8, W32, W64};
+use bulkhead_ir::{Alu, Block, Mem, NONE, Op, TEMP0, W8, W32, W64};
 
 use crate::testing::{ROM_PAGE, Rig, stop_ops};
 use crate::{Engine, mmu};
 
 /// Instruction words: `0` stops, `1` stores the low 32 bits of slot 1 at slot 8, `2` goes to 0x1000, `3` stores one byte
 /// of slot 1 at slot 8, `4` loops to 0x1000 while slot 2 counts down, `5` is helper 2 (stores slot 1, 8 bytes, at slot 8),
-/// `0x100 + n` adds n to slot 0, `0x10000 | pc` goes there.
+/// `6` adds word number slot 2 of the table at slot 8 to slot 0, `0x100 + n` adds n to slot 0, `0x10000 | pc` goes there.
 fn lower(out: &mut Block, word: u32, pc: u64) {
     match word {
         0 => stop_ops(out, pc),
@@ -19,6 +19,10 @@ fn lower(out: &mut Block, word: u32, pc: u64) {
             out.push(Op::branchz(W64, 2, true, 0x1000));
         }
         5 => out.push(Op::call(2, NONE, 8, NONE, NONE, 0)),
+        6 => {
+            out.push(Op::ld(W32, TEMP0, Mem { index: 2, scale: 2, ..Mem::at(8, 0) }));
+            out.push(Op::alu(Alu::Add, W64, 0, 0, TEMP0, false));
+        }
         w if w & 0x10000 != 0 => out.push(Op::goto(u64::from(w & 0xffff), true)),
         w => out.push(Op::alui(Alu::Add, W64, 0, 0, i64::from(w & 0xff), false)),
     }
@@ -230,4 +234,38 @@ fn code_in_shadow_ram_that_was_rewritten_while_hidden_behind_rom_is_recompiled()
     mmu::flush_map(r.core());
     r.run(rom);
     assert_eq!(r.cpu.core.slots[0], 0x61);
+}
+
+#[test]
+fn a_loop_over_a_table_sees_a_new_mapping_of_it_after_every_kind_of_flush() {
+    // The table lies across pages 8 and 9.
+    let mut r = rig(&[6, 4, 0]);
+    for i in 1..=16 {
+        r.machine().put32(0x8fe0 + 4 * i, 1);
+    }
+    for i in 8..=16 {
+        r.machine().put32(0x5fe0 + 4 * i, 0x100);
+    }
+    let sum = |r: &mut Rig| {
+        r.cpu.core.slots[8] = 0x8fe0;
+        r.cpu.core.slots[2] = 16;
+        r.cpu.core.slots[0] = 0;
+        r.run(0x1000);
+        r.cpu.core.slots[0]
+    };
+    for flush in [|core: &mut _| mmu::flush_page(core, 0x9000), mmu::flush_local, mmu::flush_all] {
+        assert_eq!(sum(&mut r), 16);
+        assert_eq!(sum(&mut r), 16);
+        r.cpu.pages[9].gpa = 0x6000;
+        flush(r.core());
+        assert_eq!(sum(&mut r), 7 + 9 * 0x100);
+        r.cpu.pages[9].gpa = 0x9000;
+        flush(r.core());
+    }
+    r.cpu.pages[9].present = false;
+    r.cpu.deliver_to = 0x3000;
+    mmu::flush_page(r.core(), 0x9000);
+    sum(&mut r);
+    assert_eq!((r.cpu.faults, r.cpu.fault_address, r.cpu.delivered_pc), (1, 0x9020, 0x1000));
+    assert_eq!(r.cpu.core.slots[2], 16);
 }

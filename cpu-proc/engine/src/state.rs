@@ -50,6 +50,28 @@ pub struct Tlb {
     pub sets: [[TlbEntry; TLB_SETS]; 3],
 }
 
+/// A translation that a load in a loop used last, tried before the TLB: a load from a table then waits for no lookup. A hit is an
+/// address `x` with `x ^ tag` below `limit`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Guess {
+    /// Page address.
+    pub tag: u64,
+    /// Host address minus guest address of the page.
+    pub addend: u64,
+    /// [`GUESS_LIMIT`], or zero: nothing hits.
+    pub limit: u64,
+    /// How many more times it may be wrong before it is left as it is; below zero it is not set any more.
+    pub budget: i64,
+}
+
+/// Guesses by MMU mode. Loads share them by number.
+pub const GUESSES: usize = 32;
+/// [`Guess::limit`]: an access of up to 16 bytes that begins below it stays in the page.
+pub const GUESS_LIMIT: u64 = (1 << PAGE_BITS) - 15;
+/// [`Guess::budget`] after a flush. A wrong guess costs a few times what a lookup does.
+pub const GUESS_BUDGET: i64 = 256;
+
 /// Privilege modes with a TLB of their own, so that a system call flushes nothing.
 pub const MMU_MODES: usize = 2;
 /// Supervisor.
@@ -199,6 +221,10 @@ pub struct CoreState {
     pub phys_cache: [PhysEntry; PHYS_CACHE],
     /// Items of [`log`] that are on.
     pub log: u32,
+    /// Whether some guess was set since they were all dropped.
+    pub guessed: u32,
+    /// Translations of loads in loops.
+    pub guesses: [[Guess; GUESSES]; MMU_MODES],
 }
 
 /// Things that can be written to the debug log (`-d`), a bit each.

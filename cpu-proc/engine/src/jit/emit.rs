@@ -29,6 +29,8 @@ pub(super) enum Cold {
     Access { jump: Patch, back: usize, record: u32, store: bool, vectors: bool },
     /// The first access to a window that is not one: its own lookup, and there is no window.
     First { jump: Patch, back: usize, record: u32, search: usize, w: u8, window: u8, from: i32, narrow: bool },
+    /// A load from another page than the last time: a lookup, which is remembered.
+    Guess { jump: Patch, back: usize, record: u32, mode: usize, size: i32, guess: usize, vectors: bool },
     /// An access to a window that is none: its own lookup, then what follows in the straight path (`middle`), the access, and on.
     Kept {
         jump: Patch,
@@ -109,6 +111,10 @@ pub(super) struct Emitter<'a> {
     pub pending: Option<Pending>,
     /// Places in memory that need no lookup.
     pub windows: Windows,
+    /// Numbers of the loads' guesses, by op.
+    pub guesses: Vec<(usize, usize)>,
+    /// The number of the next one.
+    pub next_guess: &'a mut usize,
 }
 
 /// Outcome of preparing a condition: the host condition code to test.
@@ -144,7 +150,7 @@ impl Emitter<'_> {
 
     /// How often the block is emitted in a row. A loop of one block keeps its registers and flags from round to round, and
     /// only the last round goes back to the start. Helpers may change the mapping, so a loop with one goes back at once.
-    fn rounds(&self) -> usize {
+    pub(super) fn rounds(&self) -> usize {
         let ops = &self.block.ops;
         let loops = ops.last().is_some_and(|o| {
             matches!(o.op, Opcode::Branch | Opcode::BranchZ)
@@ -629,6 +635,19 @@ impl Emitter<'_> {
                     if from != 0 {
                         self.asm.lea(W64, RSI, M::base(RSI, -from));
                     }
+                    let p = self.asm.jmp();
+                    self.asm.patch(p, back);
+                }
+                Cold::Guess { jump, back, record, mode, size, guess, vectors } => {
+                    self.asm.land(jump);
+                    let slow = self.look_up_and_guess(mode, size, guess);
+                    let p = self.asm.jmp();
+                    self.asm.patch(p, back);
+                    self.asm.land(slow);
+                    self.asm.mov_ri(RDI, u64::from(record));
+                    let stubs = if vectors { &self.stubs.with_vectors } else { &self.stubs.plain };
+                    self.asm.call_to(stubs.load);
+                    self.asm.rr(W32, 0x31, RDI, RDI);
                     let p = self.asm.jmp();
                     self.asm.patch(p, back);
                 }

@@ -14,7 +14,7 @@ use super::regs::state;
 use super::stubs::{SEARCH_READ, SEARCH_UPDATE, SEARCH_WRITE, VECTOR, tlb_entry, tlb_index_mask};
 use super::vectors;
 use super::windows::Window;
-use crate::state::{Access, CoreState, MMU_KERNEL, TlbEntry};
+use crate::state::{Access, CoreState, GUESS_LIMIT, GUESSES, Guess, MMU_KERNEL, MMU_MODES, TlbEntry};
 use crate::vecinsn;
 
 use reg::{RAX, RDI, RSI};
@@ -70,6 +70,8 @@ enum Route {
     First { window: Window, reg: u8, from: i32 },
     /// `from` bytes behind the start of the window in `reg`.
     Kept { reg: u8, from: i32 },
+    /// By the translation that it used last, of this number.
+    Guess { guess: usize },
 }
 
 /// An access whose lookup has been emitted.
@@ -86,6 +88,12 @@ struct Found {
     vectors: bool,
     /// The address, of registers as they are before `middle`.
     linear: Linear,
+}
+
+/// A field of a guess.
+fn guess_field(mode: usize, guess: usize, field: usize) -> M {
+    let number = (mode % MMU_MODES) * GUESSES + guess % GUESSES;
+    state(offset_of!(CoreState, guesses) + number * size_of::<Guess>() + field)
 }
 
 impl Emitter<'_> {
@@ -139,6 +147,15 @@ impl Emitter<'_> {
 
     /// The lookup of `size` bytes at the linear address in rsi.
     fn look_up(&mut self, op: &Op, access: Access, size: i32) -> Patch {
+        let mode = self.mode(op);
+        let jump = self.find_entry(mode, access, size);
+        self.asm.rm(W64, 0x03, RSI, tlb_entry(mode, access, offset_of!(TlbEntry, addend)));
+        self.host = false;
+        jump
+    }
+
+    /// rdi becomes the offset of the TLB entry for the address in rsi; the jump is taken when that is of another page.
+    fn find_entry(&mut self, mode: usize, access: Access, size: i32) -> Patch {
         if self.target.bmi2 {
             self.asm.rorx(W32, RDI, RSI, 8);
         } else {
@@ -147,15 +164,56 @@ impl Emitter<'_> {
             self.asm.bytes(&[8]);
         }
         self.asm.alu_ri(W32, 4, RDI, tlb_index_mask());
-        let mode = self.mode(op);
         self.asm.load(W64, RAX, tlb_entry(mode, access, offset_of!(TlbEntry, tag)));
         self.asm.op_rr(W64, 0x31, RAX, RSI);
         // `cmp rax, imm32`
         self.asm.alu_ri(W64, 7, RAX, 4096 - size);
-        let jump = self.asm.jcc(cc::A);
-        self.asm.rm(W64, 0x03, RSI, tlb_entry(mode, access, offset_of!(TlbEntry, addend)));
+        self.asm.jcc(cc::A)
+    }
+
+    /// The address in rsi against what the load used last. On a hit the host address is rsi + rdi.
+    fn guess(&mut self, mode: usize, guess: usize) -> Patch {
+        let field = |field: usize| guess_field(mode, guess, field);
+        self.asm.load(W64, RDI, field(offset_of!(Guess, addend)));
+        self.asm.mov(W64, RAX, RSI);
+        self.asm.rm(W64, 0x33, RAX, field(offset_of!(Guess, tag)));
+        self.asm.rm(W64, 0x3b, RAX, field(offset_of!(Guess, limit)));
         self.host = false;
-        jump
+        self.asm.jcc(cc::AE)
+    }
+
+    /// In a cold part: a lookup for reading that makes the next guess; rsi becomes the host address and rdi zero.
+    pub(super) fn look_up_and_guess(&mut self, mode: usize, size: i32, guess: usize) -> Patch {
+        let field = |field: usize| guess_field(mode, guess, field);
+        let slow = self.find_entry(mode, Access::Read, size);
+        let addend = tlb_entry(mode, Access::Read, offset_of!(TlbEntry, addend));
+        self.asm.alu_mi8(W64, 5, field(offset_of!(Guess, budget)), 1);
+        let enough = self.asm.jcc(cc::S);
+        self.asm.mov(W64, RAX, RSI);
+        self.asm.alu_ri(W64, 4, RAX, -4096);
+        self.asm.store(W64, RAX, field(offset_of!(Guess, tag)));
+        self.asm.load(W64, RAX, addend);
+        self.asm.store(W64, RAX, field(offset_of!(Guess, addend)));
+        self.asm.mov_mi(W64, field(offset_of!(Guess, limit)), GUESS_LIMIT as i32);
+        self.asm.mov_mi(W32, state(offset_of!(CoreState, guessed)), 1);
+        self.asm.land(enough);
+        self.asm.rm(W64, 0x03, RSI, addend);
+        self.asm.rr(W32, 0x31, RDI, RDI);
+        slow
+    }
+
+    /// The guess of the load that is being emitted, if it has one: a load from a table in a loop, of one block.
+    fn guess_number(&mut self, op: &Op) -> Option<usize> {
+        if op.op != Opcode::Ld || op.b == NONE || self.rounds() == 1 {
+            return None;
+        }
+        let known = self.guesses.iter().find(|(at, _)| *at == self.at).map(|(_, guess)| *guess);
+        Some(known.unwrap_or_else(|| {
+            let guess = *self.next_guess % GUESSES;
+            *self.next_guess = guess + 1;
+            self.guesses.push((self.at, guess));
+            guess
+        }))
     }
 
     /// MMU mode of an access.
@@ -169,7 +227,10 @@ impl Emitter<'_> {
         if let Some((name, from)) = self.windows.find(op, kind) {
             return Route::Kept { reg: self.read(name), from };
         }
-        let Some(window) = self.span(op, kind) else { return Route::Alone };
+        let Some(window) = self.span(op, kind) else {
+            let guess = self.guess_number(op).filter(|_| kind == Access::Read);
+            return guess.map_or(Route::Alone, |guess| Route::Guess { guess });
+        };
         let name = self.windows.add(window);
         let reg = self.alloc();
         self.regs.bind(name, reg);
@@ -186,6 +247,11 @@ impl Emitter<'_> {
                 let jump = self.look_up(op, kind, window.high.wrapping_sub(window.low) as i32);
                 self.asm.mov(W64, reg, RSI);
                 (jump, M::base(RSI, from))
+            }
+            Route::Guess { guess } => {
+                self.linear(op);
+                let jump = self.guess(self.mode(op), guess);
+                (jump, M { base: RSI, index: RDI, scale: 0, disp: 0 })
             }
             Route::Kept { reg, from } => {
                 self.asm.op_rr(W64, 0x85, reg, reg);
@@ -222,6 +288,10 @@ impl Emitter<'_> {
             }
             Route::First { reg: window, from, .. } => {
                 Cold::First { jump, back: middle, record, search, w, window, from, narrow }
+            }
+            Route::Guess { guess } => {
+                let (mode, size) = (self.mode(op), 1 << w.min(4));
+                Cold::Guess { jump, back: middle, record, mode, size, guess, vectors }
             }
             Route::Kept { .. } => {
                 Cold::Kept { jump, record, search, w, linear, middle: middle..before, redo, after }

@@ -36,6 +36,8 @@ pub(crate) struct Jit {
     vectors: Vectors,
     lives: Vec<Life>,
     bmi2: bool,
+    /// Number of the next guess.
+    guess: usize,
 }
 
 /// Where a compiled block's code and links are.
@@ -70,6 +72,7 @@ impl Jit {
             vectors: Vectors::default(),
             lives: Vec::new(),
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
+            guess: 0,
         })
     }
 
@@ -119,6 +122,8 @@ impl Jit {
             fpu: x87::Known::default(),
             pending: None,
             windows: windows::Windows::default(),
+            guesses: Vec::new(),
+            next_guess: &mut self.guess,
         };
         emitter.run();
         #[cfg(test)]
