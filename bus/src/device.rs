@@ -250,8 +250,9 @@ impl DevicePort {
     fn push(&mut self, request: Request) -> u32 {
         let index = self.tail;
         if index.wrapping_sub(self.head()) >= RING_ENTRIES {
+            let start = sys::monotonic_ns();
             self.bell.ring();
-            self.wait(index.wrapping_sub(RING_ENTRIES - 1));
+            self.wait(index.wrapping_sub(RING_ENTRIES - 1), start);
         }
         request.store(&self.map, index);
         self.tail = index.wrapping_add(1);
@@ -259,13 +260,24 @@ impl DevicePort {
         index
     }
 
-    /// Waits until `count` requests have completed.
-    fn wait(&self, count: u32) {
+    /// Rings for the request at `index` and waits until it has completed.
+    fn complete(&mut self, index: u32) {
+        let start = sys::monotonic_ns();
+        self.ring();
+        self.wait(index.wrapping_add(1), start);
+    }
+
+    /// Waits until `count` requests have completed. The time since `start` (monotonic), when the vCPU turned to the device, is counted.
+    fn wait(&self, count: u32, start: u64) {
+        self.look_and_sleep(count, start);
+        self.tracer.count_access(access::WAITED, sys::monotonic_ns().saturating_sub(start));
+    }
+
+    fn look_and_sleep(&self, count: u32, start: u64) {
         let done = || (self.head().wrapping_sub(count) as i32) >= 0;
         if done() {
             return;
         }
-        let start = sys::monotonic_ns();
         let own = self.own.cpu_bell();
         own.publish_cpu();
         loop {
@@ -333,8 +345,7 @@ impl DevicePort {
         self.tracer.count_access(access::READ, 1);
         self.begin(events::CPU_READ, region, offset, size, [0; 2]);
         let index = self.push(Request { kind: kind::READ, size, region, offset, value: 0 });
-        self.ring();
-        self.wait(index.wrapping_add(1));
+        self.complete(index);
         let mask = u64::MAX >> (64 - (8u32 << size.min(3)));
         let value = self.response(index) & mask;
         self.tracer.end(events::CPU_READ, || [index.into(), value, 0, 0]);
@@ -378,8 +389,7 @@ impl DevicePort {
         self.begin(events::CPU_WRITE, region, offset, size, [value, class as u64]);
         let index = self.push(Request { kind, size, region, offset, value });
         if sync {
-            self.ring();
-            self.wait(index.wrapping_add(1));
+            self.complete(index);
         } else if class == Class::Kick || self.tail.wrapping_sub(self.belled) >= BELL_AFTER {
             self.ring();
         }
@@ -393,8 +403,7 @@ impl DevicePort {
             self.tracer.count_access(access::BLOCK_IN, request.value);
             self.begin(events::CPU_READ_BLOCK, region, offset, size, [request.value, 0]);
             let index = self.push(request);
-            self.ring();
-            self.wait(index.wrapping_add(1));
+            self.complete(index);
             let filled = (self.response(index) as usize).min(part.len());
             self.tracer.end(events::CPU_READ_BLOCK, || [index.into(), filled as u64, 0, 0]);
             let (have, rest) = part.split_at_mut(filled);
@@ -413,8 +422,7 @@ impl DevicePort {
             self.tracer.count_access(access::BLOCK_OUT, request.value);
             self.begin(events::CPU_WRITE_BLOCK, region, offset, size, [request.value, 0]);
             let index = self.push(request);
-            self.ring();
-            self.wait(index.wrapping_add(1));
+            self.complete(index);
             self.tracer.end(events::CPU_WRITE_BLOCK, || [index.into(), 0, 0, 0]);
         }
     }
@@ -428,8 +436,7 @@ impl DevicePort {
     pub fn reset(&mut self) {
         self.tracer.begin(events::CPU_RESET, || [self.tail.into(), 0, 0, 0]);
         let index = self.push(Request { kind: kind::RESET, ..Request::default() });
-        self.ring();
-        self.wait(index.wrapping_add(1));
+        self.complete(index);
         self.tracer.end(events::CPU_RESET, || [index.into(), 0, 0, 0]);
     }
 }

@@ -19,6 +19,7 @@ use bulkhead_bus::mailbox::{Mailbox, MailboxError};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::serve;
 use bulkhead_bus::sys::{self, Mapping};
+use bulkhead_bus::trace::{Panel, TRACE_BYTES, Tracer, access};
 use bulkhead_bus::wire;
 
 /// Fold a value into a log in order: any loss, doubling or swap shows.
@@ -333,6 +334,58 @@ fn mirrored_read_is_current_and_does_not_reach_the_device() {
         assert_eq!(port.read(0, 33, 0), log >> 8 & 0xff, "a part of it");
     }
     assert_eq!(port.read(0, 40, 3), before + 1, "only the counter's own reads were counted");
+}
+
+/// A trace file, and how long it says that the CPU has waited for device 3.
+fn waiting() -> (Tracer, impl Fn() -> u64) {
+    let file = sys::memfd("trace", TRACE_BYTES as u64).expect("memfd");
+    let map = || Mapping::shared(file.as_fd(), TRACE_BYTES, true).expect("mapping");
+    let panel = Panel::new(Arc::new(map()));
+    (Tracer::new(map()).for_device(3), move || panel.access(3, access::WAITED))
+}
+
+#[test]
+fn time_that_the_cpu_waits_for_a_slow_device_is_counted() {
+    const SLOW: Duration = Duration::from_millis(60);
+    let rig = Rig::new();
+    let (tracer, waited) = waiting();
+    // Nobody serves but this thread: the ring's tail is answered some time after the CPU has gone to sleep over it.
+    let (map, irq) = (rig.map(fd::DEVICE, DEVICE_BYTES), rig.irq.clone());
+    let device = std::thread::spawn(move || {
+        let (tail, head) = (map.word(0x040), map.word(0x080));
+        while !irq.cpu_bell().is_asleep() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(SLOW);
+        head.store(tail.load(Ordering::SeqCst), Ordering::SeqCst);
+        irq.cpu_bell().wake();
+    });
+    rig.port().traced(tracer).read(0, 16, 3);
+    device.join().expect("the device");
+    assert!(waited() >= SLOW.as_nanos() as u64, "{} ns", waited());
+}
+
+#[test]
+fn no_time_is_counted_where_no_device_is_waited_for() {
+    let (_rig, port) = started();
+    let (tracer, waited) = waiting();
+    let mut port = port.traced(tracer);
+    assert_eq!(waited(), 0);
+    port.read(0, 24, 3);
+    let before = waited();
+    assert!(before > 0);
+    // Everything is done, so that the mirror is valid.
+    for _ in 0..100 {
+        port.read(0, 32, 3);
+    }
+    // Far fewer than the ring holds.
+    for value in 0..100 {
+        port.write(0, 0, 3, value);
+    }
+    port.flush_posted();
+    assert_eq!(waited(), before);
+    port.write(0, 16, 3, 1);
+    assert!(waited() > before, "a write that is answered");
 }
 
 #[test]

@@ -213,6 +213,8 @@ fn the_monitor_switches_events_and_the_ring_survives_the_device() {
         rtc[column].parse::<u64>().expect(name)
     };
     assert!(of("reads") >= numbers.len() as u64, "{counters}");
+    // Of each of them a little, and of one that met the death of its device some milliseconds.
+    assert!(of("waited-us") > 0, "{counters}");
     assert_eq!((of("restarts"), of("lost"), of("dma-read")), (1, 0, 0), "{counters}");
     // Writing of the clock's index is posted or not, as its class says; it happened once.
     assert_eq!(of("writes") + of("posted") + of("kicked"), 1, "{counters}");

@@ -7,7 +7,7 @@ use bulkhead_bus::trace::{Panel, access, counter};
 use crate::trace::Kind;
 use crate::vm::Vm;
 
-const DEVICES: [&str; 15] = [
+const DEVICES: [&str; 16] = [
     "device",
     "reads",
     "mirrored",
@@ -16,6 +16,7 @@ const DEVICES: [&str; 15] = [
     "kicked",
     "ins-bytes",
     "outs-bytes",
+    "waited-us",
     "interrupts",
     "timers",
     "dma-read",
@@ -50,6 +51,7 @@ pub fn show(vm: &Vm<'_>, out: &mut String) {
                     of(access::KICK),
                     of(access::BLOCK_IN),
                     of(access::BLOCK_OUT),
+                    of(access::WAITED) / 1000,
                     own.counter(counter::INTERRUPTS),
                     own.counter(counter::TIMERS),
                     own.counter(counter::DMA_READ),

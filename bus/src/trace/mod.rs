@@ -94,6 +94,8 @@ pub mod access {
     pub const BLOCK_IN: usize = 5;
     /// Bytes of `rep outs`.
     pub const BLOCK_OUT: usize = 6;
+    /// Nanoseconds that the vCPU waited for the device: from the bell to the answer, and for room in the ring.
+    pub const WAITED: usize = 7;
 }
 
 #[derive(Debug)]
