@@ -9,7 +9,7 @@
 //! flag being 1. The waker publishes its work with an exchange, then loads the flag; if 1 it exchanges 0 and wakes. A flag
 //! left by a dead owner costs one needless wake; a flag cleared late by a waker makes the owner's wait return at once.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::sys::{self, Mapping};
@@ -31,12 +31,20 @@ pub const SPIN_NS: u64 = 50_000;
 #[derive(Debug)]
 pub struct Bell {
     page: Mapping,
+    /// More than one thread of the owner sleeps on it.
+    threads: AtomicBool,
 }
 
 impl Bell {
     /// A bell on a mapped page.
     pub fn new(page: Mapping) -> Bell {
-        Bell { page }
+        Bell { page, threads: AtomicBool::new(false) }
+    }
+
+    /// Owner: from now on several of its threads sleep here. None of them takes the flag back when it wakes, because it may be another
+    /// one's; the price is at most one needless wake a sleep.
+    pub fn share(&self) {
+        self.threads.store(true, Ordering::SeqCst);
     }
 
     fn flag(&self) -> &AtomicU32 {
@@ -113,7 +121,9 @@ impl Bell {
         if !work() {
             sys::futex_wait(flag, 1, Some(timeout.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)));
         }
-        flag.store(0, Ordering::SeqCst);
+        if !self.threads.load(Ordering::Relaxed) {
+            flag.store(0, Ordering::SeqCst);
+        }
     }
 
     /// Owner: says where it runs, for [`Bell::is_elsewhere`].

@@ -173,8 +173,8 @@ pub struct Interrupted;
 /// The CPU's end of a device file.
 #[derive(Debug)]
 pub struct DevicePort {
-    map: Mapping,
-    bell: Bell,
+    map: Arc<Mapping>,
+    bell: Arc<Bell>,
     own: Arc<crate::irq::IrqPage>,
     tail: u32,
     belled: u32,
@@ -182,6 +182,32 @@ pub struct DevicePort {
     sizes: Vec<u64>,
     tracer: Tracer,
     placement: Placement,
+    meanwhile: Option<fn()>,
+}
+
+/// What a thread that does not hold the port may look at.
+#[derive(Clone, Debug)]
+pub struct PortView {
+    map: Arc<Mapping>,
+    bell: Arc<Bell>,
+    tracer: Tracer,
+}
+
+impl PortView {
+    /// An output line of the device.
+    pub fn line(&self, line: usize) -> Line {
+        irq::line(&self.map, line)
+    }
+
+    /// Whether the device is awake and last ran where the caller runs: it cannot work before the caller sleeps.
+    pub fn waits_for_processor(&self) -> bool {
+        self.bell.waits_here()
+    }
+
+    /// What accesses of the device are recorded with.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
 }
 
 impl DevicePort {
@@ -189,8 +215,8 @@ impl DevicePort {
     pub fn new(map: Mapping, bell: Bell, own: Arc<crate::irq::IrqPage>) -> DevicePort {
         let tail = map.word(TAIL).load(Ordering::SeqCst);
         let mut port = DevicePort {
-            map,
-            bell,
+            map: Arc::new(map),
+            bell: Arc::new(bell),
             own,
             tail,
             belled: tail,
@@ -198,6 +224,7 @@ impl DevicePort {
             sizes: Vec::new(),
             tracer: Tracer::off(),
             placement: Placement::default(),
+            meanwhile: None,
         };
         let regions = (port.map.word(REGIONS).load(Ordering::Acquire) as usize).min(REGIONS_MAX);
         for region in 0..regions {
@@ -223,6 +250,17 @@ impl DevicePort {
     #[must_use]
     pub fn traced(self, tracer: Tracer) -> DevicePort {
         DevicePort { tracer, ..self }
+    }
+
+    /// With something to do whenever a wait for the device is disturbed: the bell of the one who waits rings for other things as well.
+    #[must_use]
+    pub fn with_meanwhile(self, meanwhile: fn()) -> DevicePort {
+        DevicePort { meanwhile: Some(meanwhile), ..self }
+    }
+
+    /// For threads that do not hold the port.
+    pub fn view(&self) -> PortView {
+        PortView { map: self.map.clone(), bell: self.bell.clone(), tracer: self.tracer.clone() }
     }
 
     /// What its accesses are recorded with.
@@ -302,6 +340,9 @@ impl DevicePort {
             if done() {
                 return;
             }
+            if let Some(meanwhile) = self.meanwhile {
+                meanwhile();
+            }
             // A successor may not know that its predecessor was rung; and a back end that was taken over may have taken the
             // device's flag.
             self.bell.wake();
@@ -311,11 +352,6 @@ impl DevicePort {
     /// Takes the wish of the calling vCPU to be moved away from this device.
     pub fn take_crowded(&self) -> bool {
         self.placement.take_crowded()
-    }
-
-    /// Whether the device is awake and last ran where the caller runs: it cannot work before the caller sleeps.
-    pub fn waits_for_processor(&self) -> bool {
-        self.bell.waits_here()
     }
 
     fn ring(&mut self) {

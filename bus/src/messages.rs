@@ -229,8 +229,8 @@ pub enum Query {
     /// Register values of a CPU for expressions: a wire-encoded `Vec<(String, u64)>` with lower-case names without `$`
     /// (`eax`, `rax`, `eip`, `pc`, `eflags`, `cs`, `cr0`, ...).
     RegisterValues(u32),
-    /// `info cpus`: text.
-    Cpus,
+    /// `info cpus`: text. The CPU of this number is marked as the monitor's.
+    Cpus(u32),
     /// `info pic`: text.
     Pic,
     /// `info pci`: text.

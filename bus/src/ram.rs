@@ -77,6 +77,11 @@ impl CodeMap {
         self.map.word(self.words * 16)
     }
 
+    /// CPU: whether [`CodeMap::take_changed`] would say so.
+    pub fn has_changed(&self) -> bool {
+        self.changed().load(Ordering::SeqCst) != 0
+    }
+
     /// CPU: whether a page was written since the last call, so that [`CodeMap::take_dirty`] has some.
     pub fn take_changed(&self) -> bool {
         let word = self.changed();

@@ -55,7 +55,7 @@ pub const TOPICS: &[Topic] = &[
     }),
     unbuilt("blockstats", "show block device statistics"),
     topic("registers", "show the cpu registers", |vm, _, out| ask(vm, Query::Registers(vm.cpu), out)),
-    topic("cpus", "show infos for each CPU", |vm, _, out| ask(vm, Query::Cpus, out)),
+    topic("cpus", "show infos for each CPU", |vm, _, out| ask(vm, Query::Cpus(vm.cpu), out)),
     topic("history", "show the command line history", |_, around, out| {
         for (number, line) in around.history.iter().enumerate() {
             let _ = writeln!(out, "{number}: '{line}'");

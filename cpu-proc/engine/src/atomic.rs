@@ -1,15 +1,24 @@
 //! Read-modify-write in one step, for guest instructions that lock the bus: what a device process or another processor does to the
 //! same RAM comes before or after it, never between.
 //!
-//! Exact for operands within eight aligned bytes of RAM. An operand that crosses them, or lies in a device, is read and then written.
+//! Exact for operands of RAM that lie together in the host. One that crosses cache lines is changed by the host's own locked instruction,
+//! unless the host may punish that (split-lock detection); then, and on two pages that are apart in the host, it is exact among the
+//! processors' operands of that kind only. An operand in a device is read and then written.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::blocks;
 use crate::guest::Fault;
 use crate::mem::{self, Privilege, peek, poke};
-use crate::mmu::{self, Place};
+use crate::mmu::{self, PAGE_SIZE, Place};
+use crate::peers;
 use crate::state::{Access, CoreState};
+
+/// Held while an operand is read and written that the host cannot lock.
+static SPLIT: Mutex<()> = Mutex::new(());
+/// Bytes of a cache line: a locked access inside one is never a split one.
+const LINE: usize = 64;
 
 /// Replaces the `size` (1, 2, 4 or 8) bytes at `linear` by `change` of them, which may be called more than once; the old value,
 /// zero-extended. Nothing has happened on an error, as with [`mem::store`].
@@ -21,38 +30,140 @@ pub fn modify(
     change: impl Fn(u64) -> u64,
 ) -> Result<u64, Fault> {
     mem::probe(core, linear, size, Access::Write, privilege)?;
-    if let Some(host) = in_ram(core, linear, size, privilege)? {
-        // SAFETY: `mmu::place` gives the address of writable memory, and the operand does not cross the end of its page.
-        return Ok(unsafe { exchange(host, size, change) });
+    let (first, host) = in_ram(core, linear, size, privilege)?;
+    if let Some(host) = host {
+        // SAFETY: `in_ram` gives the address of `size` bytes of writable memory.
+        let old = unsafe { exchange(host, size, change) };
+        peers::wrote(core, host, first);
+        if first < size {
+            // SAFETY: within the operand.
+            peers::wrote(core, unsafe { host.add(first as usize) }, size - first);
+        }
+        return Ok(old);
     }
+    let split = mem::crosses(linear, size).then(|| SPLIT.lock().unwrap_or_else(PoisonError::into_inner));
     let old = mem::load(core, linear, size, privilege)?;
     mem::store(core, linear, size, change(old), privilege)?;
+    drop(split);
     Ok(old)
 }
 
-/// Host address of an operand that can be written; code compiled from it is dropped. `None` when it has to be read and written.
+/// Replaces the sixteen aligned bytes at `linear` by `new` when they are `expected`; the old value. They count as written in either
+/// case, and nothing has happened on an error.
+pub fn compare_swap_16(
+    core: &mut CoreState,
+    linear: u64,
+    expected: u128,
+    new: u128,
+    privilege: Privilege,
+) -> Result<u128, Fault> {
+    mem::probe(core, linear, 16, Access::Write, privilege)?;
+    if let (_, Some(host)) = in_ram(core, linear, 16, privilege)?
+        && std::arch::is_x86_feature_detected!("cmpxchg16b")
+    {
+        // SAFETY: sixteen bytes of writable memory, aligned like the operand, and the host has the instruction.
+        let old = unsafe { swap_16(host.cast(), expected, new) };
+        peers::wrote(core, host, 16);
+        return Ok(old);
+    }
+    let old = u128::from_le_bytes(mem::load16(core, linear, privilege)?);
+    let value = if old == expected { new } else { old };
+    mem::store16(core, linear, value.to_le_bytes(), privilege)?;
+    Ok(old)
+}
+
+/// The host's `CMPXCHG16B`.
+///
+/// # Safety
+/// `at` is aligned and writable, and the host has the instruction.
+unsafe fn swap_16(at: *mut u128, expected: u128, new: u128) -> u128 {
+    let (mut low, mut high) = (expected as u64, (expected >> 64) as u64);
+    // SAFETY: the caller's promise. The compiler keeps rbx for itself, so it is exchanged and brought back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rsi, rbx",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, rsi",
+            in("rdi") at,
+            inout("rsi") new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+        );
+    }
+    u128::from(low) | u128::from(high) << 64
+}
+
+/// Host address of an operand that can be written, when its bytes lie together, and how many of them are on its first page; code compiled
+/// from it is dropped. `None` when it has to be read and written.
 fn in_ram(
     core: &mut CoreState,
     linear: u64,
     size: u32,
     privilege: Privilege,
-) -> Result<Option<*mut u8>, Fault> {
-    if mem::crosses(linear, size) {
-        return Ok(None);
-    }
+) -> Result<(u32, Option<*mut u8>), Fault> {
     let mode = privilege.mode(core);
-    Ok(match mmu::place(core, linear, Access::Write, mode)? {
-        Place::Host(host) => Some(host),
-        Place::Code(host) => {
-            blocks::written(core, host, size);
-            Some(host)
+    let first = (PAGE_SIZE - (linear & (PAGE_SIZE - 1))).min(u64::from(size)) as u32;
+    let low = match mmu::place(core, linear, Access::Write, mode)? {
+        Place::Device(_) => return Ok((first, None)),
+        place => place,
+    };
+    let (Place::Host(host) | Place::Code(host)) = low else { return Ok((first, None)) };
+    if first < size {
+        let next = linear.wrapping_add(u64::from(first));
+        let high = mmu::place(core, next, Access::Write, mode)?;
+        let (Place::Host(other) | Place::Code(other)) = high else { return Ok((first, None)) };
+        if other != host.wrapping_add(first as usize) {
+            return Ok((first, None));
         }
-        Place::Device(_) => None,
+        if matches!(high, Place::Code(_)) {
+            blocks::written(core, other, size - first);
+        }
+    }
+    if matches!(low, Place::Code(_)) {
+        blocks::written(core, host, first);
+    }
+    Ok((first, Some(host)))
+}
+
+/// Whether the host may stop or slow down who locks an operand that crosses cache lines (SDM volume 1, CPUID leaf 7: core capabilities,
+/// bus lock detection).
+fn punishes_splits() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let leaf = std::arch::x86_64::__cpuid_count(7, 0);
+        leaf.edx >> 30 & 1 != 0 || leaf.ecx >> 24 & 1 != 0
     })
 }
 
+/// The host's locked compare-and-exchange at any address: true when `size` (2, 4 or 8) bytes were `old` and are now `new`.
+///
 /// # Safety
-/// The bytes are readable and writable, and so are all of the eight aligned bytes around the first.
+/// The bytes are readable and writable.
+unsafe fn swap_unaligned(host: *mut u8, size: u32, old: u64, new: u64) -> bool {
+    let same: u8;
+    // SAFETY: the caller's promise; the instruction touches these bytes and its registers only.
+    unsafe {
+        match size {
+            2 => {
+                std::arch::asm!("lock cmpxchg [{at}], {new:x}", "sete {same}", at = in(reg) host, new = in(reg) new,
+                same = lateout(reg_byte) same, inout("rax") old => _)
+            }
+            4 => {
+                std::arch::asm!("lock cmpxchg [{at}], {new:e}", "sete {same}", at = in(reg) host, new = in(reg) new,
+                same = lateout(reg_byte) same, inout("rax") old => _)
+            }
+            _ => {
+                std::arch::asm!("lock cmpxchg [{at}], {new}", "sete {same}", at = in(reg) host, new = in(reg) new,
+                same = lateout(reg_byte) same, inout("rax") old => _)
+            }
+        }
+    }
+    same != 0
+}
+
+/// # Safety
+/// The bytes are readable and writable, and if eight aligned bytes hold them all, so are those.
 unsafe fn exchange(host: *mut u8, size: u32, change: impl Fn(u64) -> u64) -> u64 {
     // What comes from `change` is cut to the operand.
     macro_rules! atomically {
@@ -82,12 +193,24 @@ unsafe fn exchange(host: *mut u8, size: u32, change: impl Fn(u64) -> u64) -> u64
                 Ok(all) | Err(all) => all >> shift & mask,
             }
         }
-        _ => {
+        _ if host as usize % LINE + size as usize > LINE && punishes_splits() => {
+            let _alone = SPLIT.lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: the caller's promise.
             unsafe {
                 let old = peek(host, size);
                 poke(host, size, change(old));
                 old
+            }
+        }
+        _ => {
+            let mask = u64::MAX >> (64 - 8 * size);
+            loop {
+                // SAFETY: the caller's promise.
+                let old = unsafe { peek(host, size) };
+                // SAFETY: as above.
+                if unsafe { swap_unaligned(host, size, old, change(old) & mask) } {
+                    return old;
+                }
             }
         }
     }
@@ -138,9 +261,11 @@ mod tests {
     #[test]
     fn two_threads_lose_no_increment() {
         const ROUNDS: u64 = 200_000;
-        for (offset, size) in [(0usize, 8u32), (4, 4), (3, 2), (1, 4), (7, 1)] {
-            let mut memory = vec![0u64; 4];
-            let base = memory.as_mut_ptr() as usize;
+        for (offset, size) in
+            [(0usize, 8u32), (4, 4), (3, 2), (1, 4), (7, 1), (5, 8), (63, 2), (61, 4), (57, 8)]
+        {
+            let mut memory = vec![0u64; 32];
+            let base = (memory.as_mut_ptr() as usize).next_multiple_of(LINE);
             std::thread::scope(|scope| {
                 for _ in 0..2 {
                     scope.spawn(move || {

@@ -13,6 +13,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::engine::Engine;
 use crate::guest::{Fault, Gpa};
 use crate::mmu::{self, PAGE_SIZE};
+use crate::peers;
 use crate::state::{CoreState, JUMP_CACHE, JumpEntry, MMU_MODES, NO_BLOCK, exit};
 
 /// Number of a block in the [`Table`].
@@ -285,7 +286,7 @@ impl Table {
     }
 }
 
-fn engine(core: &mut CoreState) -> Option<&mut Engine> {
+pub(crate) fn engine(core: &mut CoreState) -> Option<&mut Engine> {
     // SAFETY: null, or the engine that `Engine::attach` leaked to this CPU; only this thread uses it, and callers
     // hold no other reference to it.
     unsafe { core.engine.cast::<Engine>().as_mut() }
@@ -362,7 +363,7 @@ pub(crate) fn forget_page(core: &mut CoreState, linear: u64) {
 
 /// Whether the host page holds compiled code.
 pub(crate) fn holds_code(core: &mut CoreState, page: *mut u8) -> bool {
-    engine(core).is_some_and(|e| e.table.holds_code(page as u64))
+    engine(core).is_some_and(|e| e.table.holds_code(page as u64)) || peers::hold_code(core, page as u64)
 }
 
 /// Before a guest store: refuses with [`exit::RETRY_STEP`] when it would change the running block.
@@ -393,6 +394,7 @@ pub(crate) fn kill(core: &mut CoreState, id: BlockId) {
     let Some(e) = engine(core) else { return };
     let Some(block) = e.table.blocks.get(id as usize) else { return };
     let (pc, entry) = (block.ident.pc, block.entry);
+    let pages = [block.ident.host & !(PAGE_SIZE - 1), block.second_page];
     let patches = e.table.kill(id);
     for (patch, stub) in patches {
         e.repatch(patch, stub);
@@ -402,6 +404,7 @@ pub(crate) fn kill(core: &mut CoreState, id: BlockId) {
     if slot.code == entry {
         *slot = JumpEntry { pc: 0, key: u64::MAX, code: 0, pad: 0 };
     }
+    peers::forget(core, id, pages);
 }
 
 /// DMA changed the page: drops all code on it.
@@ -414,7 +417,17 @@ pub(crate) fn page_dirtied(core: &mut CoreState, gpa: Gpa) {
 /// The machine took a write to the read-only memory at `host`, physical page `gpa`. It may have gone to other memory that
 /// is hidden now (shadow RAM): code taken from there is dropped.
 pub(crate) fn hidden_write(core: &mut CoreState, gpa: Gpa, host: *mut u8) {
-    drop_pages(core, gpa & !(PAGE_SIZE - 1), None, Some(host as u64));
+    let page = gpa & !(PAGE_SIZE - 1);
+    drop_pages(core, page, None, Some(host as u64));
+    peers::wrote_hidden(core, page, host as u64);
+}
+
+/// Something that is not this CPU changed memory behind the physical page, but not on host page `except`.
+pub(crate) fn changed(core: &mut CoreState, gpa: Gpa, except: Option<u64>) {
+    match except {
+        None => page_dirtied(core, gpa),
+        Some(_) => drop_pages(core, gpa, None, except),
+    }
 }
 
 /// Drops the code on host page `also` and on all that were ever watched as `gpa`, but not on `except`.

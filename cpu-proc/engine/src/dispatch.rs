@@ -15,6 +15,7 @@ use crate::fetch::Fetcher;
 use crate::guest::{Fault, Next};
 use crate::jit;
 use crate::mmu::{self, PAGE_SIZE, Place};
+use crate::peers;
 use crate::state::{Access, CoreState, MMU_USER, NO_BLOCK, exit, log};
 
 /// Guest instructions in a compiled block at most.
@@ -22,6 +23,7 @@ const MAX_INSNS: u32 = 64;
 
 /// Runs until a front-end callback says [`Next::Leave`].
 pub fn run(core: &mut CoreState) {
+    peers::wake(core);
     let mut next = attend(core, false);
     loop {
         match next {
@@ -30,7 +32,7 @@ pub fn run(core: &mut CoreState) {
                 next = halt(core);
                 continue;
             }
-            Next::Leave => return,
+            Next::Leave => return peers::rest(core),
         }
         if core.attention().load(Ordering::Relaxed) != 0 {
             next = attend(core, false);
@@ -108,7 +110,11 @@ fn find(core: &mut CoreState) -> Result<Option<BlockId>, Fault> {
     let known = Engine::of(core).table.find(&ident);
     if let Some(id) = known {
         let second = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.second_page);
-        if second == 0 || second_page(core, linear, mode)? == Some(second) {
+        let same = !peers::doubtful(core, id) || peers::holds(core, id);
+        if same && (second == 0 || second_page(core, linear, mode)? == Some(second)) {
+            if peers::doubtful(core, id) {
+                return Ok(Some(id));
+            }
             let entry = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.entry);
             blocks::cache_jump(core, ident.pc, linear, entry, second != 0);
             return Ok(Some(id));
@@ -142,11 +148,14 @@ fn compile(
         Ok(code) => install(core, ident, &block, &code, linear, base, mode),
     };
     Engine::of(core).scratch = block;
+    // What did not become a block needs no watching.
+    peers::let_go(core, ident.host & !(PAGE_SIZE - 1));
     made
 }
 
 /// Makes sure that writes to a page are noticed before its bytes are read.
 fn watch(core: &mut CoreState, linear: u64, page: u64, mode: usize) -> Result<(), Fault> {
+    peers::hold(core, page);
     if Engine::of(core).table.watches(page) {
         return Ok(());
     }
@@ -193,6 +202,9 @@ fn install(
             ident.context = Engine::of(core).table.context(key, base).unwrap_or(0);
             core.jump_key = blocks::jump_key(core, ident.context);
             watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;
+            if second != 0 {
+                watch(core, (linear | (PAGE_SIZE - 1)).wrapping_add(1), second, mode)?;
+            }
             continue;
         };
         for (patch, stub, pc) in made.exits {
@@ -205,7 +217,14 @@ fn install(
         if second != 0 {
             mmu::protect(core, second);
         }
-        blocks::cache_jump(core, ident.pc, linear, made.entry, second != 0);
+        if !peers::made(core, id, code.taken(block.len as usize)) {
+            // Written while it was compiled: one instruction of what is there now.
+            blocks::kill(core, id);
+            return Ok(None);
+        }
+        if !peers::doubtful(core, id) {
+            blocks::cache_jump(core, ident.pc, linear, made.entry, second != 0);
+        }
         return Ok(Some(id));
     }
     Ok(None)
@@ -226,12 +245,16 @@ pub fn flush_code(core: &mut CoreState) {
 
 /// Drops all compiled code.
 fn clear(core: &mut CoreState) {
+    peers::forget_all(core);
     Engine::of(core).clear();
     blocks::clear_jumps(core);
 }
 
 /// Lets link `link` jump straight to block `id`, when both lie in one page and context.
 fn join(core: &mut CoreState, link: LinkId, id: BlockId) {
+    if peers::doubtful(core, id) {
+        return;
+    }
     let engine = Engine::of(core);
     let Some(l) = engine.table.links.get(link as usize).copied() else { return };
     let (Some(from), Some(to)) =
@@ -284,6 +307,7 @@ fn attend(core: &mut CoreState, halted: bool) -> Next {
     while let Some(gpa) = core.machine().take_dirty_code() {
         blocks::page_dirtied(core, gpa);
     }
+    peers::read_mail(core);
     core.exit = exit::NONE;
     next
 }
@@ -294,7 +318,9 @@ fn halt(core: &mut CoreState) -> Next {
         match attend(core, true) {
             Next::Halt => {
                 if core.attention().load(Ordering::Acquire) == 0 {
+                    peers::rest(core);
                     core.machine().wait();
+                    peers::wake(core);
                 }
             }
             next => return next,

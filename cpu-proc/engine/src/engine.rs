@@ -7,6 +7,7 @@ use bulkhead_ir::Block;
 use crate::blocks::Table;
 use crate::interp::Thunks;
 use crate::jit::{Jit, Side};
+use crate::peers::Membership;
 use crate::state::CoreState;
 
 /// Counters for `info` and tests.
@@ -36,6 +37,8 @@ pub struct Engine {
     /// The compiler; without one everything is interpreted.
     pub(crate) jit: Option<Jit>,
     pub(crate) side: Side,
+    /// What it shares with the other CPUs of its machine, if there are any.
+    pub(crate) peers: Option<Box<Membership>>,
     /// Interpret each instruction although there is a compiler (`-singlestep`).
     pub single_step: bool,
     /// Counters.

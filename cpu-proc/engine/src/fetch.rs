@@ -2,6 +2,7 @@
 
 use crate::guest::{CodeSource, Fault, Gpa, Machine};
 use crate::mmu::{self, PAGE_SIZE, Place};
+use crate::peers;
 use crate::state::{Access, CoreState, exit};
 
 /// Longest instruction of any guest.
@@ -24,7 +25,12 @@ pub(crate) struct Fetcher {
     start: u64,
     first: Source,
     second: Source,
+    /// With other CPUs around: the bytes from the start on as they are to be decoded, whoever writes them meanwhile.
+    taken: Vec<u8>,
 }
+
+/// More bytes than a block has.
+const TAKEN: u64 = 1024;
 
 impl Fetcher {
     /// Looks up the pages at the current pc. A fault on the first is the guest's exception; one on the second is raised
@@ -32,13 +38,40 @@ impl Fetcher {
     pub fn new(core: &mut CoreState) -> Result<Fetcher, Fault> {
         let start = (core.ops.linear_pc)(core, core.pc);
         let first = source(core, start)?;
-        let mut fetcher = Fetcher { start, first, second: Source::Unknown };
+        let mut fetcher = Fetcher { start, first, second: Source::Unknown, taken: Vec::new() };
         if fetcher.near_end() {
             let next = (start | (PAGE_SIZE - 1)).wrapping_add(1);
             fetcher.second = source(core, next).unwrap_or(Source::Fault);
             core.exit = exit::NONE;
         }
+        if peers::any(core)
+            && let Source::Memory(page) = fetcher.first
+        {
+            let offset = start % PAGE_SIZE;
+            fetcher.take(page, offset, (PAGE_SIZE - offset).min(TAKEN));
+            if let Source::Memory(page) = fetcher.second {
+                fetcher.take(page, 0, LONGEST);
+            }
+        }
         Ok(fetcher)
+    }
+
+    fn take(&mut self, page: *const u8, offset: u64, len: u64) {
+        let (from, len) = (self.taken.len(), len as usize);
+        self.taken.resize(from + len, 0);
+        // SAFETY: inside a page of readable memory, whose bytes others may write meanwhile, and inside the vector.
+        unsafe { page.add(offset as usize).copy_to_nonoverlapping(self.taken.as_mut_ptr().add(from), len) };
+    }
+
+    /// The first `len` bytes as they were decoded, if they were taken.
+    pub fn taken(&self, len: usize) -> Option<&[u8]> {
+        self.taken.get(..len)
+    }
+
+    /// What was taken from `addr` on. Linear addresses of narrower modes wrap at 4 GiB, and the front end may say so or not.
+    fn taken_at(&self, addr: u64) -> Option<&[u8]> {
+        let at = addr.wrapping_sub(self.start) & 0xffff_ffff;
+        self.taken.get(at as usize..).filter(|rest| !rest.is_empty())
     }
 
     /// Whether an instruction at the start may reach into the next page.
@@ -65,6 +98,11 @@ fn source(core: &mut CoreState, linear: u64) -> Result<Source, Fault> {
 
 impl CodeSource for Fetcher {
     fn bytes(&mut self, addr: u64, out: &mut [u8]) -> Result<usize, Fault> {
+        if let Some(rest) = self.taken_at(addr) {
+            let n = out.len().min(rest.len());
+            out.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            return Ok(n);
+        }
         let offset = (addr % PAGE_SIZE) as usize;
         if let Source::Memory(p) = self.first
             && addr & !(PAGE_SIZE - 1) == self.start & !(PAGE_SIZE - 1)
@@ -84,6 +122,9 @@ impl CodeSource for Fetcher {
     }
 
     fn byte(&mut self, addr: u64) -> Result<u8, Fault> {
+        if let Some(byte) = self.taken_at(addr).and_then(|rest| rest.first()) {
+            return Ok(*byte);
+        }
         let page = addr & !(PAGE_SIZE - 1);
         let source = if page == self.start & !(PAGE_SIZE - 1) {
             self.first

@@ -176,6 +176,10 @@ pub enum ApicAccess {
 pub struct Requests {
     /// Power-on reset.
     pub reset: bool,
+    /// Reset of this CPU only, after which it may have to wait for `start`.
+    pub init: bool,
+    /// Start a CPU that waits for it, at this page.
+    pub start: Option<u8>,
     /// Non-maskable interrupt.
     pub nmi: bool,
     /// System-management interrupt.

@@ -16,6 +16,7 @@ mod jit;
 pub mod mem;
 pub mod mmu;
 pub mod mxcsr;
+pub mod peers;
 #[cfg(test)]
 mod smc;
 pub mod state;
@@ -31,4 +32,5 @@ pub use guest::{
     Translation,
 };
 pub use mem::Privilege;
+pub use peers::Peers;
 pub use state::{Access, CoreState, MMU_KERNEL, MMU_USER, exit, log};

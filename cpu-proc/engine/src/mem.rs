@@ -8,6 +8,7 @@
 use crate::blocks;
 use crate::guest::{Fault, Gpa};
 use crate::mmu::{self, PAGE_SIZE, Place};
+use crate::peers;
 use crate::state::{Access, CoreState, MMU_KERNEL, MMU_USER};
 
 /// Whose rights an access has.
@@ -257,6 +258,7 @@ pub fn phys_store(core: &mut CoreState, gpa: Gpa, size: u32, value: u64) {
             }
             // SAFETY: as above.
             unsafe { poke(byte, size, value) };
+            peers::wrote(core, byte, size);
         }
         _ => device_write(core, gpa, size, value),
     }
@@ -304,7 +306,8 @@ fn write_place(core: &mut CoreState, place: Place, size: u32, value: u64) {
         Place::Code(host) => {
             blocks::written(core, host, size);
             // SAFETY: as above.
-            unsafe { poke(host, size, value) }
+            unsafe { poke(host, size, value) };
+            peers::wrote(core, host, size);
         }
         Place::Device(gpa) => device_write(core, gpa, size, value),
     }

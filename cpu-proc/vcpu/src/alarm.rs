@@ -1,50 +1,54 @@
 //! The vCPU's alarm: a POSIX timer whose signal makes the CPU stop at its next poll, so that generated code needs no clock.
 //! It does so with a word of its own: every device can clear the shared one.
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::OnceLock;
 
-/// Where the CPU finds its attention word, for the signal handler.
-static ATTENTION: AtomicPtr<AtomicPtr<AtomicU32>> = AtomicPtr::new(std::ptr::null_mut());
+/// Makes a vCPU look, given its number.
+type Rouse = Box<dyn Fn(usize) + Send + Sync>;
 
-extern "C" fn on_alarm(_signal: libc::c_int) {
-    let attention = ATTENTION.load(Ordering::Acquire);
-    if !attention.is_null() {
-        // SAFETY: set once by `rouse` to a field that lives as long as the process and is only ever accessed atomically.
-        bulkhead_engine::insist(unsafe { &*attention });
+static ROUSE: OnceLock<Rouse> = OnceLock::new();
+
+extern "C" fn on_alarm(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    if let Some(rouse) = ROUSE.get()
+        && !info.is_null()
+    {
+        // SAFETY: the kernel's, for the time of the call; a timer's signal carries the value that it was made with.
+        rouse(unsafe { (*info).si_value() }.sival_ptr as usize);
     }
 }
 
-/// Makes alarms reach the CPU whose `CoreState::attention` this is.
-///
-/// # Safety
-/// It stays valid for the life of the process, and the CPU runs on the thread that created the alarm.
-pub unsafe fn rouse(attention: *const AtomicPtr<AtomicU32>) {
-    ATTENTION.store(attention.cast_mut(), Ordering::Release);
+/// What alarms do, from their start on: called in a signal handler with the number of the vCPU whose alarm it is.
+pub fn rouse(action: Rouse) {
+    let _ = ROUSE.set(action);
 }
 
-/// A one-shot timer of the calling thread.
+/// A one-shot timer of a vCPU thread.
 pub struct Alarm {
     timer: libc::timer_t,
     armed: u64,
 }
 
+// SAFETY: the timer is the process's, not the thread's that made it.
+unsafe impl Send for Alarm {}
+
 impl Alarm {
-    /// Creates the timer and its handler. To be called on the vCPU thread, before the jail closes.
+    /// Creates the timer and its handler. To be called on the thread of vCPU `cpu`, before the jail closes.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new() -> std::io::Result<Alarm> {
-        // SAFETY: zeroed sigaction and sigevent are valid; the handler is async-signal-safe (one atomic store).
+    pub fn new(cpu: usize) -> std::io::Result<Alarm> {
+        // SAFETY: zeroed sigaction and sigevent are valid; the handler is async-signal-safe (atomics and a futex).
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_alarm as *const () as usize;
-            action.sa_flags = 0;
+            action.sa_flags = libc::SA_SIGINFO;
             if libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) != 0 {
                 return Err(std::io::Error::last_os_error());
             }
             let mut event: libc::sigevent = std::mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
             event.sigev_signo = libc::SIGALRM;
+            event.sigev_value = libc::sigval { sival_ptr: cpu as *mut libc::c_void };
             event.sigev_notify_thread_id = libc::gettid();
             let mut timer: libc::timer_t = std::mem::zeroed();
             if libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) != 0 {

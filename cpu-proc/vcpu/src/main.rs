@@ -1,21 +1,25 @@
-//! `bh-cpu`: runs guest code. It maps guest RAM, the device rings and the firmware, enters its jail, and runs the virtual CPU
-//! on its main thread; one more thread reads the control socket.
+//! `bh-cpu`: runs guest code. It maps guest RAM, the device rings and the firmware, enters its jail, and runs the virtual CPUs,
+//! the first on its main thread and a thread for each other; one more reads the control socket.
 
 mod alarm;
 mod control;
+mod cpus;
 mod log;
 mod machine;
 mod physmap;
 mod ports;
 mod query;
 mod setup;
+mod shared;
+
+use std::sync::Arc;
 
 use bulkhead_bus::messages::{FromCpu, ToCpu};
-use bulkhead_engine::CpuBox;
-use bulkhead_x86::Cpu;
+use bulkhead_engine::log as items;
 
 use control::Control;
-use machine::{Departure, Pc};
+use cpus::Cpus;
+use shared::{Departure, Shared};
 
 fn main() {
     let error = match setup::start() {
@@ -28,9 +32,8 @@ fn main() {
 
 /// The virtual machine's CPU side.
 pub struct Vm {
-    cpu: CpuBox<Cpu>,
-    /// Boxed: the CPU holds its address.
-    pc: Box<Pc>,
+    cpus: Cpus,
+    shared: Arc<Shared>,
     control: Control,
     running: bool,
     no_reboot: bool,
@@ -39,24 +42,28 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Serves messages and runs the CPU, for ever.
+    /// Serves messages and runs the CPUs, for ever.
     fn serve(&mut self) -> ! {
         self.control.send(&FromCpu::Ready);
         loop {
             while let Some(message) = self.control.take() {
+                self.cpus.stand();
                 self.handle(message);
             }
             if self.running {
-                bulkhead_engine::run(&mut self.cpu.core);
-                if let Some(why) = self.pc.departure.take() {
-                    self.depart(why);
+                self.cpus.run();
+                if self.shared.is_departing() {
+                    self.cpus.stand();
+                    if let Some(why) = self.shared.take_departure() {
+                        self.depart(why);
+                    }
                 }
-                if let Some(processor) = self.pc.crowded.take() {
+                if let Some(processor) = self.cpus.take_crowded() {
                     self.control.send(&FromCpu::Crowded(processor));
                 }
             } else {
                 let control = &self.control;
-                self.pc.irq.cpu_bell().sleep(None, || control.has_message());
+                self.shared.irq.cpu_bell().sleep(None, || control.has_message());
             }
         }
     }
@@ -69,40 +76,46 @@ impl Vm {
             }
             ToCpu::Cont => {
                 self.running = true;
-                self.pc.refresh();
+                self.shared.refresh();
                 self.control.send(&FromCpu::Running);
             }
             ToCpu::Reset => self.reset(),
-            ToCpu::Nmi => self.pc.request_nmi(),
+            ToCpu::Nmi => self.shared.request_nmi(),
             ToCpu::PowerButton => {
-                self.pc.board.press_power_button();
-                self.pc.refresh();
+                self.shared.chips().board.press_power_button();
+                self.shared.refresh();
             }
             ToCpu::Query { id, what } => {
                 let result = query::answer(self, what);
                 self.control.send(&FromCpu::Reply { id, result });
             }
-            ToCpu::ReadMemory { id, cpu: _, linear, addr, len } => {
-                let result = query::memory(self, linear, addr, len);
+            ToCpu::ReadMemory { id, cpu, linear, addr, len } => {
+                let result = query::memory(self, cpu, linear, addr, len);
                 self.control.send(&FromCpu::Reply { id, result });
             }
             ToCpu::Log(items) => {
-                self.pc.log.mask = log::mask(&items);
-                self.cpu.core.log = self.pc.log.mask;
-                bulkhead_engine::flush_code(&mut self.cpu.core);
+                self.shared.log.set(&items);
+                let mask = self.shared.log.mask();
+                for vcpu in self.cpus.all() {
+                    vcpu.cpu.core.log = mask;
+                    bulkhead_engine::flush_code(&mut vcpu.cpu.core);
+                }
             }
             ToCpu::Quit => std::process::exit(0),
         }
     }
 
     fn reset(&mut self) {
-        if self.cpu.core.log & bulkhead_engine::log::CPU_RESET != 0 {
-            self.pc
-                .log
-                .line(bulkhead_engine::log::CPU_RESET, &format!("CPU Reset (CPU 0)\n{}", self.cpu.dump()));
+        let log = &self.shared.log;
+        if log.has(items::CPU_RESET) {
+            for (number, vcpu) in self.cpus.all().iter().enumerate() {
+                log.line(items::CPU_RESET, &format!("CPU Reset (CPU {number})\n{}", vcpu.cpu.dump()));
+            }
         }
-        self.pc.reset();
-        self.cpu.reset();
+        self.shared.reset();
+        for vcpu in self.cpus.all() {
+            vcpu.cpu.reset();
+        }
     }
 
     fn depart(&mut self, why: Departure) {
@@ -115,11 +128,13 @@ impl Vm {
                 self.reset();
                 self.control.send(&FromCpu::GuestReset);
             }
-            Departure::Shutdown => {
+            Departure::Shutdown(cpu) => {
                 // A triple fault resets a PC; its cause is in the registers of that moment. Some systems reset that way, and
                 // a guest may do nothing else, so only the first is told.
-                if !std::mem::replace(&mut self.faulted, true) {
-                    self.control.send(&FromCpu::Note(format!("triple fault\n{}", self.cpu.dump())));
+                if !std::mem::replace(&mut self.faulted, true)
+                    && let Some(vcpu) = self.cpus.all().get(cpu)
+                {
+                    self.control.send(&FromCpu::Note(format!("triple fault\n{}", vcpu.cpu.dump())));
                 }
                 self.depart(Departure::Reset);
             }

@@ -14,6 +14,8 @@ use bulkhead_bus::ram::{GuestRam, LOW_LIMIT};
 use bulkhead_bus::sys::Mapping;
 use bulkhead_engine::Page;
 
+use crate::ports::Decoder;
+
 /// Bytes from 0xc0000 to 0x100000.
 const SHADOW_BYTES: usize = 0x40000;
 /// First byte of the shadowed ROM area.
@@ -45,7 +47,34 @@ pub struct Window {
     pub writable: bool,
 }
 
-/// What decides about a physical page.
+/// What decides about addresses and changes while the machine runs. Never changed in place: a CPU goes on with the one it has until it
+/// takes the new one.
+#[derive(Clone, Debug, Default)]
+pub struct Map {
+    /// Shadow state by 16 KiB granule from 0xc0000.
+    pub shadow: [Shadow; 16],
+    /// System-management RAM is visible in the video window: to all, and to CPUs in system-management mode.
+    pub smram: (bool, bool),
+    /// Active windows onto [`PhysMap::memories`].
+    pub windows: Vec<Window>,
+    /// Devices' ports.
+    pub ports: Decoder,
+    /// Devices' registers in memory.
+    pub mmio: Decoder,
+}
+
+impl Map {
+    /// Whether a CPU sees system-management RAM.
+    pub fn shows_smram(&self, smm: bool) -> bool {
+        self.smram.0 || self.smram.1 && smm
+    }
+
+    fn granule(&self, gpa: u64) -> Shadow {
+        self.shadow.get(((gpa - SHADOW) >> 14) as usize).copied().unwrap_or_default()
+    }
+}
+
+/// What backs physical pages.
 pub struct PhysMap {
     /// RAM.
     pub ram: GuestRam,
@@ -53,14 +82,8 @@ pub struct PhysMap {
     bios: Vec<u8>,
     /// ROM view of 0xc0000..0x100000: all ones, the last 128 KiB of the firmware at its end.
     low_rom: Vec<u8>,
-    /// Shadow state by 16 KiB granule from 0xc0000.
-    pub shadow: [Shadow; 16],
-    /// System-management RAM is visible in the video window.
-    pub smram: bool,
     /// Frame buffers and the like.
     pub memories: Vec<Mapping>,
-    /// Active windows onto them.
-    pub windows: Vec<Window>,
     /// Firmware to be copied into RAM at reset, with its address: a machine without shadow registers.
     resident: Vec<(u64, Vec<u8>)>,
 }
@@ -83,10 +106,7 @@ impl PhysMap {
             ram,
             bios: page_aligned(bios, 0),
             low_rom: page_aligned(low, SHADOW_BYTES - tail),
-            shadow: [Shadow::default(); 16],
-            smram: false,
             memories,
-            windows: Vec::new(),
             resident: Vec::new(),
         }
     }
@@ -113,10 +133,6 @@ impl PhysMap {
         (1 << 32) - self.bios.len() as u64
     }
 
-    fn granule(&self, gpa: u64) -> Shadow {
-        self.shadow.get(((gpa - SHADOW) >> 14) as usize).copied().unwrap_or_default()
-    }
-
     fn ram_page(&self, gpa: u64, writable: bool) -> Page {
         match self.ram.offset(gpa, 4096) {
             // SAFETY: the offset is inside the RAM mapping, which lives as long as the process.
@@ -132,13 +148,13 @@ impl PhysMap {
         }
     }
 
-    /// What backs the page at `gpa`.
-    pub fn page(&self, gpa: u64) -> Page {
+    /// What backs the page at `gpa`, for a CPU in system-management mode or not.
+    pub fn page(&self, map: &Map, smm: bool, gpa: u64) -> Page {
         match gpa {
-            VIDEO..SHADOW if self.smram => self.ram_page(gpa, true),
+            VIDEO..SHADOW if map.shows_smram(smm) => self.ram_page(gpa, true),
             VIDEO..SHADOW => Page::Device,
             SHADOW..MEGABYTE => {
-                let shadow = self.granule(gpa);
+                let shadow = map.granule(gpa);
                 if shadow.read_ram {
                     self.ram_page(gpa, shadow.write_ram)
                 } else {
@@ -150,7 +166,7 @@ impl PhysMap {
                     return Self::rom_page(&self.bios, gpa - self.bios_base());
                 }
                 let inside = |window: &&Window| gpa >= window.base && gpa - window.base < window.size;
-                self.windows.iter().find(inside).map_or(Page::Device, |window| self.window_page(window, gpa))
+                map.windows.iter().find(inside).map_or(Page::Device, |window| self.window_page(window, gpa))
             }
             _ => self.ram_page(gpa, true),
         }
@@ -168,8 +184,8 @@ impl PhysMap {
     }
 
     /// A write to memory that generated code may not write: to RAM under ROM where the host bridge says so, else nowhere.
-    pub fn write_shadow(&self, gpa: u64, bytes: &[u8]) {
-        if (SHADOW..MEGABYTE).contains(&gpa) && self.granule(gpa).write_ram {
+    pub fn write_shadow(&self, map: &Map, gpa: u64, bytes: &[u8]) {
+        if (SHADOW..MEGABYTE).contains(&gpa) && map.granule(gpa).write_ram {
             let _ = self.ram.write(gpa, bytes);
         }
     }

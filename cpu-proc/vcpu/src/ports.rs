@@ -1,6 +1,9 @@
 //! I/O port and device-memory decoding: from an address to a device's register region.
 
-use bulkhead_bus::device::DevicePort;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bulkhead_bus::device::{DevicePort, PortView};
 use bulkhead_bus::irq::Line;
 
 /// A range of addresses that one device region answers.
@@ -43,28 +46,46 @@ impl Decoder {
     }
 }
 
-/// The devices, with accesses split where they would leave a range.
+/// The devices, with accesses split where they would leave a range. A ring has one producer: whoever holds its lock.
 pub struct Devices {
     /// CPU ends of the device rings.
-    pub ports: Vec<DevicePort>,
+    ends: Vec<Mutex<DevicePort>>,
+    /// For those who do not hold the lock.
+    views: Vec<PortView>,
     /// Whether something was posted since the last flush, a bit a device.
-    posted: u64,
+    posted: AtomicU64,
+    /// A vCPU keeps meeting devices on its own processor.
+    crowded: AtomicBool,
 }
 
 impl Devices {
     /// Over the rings.
     pub fn new(ports: Vec<DevicePort>) -> Devices {
-        Devices { ports, posted: 0 }
+        let views = ports.iter().map(DevicePort::view).collect();
+        Devices {
+            ends: ports.into_iter().map(Mutex::new).collect(),
+            views,
+            posted: AtomicU64::new(0),
+            crowded: AtomicBool::new(false),
+        }
+    }
+
+    fn end(&self, device: usize) -> Option<MutexGuard<'_, DevicePort>> {
+        self.ends.get(device).map(|end| end.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads `1 << size` bytes at `address`; what nothing answers reads as ones.
-    pub fn read(&mut self, decoder: &Decoder, address: u64, size: u8) -> u64 {
+    pub fn read(&self, decoder: &Decoder, address: u64, size: u8) -> u64 {
         let bytes = 1u64 << size;
         match decoder.find(address) {
             Some(range) if range.size - (address - range.base) >= bytes => {
                 let offset = range.offset.wrapping_add((address - range.base) as u32);
-                match self.ports.get_mut(range.device) {
-                    Some(port) => port.read(range.region, offset, size),
+                match self.end(range.device) {
+                    Some(mut port) => {
+                        let value = port.read(range.region, offset, size);
+                        self.note(&port);
+                        value
+                    }
                     None => u64::MAX >> (64 - 8 * bytes),
                 }
             }
@@ -75,15 +96,16 @@ impl Devices {
     }
 
     /// Writes `1 << size` bytes at `address`.
-    pub fn write(&mut self, decoder: &Decoder, address: u64, size: u8, value: u64) {
+    pub fn write(&self, decoder: &Decoder, address: u64, size: u8, value: u64) {
         let bytes = 1u64 << size;
         match decoder.find(address) {
             Some(range) if range.size - (address - range.base) >= bytes => {
                 let offset = range.offset.wrapping_add((address - range.base) as u32);
-                if let Some(port) = self.ports.get_mut(range.device) {
+                if let Some(mut port) = self.end(range.device) {
                     port.write(range.region, offset, size, value);
+                    self.note(&port);
                     if port.has_unbelled() {
-                        self.posted |= 1 << (range.device & 63);
+                        self.posted.fetch_or(1 << (range.device & 63), Ordering::Relaxed);
                     }
                 }
             }
@@ -95,46 +117,78 @@ impl Devices {
     }
 
     /// The device register behind a repeated access, when a whole unit of it lies in one range.
-    pub fn unit(&mut self, decoder: &Decoder, address: u64, size: u8) -> Option<(&mut DevicePort, u8, u32)> {
+    pub fn unit(
+        &self,
+        decoder: &Decoder,
+        address: u64,
+        size: u8,
+    ) -> Option<(MutexGuard<'_, DevicePort>, u8, u32)> {
         let range = decoder.find(address)?;
         let inside = address - range.base;
         if range.size - inside < 1 << size {
             return None;
         }
         let offset = range.offset.wrapping_add(inside as u32);
-        Some((self.ports.get_mut(range.device)?, range.region, offset))
+        Some((self.end(range.device)?, range.region, offset))
+    }
+
+    fn note(&self, port: &DevicePort) {
+        if port.take_crowded() {
+            self.crowded.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether the CPU had better run on another processor than its devices, since the last call.
     pub fn take_crowded(&self) -> bool {
-        self.ports.iter().fold(false, |crowded, port| crowded | port.take_crowded())
+        self.crowded.load(Ordering::Relaxed) && self.crowded.swap(false, Ordering::Relaxed)
     }
 
     /// Output line `line` of device `device`.
     pub fn line(&self, device: u32, line: u8) -> Line {
-        self.ports.get(device as usize).map(|port| port.line(line.into())).unwrap_or_default()
+        self.views.get(device as usize).map(|port| port.line(line.into())).unwrap_or_default()
+    }
+
+    /// What anybody may look at of device `device`.
+    pub fn view(&self, device: u32) -> Option<&PortView> {
+        self.views.get(device as usize)
+    }
+
+    /// Whether a device that has work waits for the caller's processor.
+    pub fn need_processor(&self) -> bool {
+        self.views.iter().any(PortView::waits_for_processor)
     }
 
     /// Whether a device may not know of its posted writes yet.
     pub fn has_posted(&self) -> bool {
-        self.posted != 0
+        self.posted.load(Ordering::Relaxed) != 0
     }
 
-    /// Rings the bells of devices with posted writes: the vCPU is about to stop looking.
-    pub fn flush_posted(&mut self) {
-        let mut posted = std::mem::take(&mut self.posted);
+    /// Rings the bells of devices with posted writes: the vCPU is about to stop looking. Who holds a port now sees to its bell.
+    pub fn flush_posted(&self) {
+        if !self.has_posted() {
+            return;
+        }
+        let mut posted = self.posted.swap(0, Ordering::Relaxed);
         while posted != 0 {
-            if let Some(port) = self.ports.get_mut(posted.trailing_zeros() as usize) {
-                port.flush_posted();
+            let device = posted.trailing_zeros() as usize;
+            if let Some(end) = self.ends.get(device) {
+                match end.try_lock() {
+                    Ok(mut port) => port.flush_posted(),
+                    Err(_) => {
+                        self.posted.fetch_or(1 << device, Ordering::Relaxed);
+                    }
+                }
             }
             posted &= posted - 1;
         }
     }
 
     /// Resets every device.
-    pub fn reset(&mut self) {
-        for port in &mut self.ports {
-            port.reset();
+    pub fn reset(&self) {
+        for device in 0..self.ends.len() {
+            if let Some(mut port) = self.end(device) {
+                port.reset();
+            }
         }
     }
 }

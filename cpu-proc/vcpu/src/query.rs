@@ -5,27 +5,39 @@ use bulkhead_bus::wire;
 use bulkhead_engine::{Machine, Page};
 use bulkhead_x86::state::{key, seg};
 
+use bulkhead_x86::Cpu;
+
 use crate::Vm;
+use crate::cpus::Vcpu;
+
+fn vcpu(vm: &mut Vm, cpu: u32) -> Result<&mut Vcpu, String> {
+    vm.cpus.all().get_mut(cpu as usize).ok_or_else(|| format!("no CPU {cpu}"))
+}
+
+/// A line of `info cpus`.
+fn summary(number: usize, cpu: &Cpu, current: bool) -> String {
+    let star = if current { '*' } else { ' ' };
+    let halted = if cpu.halted != 0 || cpu.awaits_start != 0 { " (halted)" } else { "" };
+    format!("{star} CPU #{number}: pc=0x{:016x}{halted}\n", cpu.linear_pc(cpu.core.pc))
+}
 
 /// Answers `what` with text or encoded data.
 pub fn answer(vm: &mut Vm, what: Query) -> Result<Vec<u8>, String> {
     let text = match what {
-        Query::Registers(0) => vm.cpu.dump(),
-        Query::Registers(cpu) => return Err(format!("no CPU {cpu}")),
-        Query::RegisterValues(_) => return wire::encode(&registers(vm)).map_err(|error| error.to_string()),
-        Query::Cpus => {
-            let halted = if vm.cpu.halted != 0 { " (halted)" } else { "" };
-            format!("* CPU #0: pc=0x{:016x}{halted}\n", vm.cpu.linear_pc(vm.cpu.core.pc))
+        Query::Registers(cpu) => vcpu(vm, cpu)?.cpu.dump(),
+        Query::RegisterValues(cpu) => {
+            return wire::encode(&registers(&vcpu(vm, cpu)?.cpu)).map_err(|error| error.to_string());
         }
-        Query::Pic => vm.pc.board.info_pic(),
-        Query::Pci => vm.pc.board.info_pci(),
-        Query::Irq => vm.pc.board.info_irq(),
-        Query::Hpet => {
-            let now = vm.pc.clock.now();
-            vm.pc.board.info_hpet(now)
+        Query::Cpus(current) => {
+            let all = vm.cpus.all().iter().enumerate();
+            all.map(|(number, vcpu)| summary(number, &vcpu.cpu, number == current as usize)).collect()
         }
-        Query::CodeSize(_) => {
-            let bits = match vm.cpu.key {
+        Query::Pic => vm.shared.chips().board.info_pic(),
+        Query::Pci => vm.shared.chips().board.info_pci(),
+        Query::Irq => vm.shared.chips().board.info_irq(),
+        Query::Hpet => vm.shared.chips().board.info_hpet(vm.shared.clock.now()),
+        Query::CodeSize(cpu) => {
+            let bits = match vcpu(vm, cpu)?.cpu.key {
                 flags if flags & key::CODE64 != 0 => 64,
                 flags if flags & key::CODE32 != 0 => 32,
                 _ => 16,
@@ -38,8 +50,7 @@ pub fn answer(vm: &mut Vm, what: Query) -> Result<Vec<u8>, String> {
 
 const GENERAL: [&str; 8] = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
 
-fn registers(vm: &Vm) -> Vec<(String, u64)> {
-    let cpu = &vm.cpu;
+fn registers(cpu: &Cpu) -> Vec<(String, u64)> {
     let mut values = Vec::new();
     let mut put = |name: String, value: u64| values.push((name, value));
     for (slot, name) in cpu.core.slots.iter().zip(GENERAL) {
@@ -78,22 +89,23 @@ const VIDEO_WINDOW: std::ops::Range<u64> = 0xa_0000..0xc_0000;
 
 /// Reads guest memory: RAM, ROM and the video window (whose reads load the card's latches, as a debugger's do on hardware); what
 /// is elsewhere is an error.
-pub fn memory(vm: &mut Vm, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
+pub fn memory(vm: &mut Vm, cpu: u32, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
     if len > READ_MAX {
         return Err("too much at once".to_owned());
     }
+    let vcpu = vcpu(vm, cpu)?;
     let mut bytes = Vec::with_capacity(len as usize);
     while bytes.len() < len as usize {
         let at = addr.wrapping_add(bytes.len() as u64);
         let gpa = if linear {
-            let found = bulkhead_x86::paging::peek(&mut vm.cpu, at);
+            let found = bulkhead_x86::paging::peek(&mut vcpu.cpu, at);
             found.ok_or_else(|| format!("address {at:#x} is not mapped"))?
         } else {
             at
         };
         let offset = (gpa & 0xfff) as usize;
         let count = (4096 - offset).min(len as usize - bytes.len());
-        match vm.pc.page(gpa & !0xfff) {
+        match vcpu.pc.page(gpa & !0xfff) {
             Page::Memory { host, .. } => {
                 let start = bytes.len();
                 bytes.resize(start + count, 0);
@@ -104,7 +116,7 @@ pub fn memory(vm: &mut Vm, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>,
             }
             Page::Device if VIDEO_WINDOW.contains(&gpa) => {
                 for at in gpa..gpa + count as u64 {
-                    bytes.push(Machine::read(&mut *vm.pc, at, 1) as u8);
+                    bytes.push(Machine::read(&mut *vcpu.pc, at, 1) as u8);
                 }
             }
             Page::Device => return Err(format!("no memory at {gpa:#x}")),

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
@@ -19,12 +19,14 @@ use bulkhead_engine::Machine;
 use bulkhead_x86::{Config, Cpu, cpuid};
 
 use crate::Vm;
-use crate::alarm::{self, Alarm};
+use crate::alarm;
 use crate::control::Control;
+use crate::cpus::{Cpus, Vcpu};
 use crate::log::Log;
 use crate::machine::Pc;
 use crate::physmap::PhysMap;
 use crate::ports::Devices;
+use crate::shared::{Layout, MEANWHILE, Parts, Shared};
 
 fn refused(error: impl std::fmt::Display) -> StartError {
     StartError::Refused(error.to_string())
@@ -34,7 +36,11 @@ fn refused(error: impl std::fmt::Display) -> StartError {
 pub fn start() -> Result<Vm, StartError> {
     let manifest = serve::manifest()?;
     let config: CpuConfig = wire::decode(&manifest.config).map_err(refused)?;
+    let cpus = usize::try_from(config.cpus).unwrap_or(usize::MAX).clamp(1, 255);
     let irq = manifest.irq_page()?;
+    if cpus > 1 {
+        irq.cpu_bell().share();
+    }
     let clock = Clock::new(manifest.map(fd::CLOCK, CLOCK_BYTES, false)?);
     // Without an interrupt page here: the CPU's own stores need no code bitmap, its TLB sees them.
     let ram = manifest.guest_ram(None)?;
@@ -48,7 +54,8 @@ pub fn start() -> Result<Vm, StartError> {
         let name = format!("device{index}");
         let bell = Bell::new(manifest.map(&format!("{name}-bell"), BELL_BYTES, true)?);
         let port = DevicePort::new(manifest.map(&name, DEVICE_BYTES, true)?, bell, irq.clone());
-        ports.push(port.traced(tracer.for_device(index)));
+        let port = port.traced(tracer.for_device(index));
+        ports.push(if cpus > 1 { port.with_meanwhile(MEANWHILE) } else { port });
     }
     let mut memories = Vec::new();
     for bulk in &config.bulks {
@@ -73,7 +80,6 @@ pub fn start() -> Result<Vm, StartError> {
         }
     }
     let board = board(&config)?;
-    let alarm = Alarm::new().map_err(refused)?;
     let mut phys = PhysMap::new(ram, &bios, memories);
     if config.chipset == Chipset::Isa {
         phys.keep_firmware_in_ram(resident);
@@ -82,49 +88,66 @@ pub fn start() -> Result<Vm, StartError> {
     let pipe = manifest.descriptor("log").is_some().then(|| manifest.take("log")).transpose()?;
     let mut keep: Vec<i32> = pipe.iter().map(AsRawFd::as_raw_fd).collect();
     let log = Log::new(pipe, &config.log_items);
-    let mask = log.mask;
+    let mask = log.mask();
     let waiting = Arc::new(AtomicBool::new(false));
-    let mut pc = Box::new(Pc::new(
-        phys,
-        board,
-        devices,
-        clock,
-        irq.clone(),
-        code,
-        config.regions.clone(),
-        config.wires.clone(),
-        config.bulks.clone(),
+    let parts =
+        Parts { board, devices, clock, irq: irq.clone(), phys, log, code, message_waits: waiting.clone() };
+    let layout = Layout {
+        regions: config.regions.clone(),
+        wires: config.wires.clone(),
+        bulks: config.bulks.clone(),
         roms,
-        alarm,
-        waiting.clone(),
-        log,
-        tracer,
-    ));
+    };
+    let shared = Shared::new(parts, layout, cpus);
     let model = match (config.model.as_str(), config.long_mode) {
         ("", true) => "qemu64",
         ("", false) => "qemu32",
         (name, _) => name,
     };
     let choice = cpuid::parse(model).map_err(|refusal| refused(format!("-cpu {model}: {refusal:?}")))?;
-    let machine: *mut dyn Machine = &raw mut *pc;
-    // SAFETY: the machine is boxed and lives as long as the process, as does the interrupt page; this thread alone uses both.
-    let mut cpu = unsafe { Cpu::boxed(Config::from(&choice), machine, irq.attention()) };
-    // SAFETY: the CPU is boxed, is never dropped, and runs on this thread.
-    unsafe { alarm::rouse(&raw const cpu.core.attention) };
-    // All memory that will ever be executable is made here, before the jail.
-    bulkhead_engine::Engine::compiling(CODE_BYTES).map_err(refused)?.attach(&mut cpu.core);
-    cpu.core.log = mask;
+    let mut all = Vec::new();
+    for number in 0..cpus {
+        let mut pc = Box::new(Pc::new(number, shared.clone(), tracer.clone()));
+        let machine: *mut dyn Machine = &raw mut *pc;
+        let word = if number == 0 { irq.attention() } else { &NO_ATTENTION };
+        let part = Config { apic_id: number as u32, cpus: cpus as u32, ..Config::from(&choice) };
+        // SAFETY: the machine is boxed and lives as long as the process, as do the interrupt page and the constant; the thread that
+        // runs the CPU uses them, and another one only while that stands.
+        let mut cpu = unsafe { Cpu::boxed(part, machine, word) };
+        // All memory that will ever be executable is made here, before the jail.
+        bulkhead_engine::Engine::compiling(code_bytes(cpus)).map_err(refused)?.attach(&mut cpu.core);
+        if let Some(peers) = &shared.peers {
+            // SAFETY: boxed and never dropped.
+            unsafe { peers.join(number, &mut cpu.core) };
+        }
+        cpu.core.log = mask;
+        shared.connect(number, &raw const cpu.core.attention);
+        all.push(Vcpu { cpu, pc });
+    }
+    let machine = shared.clone();
+    alarm::rouse(Box::new(move |cpu| machine.rouse(cpu)));
     let socket = manifest.take(fd::CONTROL)?;
     keep.push(socket.as_raw_fd());
-    // The control thread inherits the confinement and gets the filter with everybody else.
+    // The other threads inherit the confinement and get the filter with everybody else.
     let confined = bulkhead_security::confine(&keep, manifest.terms()).map_err(StartError::Refused)?;
     let control = Control::new(socket, irq, waiting).map_err(refused)?;
+    let cpus = Cpus::start(all, shared.clone()).map_err(refused)?;
     confined.seal(&manifest.role).map_err(StartError::Refused)?;
-    Ok(Vm { cpu, pc, control, running: false, no_reboot: config.no_reboot, faulted: false })
+    Ok(Vm { cpus, shared, control, running: false, no_reboot: config.no_reboot, faulted: false })
 }
 
-/// Size of the buffer for compiled code.
+/// The word that polls of the vCPUs besides the first look at until somebody insists: nobody outside calls them.
+static NO_ATTENTION: AtomicU32 = AtomicU32::new(0);
+
+/// Size of the buffers for compiled code of a machine with few vCPUs, each; with more, they share what four have.
 const CODE_BYTES: usize = 64 << 20;
+/// The least that a vCPU gets.
+const LEAST_CODE_BYTES: usize = 4 << 20;
+
+fn code_bytes(cpus: usize) -> usize {
+    let share = CODE_BYTES * 4 / cpus.max(1);
+    (share & !0xffff).clamp(LEAST_CODE_BYTES, CODE_BYTES)
+}
 
 fn board(config: &CpuConfig) -> Result<Board, StartError> {
     let cpus = u8::try_from(config.cpus).map_err(refused)?;

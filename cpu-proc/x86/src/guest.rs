@@ -96,11 +96,13 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
     cpu.x87_unready();
     let requests = cpu.machine().take_requests();
     if requests.reset {
-        // INIT keeps the base of the management memory; power-on has set it before this.
-        let smbase = cpu.smbase;
         cpu.reset();
-        cpu.smbase = smbase;
-        return if requests.leave { Next::Leave } else { Next::Run };
+    }
+    if requests.init {
+        cpu.init();
+    }
+    if let Some(page) = requests.start {
+        cpu.start(page);
     }
     if requests.flush {
         paging::flush_map(cpu);
@@ -113,6 +115,10 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
     }
     if requests.leave {
         return Next::Leave;
+    }
+    if cpu.awaits_start != 0 {
+        cpu.latched = 0;
+        return Next::Halt;
     }
     let shadow = cpu.inhibit & inhibit::SHADOW != 0;
     if cpu.latched & latched::SMI != 0 && cpu.smm == 0 && !shadow {

@@ -109,6 +109,7 @@ impl Cpu {
         self.inhibit = 0;
         self.watched = 0;
         self.halted = 0;
+        self.awaits_start = u32::from(self.apic_id != 0);
         self.latched = 0;
         if self.smm != 0 {
             self.smm = 0;
@@ -116,6 +117,35 @@ impl Cpu {
         }
         self.smbase = 0x3_0000;
         paging::flush_map(self);
+        self.update_key();
+    }
+
+    /// What INIT does (SDM table 9-1): as a reset, but the vector and floating-point registers, the model-specific ones, the cache
+    /// control bits and the base of the management memory stay.
+    pub fn init(&mut self) {
+        let (vec, media, x87, mxcsr) = (self.core.vec, self.core.media, self.core.x87, self.core.mxcsr);
+        let (msrs, guest_mxcsr, smbase) = (self.msrs, self.mxcsr_guest, self.smbase);
+        let caches = self.cr0 & (cr0::CD | cr0::NW);
+        self.reset();
+        self.core.vec = vec;
+        self.core.media = media;
+        self.core.x87 = x87;
+        bulkhead_engine::mxcsr::write(&mut self.core, mxcsr);
+        self.mxcsr_guest = guest_mxcsr;
+        self.msrs = Msrs { efer: 0, ..msrs };
+        self.cr0 = cr0::ET | caches;
+        self.smbase = smbase;
+        self.update_key();
+    }
+
+    /// What a start-up message does to a CPU that waits for it: it runs in real mode from the start of page `page`.
+    pub fn start(&mut self, page: u8) {
+        if std::mem::take(&mut self.awaits_start) == 0 {
+            return;
+        }
+        let selector = u16::from(page) << 8;
+        self.segs[seg::CS] = Segment { base: u64::from(selector) << 4, selector, ..self.segs[seg::CS] };
+        self.core.pc = 0;
         self.update_key();
     }
 

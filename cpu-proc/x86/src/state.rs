@@ -141,6 +141,8 @@ pub struct Cpu {
     pub watched: u32,
     /// In HLT.
     pub halted: u32,
+    /// Waits for its start-up message and for nothing else.
+    pub awaits_start: u32,
     /// In system-management mode.
     pub smm: u32,
     /// SMM base.

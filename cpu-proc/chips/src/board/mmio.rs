@@ -85,7 +85,7 @@ impl Board {
                     let value = value as u32 & u32::MAX >> (32 - 8 * u32::from(size.min(4)));
                     let Self { ioapic, lapics, events, .. } = self;
                     ioapic.write(offset, value, &mut |message| deliver(lapics, events, message, None));
-                    self.due = self.compute_due(now);
+                    self.plan(now);
                 }
             }
             Target::Hpet(offset) => {

@@ -3,7 +3,9 @@
 //! Time is handed in. The board keeps a lower bound of the next moment at which a timer does something, so that asking
 //! for pending interrupts costs a comparison while nothing is due.
 //!
-//! *Deviations from hardware*: a port access that begins in a chip and ends outside reads all ones there.
+//! *Deviations from hardware*: a port access that begins in a chip and ends outside reads all ones there. A write to the power
+//! management command port interrupts the boot processor only, where SMI# is wired to all: firmware moves the management memory of
+//! no other, and theirs would run what lies at the address it has after reset.
 
 mod info;
 mod mmio;
@@ -142,6 +144,8 @@ pub struct Board {
     bases: acpipm::Bases,
     // Book-keeping.
     due: u64,
+    /// The part of `due` that is not of a local APIC.
+    common_due: u64,
     events: VecDeque<Event>,
     generation: u64,
     pci_generation: u64,
@@ -212,6 +216,7 @@ impl Board {
             routes: [None; 4],
             bases: acpipm::Bases::default(),
             due: 0,
+            common_due: 0,
             events: VecDeque::new(),
             generation: 0,
             pci_generation: 0,
@@ -524,10 +529,11 @@ impl Board {
             lapic.poll(now);
         }
         self.sync_outputs();
-        self.due = self.compute_due(now);
+        self.plan(now);
     }
 
-    fn compute_due(&self, now: u64) -> u64 {
+    /// Finds out when there is something to do next.
+    fn plan(&mut self, now: u64) {
         // While IRQ 0 is masked everywhere, the counter is looked at only when somebody looks.
         let timer_wanted = !self.hpet.legacy()
             && (!self.pic.is_masked(0) || self.config.ioapic && !self.ioapic.is_masked(TIMER_PIN));
@@ -541,7 +547,8 @@ impl Board {
         let hpet = if self.config.hpet { self.hpet.next_deadline() } else { None };
         let pm = if self.config.acpi { self.pm.next_deadline() } else { None };
         let lapic = self.lapics.iter().filter_map(Lapic::next_deadline).min();
-        [pit, hpet, pm, lapic].into_iter().flatten().min().unwrap_or(u64::MAX)
+        self.common_due = [pit, hpet, pm].into_iter().flatten().min().unwrap_or(u64::MAX);
+        self.due = self.common_due.min(lapic.unwrap_or(u64::MAX));
     }
 
     /// Lets the timers act when one is due.
@@ -555,6 +562,14 @@ impl Board {
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
         (self.due != u64::MAX).then_some(self.due)
+    }
+
+    /// The part of [`Self::next_deadline`] that CPU `cpu` has to see to: its own timer, and for CPU 0 all that are not a CPU's.
+    #[must_use]
+    pub fn deadline_of(&self, cpu: u8) -> Option<u64> {
+        let own = self.lapics.get(usize::from(cpu)).and_then(Lapic::next_deadline);
+        let common = (cpu == 0 && self.common_due != u64::MAX).then_some(self.common_due);
+        own.into_iter().chain(common).min()
     }
 
     // The CPUs' side.
@@ -574,6 +589,12 @@ impl Board {
     /// Whether an interrupt waits for `cpu` (whose interrupt flag is its own affair).
     pub fn interrupt_pending(&mut self, cpu: u8, now: u64) -> bool {
         self.poll(now);
+        self.lapics.get(usize::from(cpu)).is_some_and(|lapic| self.is_pending(lapic))
+    }
+
+    /// Whether an interrupt waits for `cpu`, of those that are known: no timer is looked at.
+    #[must_use]
+    pub fn waits(&self, cpu: u8) -> bool {
         self.lapics.get(usize::from(cpu)).is_some_and(|lapic| self.is_pending(lapic))
     }
 
@@ -650,7 +671,7 @@ impl Board {
         match event {
             Some(PmEvent::PowerOff) => self.events.push_back(Event::PowerOff),
             Some(PmEvent::Suspend) => self.events.push_back(Event::Suspend),
-            Some(PmEvent::Smi) => self.events.extend((0..self.config.cpus).map(Event::Smi)),
+            Some(PmEvent::Smi) => self.events.push_back(Event::Smi(0)),
             None => {}
         }
     }

@@ -131,7 +131,7 @@ impl Board {
                 self.update(now);
                 self.pic.write(port, value);
                 self.sync_intr();
-                self.due = self.compute_due(now);
+                self.plan(now);
                 return true;
             }
             pit::COUNTER0..=pit::CONTROL | pit::PORT_B => {

@@ -81,6 +81,7 @@ impl Board {
             routes: _,
             bases: _,
             due: _,
+            common_due: _,
             events: _,
             generation: _,
             pci_generation: _,
@@ -158,6 +159,7 @@ impl Board {
         self.pin_levels = pin_levels;
         self.intr = intr;
         self.due = 0;
+        self.common_due = 0;
         self.events.clear();
         self.sync_config();
         self.map_changed();

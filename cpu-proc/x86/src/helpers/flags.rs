@@ -41,7 +41,8 @@ fn hlt(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
 }
 
 /// `Sys::Mwait`. `MONITOR` arms nothing and `MWAIT` sleeps like `HLT`, which is allowed: it may wake for any event. With
-/// interrupts masked and ECX bit 0 set it returns at once, because the wake-up by a masked interrupt is not modelled.
+/// interrupts masked and ECX bit 0 set it returns at once, because the wake-up by a masked interrupt is not modelled; where there are
+/// other processors always, because the wake-up by their stores is not.
 fn mwait(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     privileged(cpu)?;
     let hints = cpu.gpr32(reg::RCX);
@@ -51,7 +52,7 @@ fn mwait(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> 
     if hints & !1 != 0 {
         return Err(gp(cpu, 0));
     }
-    if cpu.eflags & eflags::IF != 0 {
+    if cpu.eflags & eflags::IF != 0 && cpu.cpus < 2 {
         halt(cpu, a);
     } else {
         cpu.core.pc = a;

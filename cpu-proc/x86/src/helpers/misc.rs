@@ -1,10 +1,10 @@
 //! Wide compare-and-exchange, `BOUND`, `ENTER`. Source: Intel SDM volume 2.
 
-use bulkhead_engine::{Access, Fault, Privilege, atomic, mem};
+use bulkhead_engine::{Fault, Privilege, atomic};
 use bulkhead_ir::FLAGS_ALL;
 
 use super::ids::Sys;
-use super::mem::{Stack, load, probe_write, store};
+use super::mem::{Stack, load};
 use super::segload::set_zf;
 use super::{FAULTS, List, gp, raise, slot, ud, vector};
 use crate::helper;
@@ -96,30 +96,9 @@ fn exchange(
         let change = |old| if old == expected.0 { new.0 } else { old };
         return Ok((atomic::modify(&mut cpu.core, at, 8, Privilege::Current, change)?, 0));
     }
-    let plain = mem::run(&mut cpu.core, at, Access::Write, Privilege::Current)?;
-    if let Some(run) = plain.filter(|run| run.len as u64 >= size) {
-        let p = run.host.cast::<u64>();
-        // SAFETY: `run` vouches for `len` bytes of plain memory until the next call into the engine.
-        unsafe {
-            let old = (p.read_unaligned(), if size == 16 { p.add(1).read_unaligned() } else { 0 });
-            if old == expected {
-                p.write_unaligned(new.0);
-                if size == 16 {
-                    p.add(1).write_unaligned(new.1);
-                }
-            }
-            return Ok(old);
-        }
-    }
-    let user = cpu.user();
-    probe_write(cpu, at, size as u8, user)?;
-    let old = (load(cpu, at, 8, user)?, if size == 16 { load(cpu, at + 8, 8, user)? } else { 0 });
-    let value = if old == expected { new } else { old };
-    store(cpu, at, 8, value.0, user)?;
-    if size == 16 {
-        store(cpu, at + 8, 8, value.1, user)?;
-    }
-    Ok(old)
+    let pair = |(low, high): (u64, u64)| u128::from(low) | u128::from(high) << 64;
+    let old = atomic::compare_swap_16(&mut cpu.core, at, pair(expected), pair(new), Privilege::Current)?;
+    Ok((old as u64, (old >> 64) as u64))
 }
 
 fn sign_extend(value: u64, size: u8) -> i64 {

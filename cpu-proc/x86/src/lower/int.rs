@@ -11,6 +11,7 @@ use super::ea::{Addr, Ea};
 use super::feature;
 use super::system;
 use crate::helpers::arith;
+use crate::helpers::fp::Fp;
 use crate::helpers::ids::Sys;
 use crate::helpers::misc::Locked;
 
@@ -121,7 +122,8 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         }
         M::Nop | M::Reservednop | M::Pause => {}
         M::Sfence if ctx.feature(feature::SSE) => {}
-        M::Lfence | M::Mfence if ctx.feature(feature::SSE2) => {}
+        M::Lfence if ctx.feature(feature::SSE2) => {}
+        M::Mfence if ctx.feature(feature::SSE2) => ctx.call_void(Fp::Fence as u16, NONE, NONE, NONE, 0),
         M::Clflush if ctx.feature(feature::CLFSH) => {
             ctx.read(insn, 0, 0);
         }

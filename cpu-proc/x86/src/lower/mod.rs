@@ -4,8 +4,8 @@
 //! whether an instruction is its own. What nobody claims is undefined on this processor.
 //!
 //! # Deviations from hardware
-//! * Locked instructions are atomic on RAM within eight aligned bytes; `CMPXCHG16B` and operands that cross them are read, then
-//!   written.
+//! * A locked instruction whose operand lies on two pages that are apart in host memory, or crosses cache lines of a host that may punish
+//!   that, is atomic among instructions of that kind only.
 
 pub mod bits;
 pub mod control;

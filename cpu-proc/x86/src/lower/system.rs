@@ -37,7 +37,11 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
                 ctx.end_exit();
             }
         }
-        M::Cpuid => ctx.sys(Sys::Cpuid, 0),
+        M::Cpuid => {
+            ctx.sys(Sys::Cpuid, 0);
+            // It serialises: what another processor has made of the code behind it is to be seen.
+            ctx.end_changed();
+        }
         M::Rdtsc if ctx.feature(feature::TSC) => ctx.sys(Sys::Rdtsc, 0),
         M::Rdtscp if ctx.feature(feature::RDTSCP) => ctx.sys(Sys::Rdtsc, 1),
         M::Rdpmc => ctx.sys(Sys::Rdpmc, 0),

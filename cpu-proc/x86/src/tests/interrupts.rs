@@ -277,6 +277,36 @@ fn reset_request_restores_the_power_on_state() {
 }
 
 #[test]
+fn init_keeps_what_the_manual_says_and_the_boot_processor_starts_over() {
+    let mut rig = Rig::new().long();
+    rig.cpu.core.vec[3] = [7; 16];
+    rig.cpu.msrs.lstar = 0x1234;
+    rig.cpu.cr0 &= !0x6000_0000;
+    rig.board().requests.init = true;
+    assert_eq!(rig.attend(), Next::Run);
+    assert_eq!((rig.cpu.core.pc, rig.cpu.segs[seg::CS].base), (0xfff0, 0xffff_0000));
+    assert_eq!((rig.cpu.core.vec[3], rig.cpu.msrs.lstar, rig.cpu.msrs.efer), ([7; 16], 0x1234, 0));
+    assert_eq!(rig.cpu.cr0, 0x10);
+}
+
+#[test]
+fn another_processor_waits_for_its_start_message_and_for_nothing_else() {
+    let mut rig = Rig::new();
+    rig.cpu.apic_id = 1;
+    rig.board().requests.start = Some(0x33);
+    assert_eq!(rig.attend(), Next::Run);
+    assert_ne!(rig.cpu.segs[seg::CS].selector, 0x3300, "it did not wait");
+    rig.board().requests.init = true;
+    assert_eq!(rig.attend(), Next::Halt);
+    rig.board().requests.nmi = true;
+    assert_eq!(rig.attend(), Next::Halt);
+    rig.board().requests.start = Some(0x9a);
+    rig.attend();
+    assert_eq!(rig.cpu.segs[seg::CS].base, 0x9_a000);
+    assert_eq!((rig.cpu.segs[seg::CS].selector, rig.cpu.awaits_start), (0x9a00, 0));
+}
+
+#[test]
 fn iret_below_level_0_keeps_iopl_and_interrupt_flag() {
     let mut rig = Rig::new().protected();
     rig.cpu.set_flags(eflags::IF);

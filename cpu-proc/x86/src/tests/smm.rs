@@ -71,7 +71,7 @@ fn init_keeps_the_base_of_management_memory() {
     let base = if rig.get(0x3_fefc, 4) == 0x2_0064 { 0x3_ff00 } else { 0x3_fef8 };
     rig.put(base, 4, 0xa_0000);
     rig.call(Sys::Rsm, 0, 0, 0, 0).unwrap();
-    rig.board().requests.reset = true;
+    rig.board().requests.init = true;
     rig.attend();
     assert_eq!((rig.cpu.core.pc, rig.cpu.smbase), (0xfff0, 0xa_0000));
     rig.cpu.reset();

@@ -173,6 +173,8 @@ fn no_state_and_operand_makes_a_helper_panic_or_lets_the_key_go_stale() {
                 smi: raw & 2 != 0,
                 flush: raw & 4 != 0,
                 reset: raw & 0xf8 == 0,
+                init: raw & 0xf_8000_0000 == 0,
+                start: (raw >> 40 & 3 == 0).then_some((raw >> 48) as u8),
                 leave: false,
             };
             rig.board().interrupts = if raw & 0x300 == 0 { vec![(raw >> 16) as u8] } else { Vec::new() };

@@ -48,8 +48,7 @@ pub fn machine(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
 /// `-smp`.
 pub fn smp(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     match decimal(given.text()?, 1..=255) {
-        Ok(1) => draft.config.cpus = 1,
-        Ok(_) => return Err(given.not_yet().into()),
+        Ok(cpus) => draft.config.cpus = cpus as u32,
         Err(reason) => return Err(given.bad(format!("number of CPUs: {reason}")).into()),
     }
     Ok(())

@@ -26,7 +26,7 @@ pub static OPTIONS: &[Row] = &[
     row!(Standard, "version", Version, works("", "display version information and exit")),
     row!(Standard, "M", Value(machine::machine), works("machine", "select the emulated machine (-M ? for list)")),
     row!(Standard, "cpu", Value(cpu::cpu), works("model", "select the CPU model (-cpu ? for list), +feature and -feature after commas")),
-    row!(Standard, "smp", Value(machine::smp), works("n", "number of CPUs, 1 to 255 (more than 1 not supported yet)")),
+    row!(Standard, "smp", Value(machine::smp), works("n", "number of CPUs, 1 to 255")),
     row!(Standard, "numa", NotYet, later("opts", "simulate a NUMA system of several nodes")),
     row!(Standard, "fda", NotYet, later("file", "use file as floppy disk 0 image")),
     row!(Standard, "fdb", NotYet, later("file", "use file as floppy disk 1 image")),
