@@ -158,20 +158,20 @@ impl Bench {
         Ok(Section { title, rows })
     }
 
-    fn cpu_run(
-        &self,
-        emulator: &Emulator,
-        quick: bool,
-        chosen: &[(&Class, &Program)],
-    ) -> Result<Run, String> {
+    /// The Debian guest with the programs, all of it read once; and the seconds to userland.
+    pub(crate) fn cpu_guest(&self, emulator: &Emulator, more: &[&str]) -> Result<(Machine, f64), String> {
         let disk = self.guests.join("cpu/disk.img");
         if !disk.exists() {
             return Err(format!("{} is missing: run tests/guests/make (as root)", disk.display()));
         }
         let drive = format!("file={},if=ide,index=0,media=disk,format=raw", disk.display());
         let args = self.boot_args("amd64", MEMORY)?;
-        let args: Vec<&str> =
-            args.iter().map(String::as_str).chain(["-snapshot", "-drive", drive.as_str()]).collect();
+        let args: Vec<&str> = args
+            .iter()
+            .map(String::as_str)
+            .chain(["-snapshot", "-drive", drive.as_str()])
+            .chain(more.iter().copied())
+            .collect();
         let mut machine = Machine::start(&emulator.x86_64, &args)?;
         let boot = machine.expect(UP, BOOT)?.1.as_secs_f64();
         // Modules in the order of their dependencies; then everything that the programs read goes into the page cache.
@@ -188,6 +188,16 @@ impl Bench {
              -type f -exec cat {} + > /dev/null; echo ready-$((40 + 2))\n",
         )?;
         machine.expect("ready-42", BOOT)?;
+        Ok((machine, boot))
+    }
+
+    fn cpu_run(
+        &self,
+        emulator: &Emulator,
+        quick: bool,
+        chosen: &[(&Class, &Program)],
+    ) -> Result<Run, String> {
+        let (mut machine, boot) = self.cpu_guest(emulator, &[])?;
         let mut run = Run { boot, programs: Vec::new(), results: Vec::new() };
         for (_, program) in chosen {
             let size = if quick { program.size.div_ceil(5) } else { program.size };

@@ -49,7 +49,7 @@ pub(crate) struct Pair<T> {
 
 /// Whether less or more of a figure is better, and how much it may be.
 #[derive(Clone, Copy)]
-enum Wanted {
+pub(crate) enum Wanted {
     /// Nothing.
     Any,
     /// Ours below this.
@@ -112,7 +112,7 @@ impl Bench {
     }
 
     /// Boots the amd64 guest to its shell.
-    fn shell(&self, emulator: &Emulator, more: &[&str]) -> Result<Machine, String> {
+    pub(crate) fn shell(&self, emulator: &Emulator, more: &[&str]) -> Result<Machine, String> {
         let args = self.boot_args("amd64", "256")?;
         let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
         let mut machine = Machine::start(&emulator.x86_64, &args)?;
@@ -211,7 +211,7 @@ impl Bench {
             }
         }
         let title = format!(
-            "register read inside the guest, nanoseconds between two RDTSC ({} and {} reads, median of runs)",
+            "register access inside the guest, nanoseconds between two RDTSC ({} and {} accesses, median of runs)",
             rom::WARM_READS,
             rom::GAP_READS
         );
@@ -219,7 +219,7 @@ impl Bench {
     }
 
     /// A raw image full of data, made once; reading it through leaves it in the host's page cache.
-    fn disk(&self) -> Result<PathBuf, String> {
+    pub(crate) fn disk(&self) -> Result<PathBuf, String> {
         let path = self.scratch.join(format!("disk-{}.raw", self.disk_mib));
         let error = |error: std::io::Error| format!("{}: {error}", path.display());
         if std::fs::metadata(&path).is_ok_and(|data| data.len() == self.disk_mib << 20) {
@@ -241,6 +241,17 @@ impl Bench {
         Ok(path)
     }
 
+    /// Loads the drivers of the disk and waits for it, at the shell.
+    pub(crate) fn find_disk(machine: &mut Machine) -> Result<(), String> {
+        // In the order of their dependencies; what a kernel has built in or lacks is skipped.
+        machine.send(
+            "cd /lib/modules/*; for m in scsi_common scsi_mod libata ata_piix crc64 crc64-rocksoft crct10dif_common \
+             crct10dif_generic crc-t10dif t10-pi sd_mod; do insmod $m.ko 2>/dev/null; done; \
+             n=0; while [ ! -b /dev/sda ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; echo disk-$((40 + 2))\n",
+        )?;
+        machine.expect("disk-42", Duration::from_secs(120)).map(|_| ())
+    }
+
     /// Reads the disk with these options; commands of the monitor come right before.
     fn read_disk(
         &self,
@@ -251,13 +262,7 @@ impl Bench {
     ) -> Result<f64, String> {
         let drive = format!("file={},if=ide,index=0,media=disk,format=raw", disk.display());
         let mut machine = self.shell(emulator, &[&["-drive", &drive], more].concat())?;
-        // In the order of their dependencies; what a kernel has built in or lacks is skipped.
-        machine.send(
-            "cd /lib/modules/*; for m in scsi_common scsi_mod libata ata_piix crc64 crc64-rocksoft crct10dif_common \
-             crct10dif_generic crc-t10dif t10-pi sd_mod; do insmod $m.ko 2>/dev/null; done; \
-             n=0; while [ ! -b /dev/sda ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; echo disk-$((40 + 2))\n",
-        )?;
-        machine.expect("disk-42", Duration::from_secs(120))?;
+        Bench::find_disk(&mut machine)?;
         if !commands.is_empty() {
             // The monitor is on the same terminal, behind C-a c.
             machine.send("\x01c")?;
@@ -403,7 +408,7 @@ impl Bench {
     }
 
     /// Medians of both sides, their ratio, and what is wanted of them.
-    fn row<T>(
+    pub(crate) fn row<T>(
         &self,
         figure: &str,
         pair: &Pair<T>,
@@ -496,8 +501,15 @@ impl Idle {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A benchmark of no programs.
+    pub(crate) fn nothing() -> Bench {
+        let none = Emulator { x86_64: Vec::new(), i386: Vec::new() };
+        let (guests, scratch) = (PathBuf::new(), PathBuf::new());
+        Bench { ours: none, peer: None, runs: 1, guests, scratch, disk_mib: 1, idle: Duration::ZERO }
+    }
 
     #[test]
     fn lost_records_are_a_share_of_all() {

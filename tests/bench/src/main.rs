@@ -4,6 +4,7 @@
 
 mod cpu;
 mod figures;
+mod isolation;
 mod machine;
 mod rom;
 mod table;
@@ -18,7 +19,8 @@ const USAGE: &str = "\
 usage: bench [options]
   --quick            one run of each figure, and of the CPU's programs a fifth of their size
   --runs N           runs of each figure (default 5; starts: ten times that)
-  --only LIST        some of boot,start,registers,disk,idle (idle measures memory too),tracing,cpu
+  --only LIST        some of boot,start,registers,disk,idle (idle measures memory too),tracing,isolation,
+                     waits,cpu
   --cpu LIST         of the CPU's programs only those whose name contains one of these
   --markdown         the table as Markdown
   --programs DIR     our programs (default: target/release when it has them, else target/fast)
@@ -26,7 +28,8 @@ usage: bench [options]
   --idle-seconds N   length of the idle measurement (default 10)
 The peer is the command line in the variable PEER, else qemu-system-x86_64 from PATH; PEER=none runs without.";
 
-const FIGURES: [&str; 7] = ["boot", "start", "registers", "disk", "idle", "tracing", "cpu"];
+const FIGURES: [&str; 9] =
+    ["boot", "start", "registers", "disk", "idle", "tracing", "isolation", "waits", "cpu"];
 
 struct Options {
     runs: usize,
@@ -162,6 +165,8 @@ fn run() -> Result<(), String> {
             "registers" => sections.push(bench.registers()),
             "disk" => sections.push(bench.disk_read()),
             "tracing" => sections.extend(bench.tracing()),
+            "isolation" => sections.extend(bench.isolation()),
+            "waits" => sections.push(bench.waits()),
             "cpu" => sections.push(bench.cpu(options.quick, &options.cpu)?),
             _ => sections.extend(bench.idle()),
         }

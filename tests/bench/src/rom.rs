@@ -19,33 +19,98 @@ const THRE: u8 = 0x20;
 /// Line status: all is sent.
 const TEMT: u8 = 0x40;
 
-/// A register to read: its label, port, and a write that has to come first (port, value).
+/// What is timed at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// `in al, dx`
+    Read,
+    /// `out dx, al` with this value
+    Write(u8),
+    /// `rep insb` of [`BLOCK`] bytes: one transaction over the ring.
+    Block,
+}
+
+/// A register to time: its label, port, and a write that has to come first (port, value).
 pub struct Register {
     /// What the table says.
     pub label: &'static str,
-    /// The port that is read; none measures the loop itself.
+    /// The port; none measures the loop itself.
     pub port: Option<u16>,
-    /// A write before the first read.
+    /// What is done there.
+    pub access: Access,
+    /// A write before the first access.
     pub before: Option<(u16, u8)>,
 }
 
 /// The registers measured, one per kind of device; the class is that of our bus.
 pub const REGISTERS: &[Register] = &[
-    Register { label: "nothing (the loop itself)", port: None, before: None },
-    Register { label: "8259 mask 21h (in the CPU process)", port: Some(0x21), before: None },
-    Register { label: "serial line status 3FDh (sync)", port: Some(LINE_STATUS), before: None },
-    Register { label: "RTC data 71h (sync)", port: Some(0x71), before: Some((0x70, 0x8f)) },
-    Register { label: "IDE status 1F7h (sync)", port: Some(0x1f7), before: None },
-    Register { label: "VGA input status 3DAh (sync)", port: Some(0x3da), before: None },
-    Register { label: "fw_cfg data 511h (sync)", port: Some(0x511), before: None },
-    Register { label: "i8042 status 64h (mirrored)", port: Some(0x64), before: None },
-    Register { label: "IDE alternate status 3F6h (mirrored)", port: Some(0x3f6), before: None },
-    Register { label: "port A 92h (mirrored)", port: Some(0x92), before: None },
+    Register { label: "nothing (the loop itself)", port: None, access: Access::Read, before: None },
+    Register {
+        label: "8259 mask 21h (in the CPU process)",
+        port: Some(0x21),
+        access: Access::Read,
+        before: None,
+    },
+    Register {
+        label: "serial line status 3FDh (sync)",
+        port: Some(LINE_STATUS),
+        access: Access::Read,
+        before: None,
+    },
+    Register {
+        label: "RTC data 71h (sync)",
+        port: Some(0x71),
+        access: Access::Read,
+        before: Some((0x70, 0x8f)),
+    },
+    Register { label: "IDE status 1F7h (sync)", port: Some(0x1f7), access: Access::Read, before: None },
+    Register { label: "VGA input status 3DAh (sync)", port: Some(0x3da), access: Access::Read, before: None },
+    Register { label: "fw_cfg data 511h (sync)", port: Some(0x511), access: Access::Read, before: None },
+    Register { label: "i8042 status 64h (mirrored)", port: Some(0x64), access: Access::Read, before: None },
+    Register {
+        label: "IDE alternate status 3F6h (mirrored)",
+        port: Some(0x3f6),
+        access: Access::Read,
+        before: None,
+    },
+    Register { label: "port A 92h (mirrored)", port: Some(0x92), access: Access::Read, before: None },
+    Register {
+        label: "serial scratch 3FFh (posted write)",
+        port: Some(0x3ff),
+        access: Access::Write(0x5a),
+        before: None,
+    },
+    Register {
+        label: "RTC index 70h (posted write)",
+        port: Some(0x70),
+        access: Access::Write(0x8f),
+        before: None,
+    },
+    Register {
+        label: "VGA sequencer index 3C4h (posted write)",
+        port: Some(0x3c4),
+        access: Access::Write(4),
+        before: None,
+    },
+    Register {
+        label: "power-off port 8900h (kicked write)",
+        port: Some(0x8900),
+        access: Access::Write(b'x'),
+        before: None,
+    },
+    Register {
+        label: "fw_cfg data 511h (512 bytes in one request)",
+        port: Some(0x511),
+        access: Access::Block,
+        before: None,
+    },
 ];
 
-/// Reads of a register in a row.
+/// Bytes of [`Access::Block`].
+pub const BLOCK: u16 = 512;
+/// Accesses of a register in a row.
 pub const WARM_READS: u16 = 4000;
-/// Reads of a register with a gap after each.
+/// Accesses of a register with a gap after each.
 pub const GAP_READS: u16 = 400;
 /// The gap in microseconds: longer than anything spins.
 pub const GAP_US: u32 = 200;
@@ -167,7 +232,7 @@ pub fn registers() -> Vec<u8> {
             code.output(port, value);
         }
         for (reads, gap) in [(WARM_READS, false), (GAP_READS, true)] {
-            sample(&mut code, register.port, reads, gap);
+            sample(&mut code, register, reads, gap);
             let [low, high] = (reads * 4).to_le_bytes();
             code.op(&[0xb9, low, high]); // mov cx, reads * 4
             code.back(&[0xe8], dump); // call dump
@@ -190,9 +255,9 @@ fn calibrate(code: &mut Code) {
     code.op(&[0x0f, 0x31, 0x66, 0x29, 0xf0]); // rdtsc; sub eax, esi
 }
 
-/// Times `reads` reads of a port into the words at es:0. The gap's ticks are on the stack.
-fn sample(code: &mut Code, port: Option<u16>, reads: u16, gap: bool) {
-    let [low, high] = port.unwrap_or(0).to_le_bytes();
+/// Times `reads` accesses of a port into the words at es:0. The gap's ticks are on the stack.
+fn sample(code: &mut Code, register: &Register, reads: u16, gap: bool) {
+    let [low, high] = register.port.unwrap_or(0).to_le_bytes();
     code.op(&[0xbd, low, high]); // mov bp, port
     let [low, high] = reads.to_le_bytes();
     code.op(&[0xb9, low, high]); // mov cx, reads
@@ -201,8 +266,17 @@ fn sample(code: &mut Code, port: Option<u16>, reads: u16, gap: bool) {
     let next = code.here();
     code.op(&[0x0f, 0x31, 0x66, 0x89, 0xc3]); // rdtsc; mov ebx, eax
     code.op(&[0x89, 0xea]); // mov dx, bp
-    if port.is_some() {
-        code.op(&[0xec]); // in al, dx
+    match register.access {
+        _ if register.port.is_none() => {}
+        Access::Read => code.op(&[0xec]),                      // in al, dx
+        Access::Write(value) => code.op(&[0xb0, value, 0xee]), // mov al, value; out dx, al
+        Access::Block => {
+            let [low, high] = BLOCK.to_le_bytes();
+            code.op(&[0x57, 0x51, 0x06]); // push di; push cx; push es
+            code.op(&[0xb8, 0x00, 0x30, 0x8e, 0xc0, 0x31, 0xff]); // mov ax, 3000h; mov es, ax; xor di, di
+            code.op(&[0xb9, low, high, 0xf3, 0x6c]); // mov cx, BLOCK; rep insb
+            code.op(&[0x07, 0x59, 0x5f]); // pop es; pop cx; pop di
+        }
     }
     code.op(&[0x0f, 0x31, 0x66, 0x29, 0xd8]); // rdtsc; sub eax, ebx
     code.op(&[0x66, 0xab]); // stosd
