@@ -292,7 +292,7 @@ pub(crate) fn engine(core: &mut CoreState) -> Option<&mut Engine> {
     unsafe { core.engine.cast::<Engine>().as_mut() }
 }
 
-/// Where the jump cache keeps `pc`.
+/// Where the jump cache keeps `pc`, or in the other entry of the same pair: the one that it kept before.
 pub(crate) fn jump_slot(pc: u64) -> usize {
     (pc ^ (pc >> 12)) as usize % JUMP_CACHE
 }
@@ -300,7 +300,12 @@ pub(crate) fn jump_slot(pc: u64) -> usize {
 /// Puts a block into the jump cache under the current key. `crosses`: it ends on the next page, whose translation has just
 /// been used like that of its first.
 pub(crate) fn cache_jump(core: &mut CoreState, pc: u64, linear: u64, code: u64, crosses: bool) {
-    core.jump_cache[jump_slot(pc)] = JumpEntry { pc, key: core.jump_key, code, pad: 0 };
+    let slot = jump_slot(pc);
+    let old = core.jump_cache[slot];
+    if old.pc != pc && old.key == core.jump_key {
+        core.jump_cache[slot ^ 1] = old;
+    }
+    core.jump_cache[slot] = JumpEntry { pc, key: core.jump_key, code, pad: 0 };
     let mode = core.mmu_mode as usize & 1;
     let next = (linear | (PAGE_SIZE - 1)).wrapping_add(1);
     let local =
@@ -400,9 +405,11 @@ pub(crate) fn kill(core: &mut CoreState, id: BlockId) {
         e.repatch(patch, stub);
     }
     e.stats.killed += 1;
-    let slot = &mut core.jump_cache[jump_slot(pc)];
-    if slot.code == entry {
-        *slot = JumpEntry { pc: 0, key: u64::MAX, code: 0, pad: 0 };
+    for slot in [jump_slot(pc), jump_slot(pc) ^ 1] {
+        let slot = &mut core.jump_cache[slot];
+        if slot.code == entry {
+            *slot = JumpEntry { pc: 0, key: u64::MAX, code: 0, pad: 0 };
+        }
     }
     peers::forget(core, id, pages);
 }

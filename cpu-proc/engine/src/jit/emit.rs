@@ -599,15 +599,13 @@ impl Emitter<'_> {
 
     /// Goes to a constant pc; polls when that may close a loop.
     fn go(&mut self, pc: u64) {
-        if !self.same_page(pc) {
-            self.asm.mov_ri(RSI, pc);
-            self.asm.jmp_to(self.stubs.lookup);
-            return;
-        }
         if pc <= self.block.pc {
             stubs::poll(self.asm);
             let jump = self.asm.jcc(cc::NE);
             self.cold.push(Cold::Attention { jump, pc });
+        }
+        if !self.same_page(pc) {
+            return stubs::lookup_constant(self.asm, self.stubs, pc);
         }
         let patch = self.asm.jmp();
         self.exits.push(Exit { patch, stub: 0, pc });

@@ -11,6 +11,7 @@ use super::asm::{Asm, M, NOREG, reg};
 use super::flags::Pending;
 use super::regs::{ALLOCATABLE, CALLER_SAVED, saved_index, state};
 use super::vectors;
+use crate::blocks;
 use crate::engine::Engine;
 use crate::mem;
 use crate::mmu::{self, PAGE_SIZE, Place};
@@ -87,6 +88,8 @@ pub(crate) struct Stubs {
     pub searches: [[[usize; 3]; MMU_MODES]; 2],
     /// Goes to the guest pc in rsi.
     pub lookup: usize,
+    /// Goes to the guest pc in rsi, which is not in the jump-cache entry at offset rdi.
+    pub second: usize,
     /// Leaves because of attention, with the pc in rsi.
     pub attention: usize,
     /// Bytes of it all.
@@ -175,6 +178,21 @@ pub(crate) fn emit(asm: &mut Asm) -> Stubs {
     asm.rr(W32, 0x31, RAX, RAX);
     asm.jmp_to(s.leave);
 
+    s.second = asm.here();
+    asm.alu_ri(W32, 6, RDI, size_of::<JumpEntry>() as i32);
+    let entry = |field: usize| M { base: RBP, index: RDI, scale: 0, disp: jump_disp(field) };
+    asm.rm(W64, 0x39, RSI, entry(offset_of!(JumpEntry, pc)));
+    let miss1 = asm.jcc(bulkhead_ir::cc::NE);
+    asm.load(W64, RAX, state(offset_of!(CoreState, jump_key)));
+    asm.rm(W64, 0x39, RAX, entry(offset_of!(JumpEntry, key)));
+    let miss2 = asm.jcc(bulkhead_ir::cc::NE);
+    asm.rm(W32, 0xff, 4, entry(offset_of!(JumpEntry, code)));
+    asm.land(miss1);
+    asm.land(miss2);
+    asm.store(W64, RSI, state(offset_of!(CoreState, pc)));
+    asm.rr(W32, 0x31, RAX, RAX);
+    asm.jmp_to(s.leave);
+
     s.lookup = asm.here();
     lookup(asm, &s);
     s.end = asm.here();
@@ -228,7 +246,7 @@ pub(crate) fn tlb_entry(mode: usize, access: Access, field: usize) -> M {
 
 /// Polls, then jumps to the compiled code for the pc in rsi, or leaves with that pc.
 pub(crate) fn lookup(asm: &mut Asm, s: &Stubs) {
-    use reg::{RAX, RBP, RDI, RSI};
+    use reg::{RBP, RDI, RSI};
     poll(asm);
     asm.jcc_to(bulkhead_ir::cc::NE, s.attention);
     asm.mov(W64, RDI, RSI);
@@ -238,23 +256,31 @@ pub(crate) fn lookup(asm: &mut Asm, s: &Stubs) {
     asm.alu_ri(W32, 4, RDI, JUMP_CACHE as i32 - 1);
     asm.rr(W32, 0xc1, 4, RDI); // shl edi, 5
     asm.bytes(&[size_of::<JumpEntry>().trailing_zeros() as u8]);
-    let entry = |field: usize| M {
-        base: RBP,
-        index: RDI,
-        scale: 0,
-        disp: super::regs::disp(offset_of!(CoreState, jump_cache) + field),
-    };
-    asm.rm(W64, 0x39, RSI, entry(offset_of!(JumpEntry, pc)));
-    let miss1 = asm.jcc(bulkhead_ir::cc::NE);
-    asm.load(W64, RAX, state(offset_of!(CoreState, jump_key)));
-    asm.rm(W64, 0x39, RAX, entry(offset_of!(JumpEntry, key)));
-    let miss2 = asm.jcc(bulkhead_ir::cc::NE);
-    asm.rm(W32, 0xff, 4, entry(offset_of!(JumpEntry, code)));
-    asm.land(miss1);
-    asm.land(miss2);
-    asm.store(W64, RSI, state(offset_of!(CoreState, pc)));
-    asm.rr(W32, 0x31, RAX, RAX);
-    asm.jmp_to(s.leave);
+    go(asm, s, M { base: RBP, index: RDI, scale: 0, disp: jump_disp(0) });
+}
+
+/// Jumps to the compiled code for the constant `pc`, or leaves with that pc.
+pub(crate) fn lookup_constant(asm: &mut Asm, s: &Stubs, pc: u64) {
+    let offset = blocks::jump_slot(pc) * size_of::<JumpEntry>();
+    asm.mov_ri(reg::RSI, pc);
+    asm.mov_ri(reg::RDI, offset as u64);
+    go(asm, s, M::base(reg::RBP, jump_disp(offset)));
+}
+
+/// Jumps to the code of the jump-cache entry at `entry`, whose offset is in rdi, when it is of the pc in rsi.
+fn go(asm: &mut Asm, s: &Stubs, entry: M) {
+    let field = |field: usize| M { disp: entry.disp + field as i32, ..entry };
+    asm.rm(W64, 0x39, reg::RSI, field(offset_of!(JumpEntry, pc)));
+    asm.jcc_to(bulkhead_ir::cc::NE, s.second);
+    asm.load(W64, reg::RAX, state(offset_of!(CoreState, jump_key)));
+    asm.rm(W64, 0x39, reg::RAX, field(offset_of!(JumpEntry, key)));
+    asm.jcc_to(bulkhead_ir::cc::NE, s.second);
+    asm.rm(W32, 0xff, 4, field(offset_of!(JumpEntry, code)));
+}
+
+/// Displacement from `rbp` of a byte of the jump cache.
+fn jump_disp(offset: usize) -> i32 {
+    super::regs::disp(offset_of!(CoreState, jump_cache) + offset)
 }
 
 /// Compares the attention word with zero; changes rax and the flags.
