@@ -7,6 +7,7 @@ use bulkhead_bus::config::{BlockCache, BlockConfig};
 use bulkhead_bus::links::{BLOCK_LINK, BlockServer};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::{self, StartError};
+use bulkhead_bus::standby::Standby;
 use bulkhead_bus::wire;
 
 fn main() {
@@ -28,14 +29,18 @@ fn start() -> Result<std::convert::Infallible, StartError> {
     let bell = manifest.bell(fd::BELL)?;
     let link = format!("{}0", fd::BLOCK);
     let peer = manifest.bell(&format!("{link}{}", fd::PEER_BELL))?;
-    let block = BlockServer::new(manifest.map(&link, BLOCK_LINK, true)?, peer).traced(manifest.tracer()?);
-    let mut image: Box<dyn Image> = if config.empty { Box::new(Empty) } else { open(&manifest, &config)? };
+    let tracer = manifest.tracer()?;
+    let block = BlockServer::new(manifest.map(&link, BLOCK_LINK, true)?, peer).traced(tracer.clone());
+    let standby = Standby::of(&manifest)?;
     let keep: Vec<i32> = [format!("{}0", fd::IMAGE), fd::OVERLAY.to_owned()]
         .iter()
         .filter_map(|name| manifest.descriptor(name))
         .collect();
     bulkhead_security::enter(&manifest.role, &keep, manifest.terms()).map_err(StartError::Refused)?;
     bulkhead_bus::sys::release_program_pages();
+    standby.wait(&manifest, &tracer);
+    // A predecessor has changed what an image says of itself.
+    let mut image: Box<dyn Image> = if config.empty { Box::new(Empty) } else { open(&manifest, &config)? };
     block.set_ready();
     server::serve(&block, &bell, image.as_mut())
 }

@@ -33,7 +33,7 @@ use bulkhead_bus::manifest::fd;
 use bulkhead_bus::sys::{self as bus_sys, Mapping};
 use bulkhead_bus::trace::{Id, events};
 
-use crate::spawn::{End, Recipe};
+use crate::spawn::{End, Recipe, Standby};
 use crate::tree::Tree;
 use crate::vm::Vm;
 
@@ -53,6 +53,12 @@ const LOOK: Duration = Duration::from_millis(500);
 const HANG_LOOKS: u32 = 4;
 /// Every so many looks each device is asked whether it lives.
 const PING_LOOKS: u32 = 4;
+/// After this time of service the successor of a process is started, to wait: not while the machine has better things to do.
+const STANDBY_AFTER: Duration = Duration::from_millis(20);
+/// The same at the start of the machine.
+const FIRST_STANDBY_AFTER: Duration = Duration::from_secs(1);
+/// And after one that could not be started, or has died while it waited.
+const NEXT_STANDBY_AFTER: Duration = Duration::from_secs(5);
 /// How often a starting successor is looked at; its readiness is timed by itself.
 const START_LOOK: Duration = Duration::from_millis(1);
 /// Times of a process remembered.
@@ -106,6 +112,8 @@ struct Place {
     /// Progress when last looked, and looks without any.
     progress: u32,
     stuck: u32,
+    /// When a standby is to be started; `None`: there is one, or there can be none.
+    standby_at: Option<Instant>,
 }
 
 /// The record of every process that can be replaced.
@@ -123,7 +131,8 @@ pub struct Keeper {
 impl Keeper {
     /// For a machine whose processes all serve.
     pub fn new(tree: &Tree) -> Keeper {
-        let place = |_: &Recipe| Place {
+        let start = Instant::now();
+        let place = |recipe: &Recipe| Place {
             state: State::Serving,
             restarts: 0,
             crashes: VecDeque::new(),
@@ -135,13 +144,14 @@ impl Keeper {
             times: VecDeque::new(),
             progress: 0,
             stuck: 0,
+            standby_at: recipe.may_stand_by().then(|| start + FIRST_STANDBY_AFTER),
         };
         Keeper {
             places: tree.recipes.iter().map(place).collect(),
             events: VecDeque::new(),
             first: 0,
-            start: Instant::now(),
-            looked: Instant::now(),
+            start,
+            looked: start,
             looks: 0,
         }
     }
@@ -184,7 +194,8 @@ impl Keeper {
             State::Pausing(until) => {
                 Some(until.saturating_duration_since(now).max(Duration::from_micros(500)))
             }
-            State::Serving | State::Dead(_) => None,
+            State::Serving => place.standby_at.map(|at| at.saturating_duration_since(now)),
+            State::Dead(_) => None,
         });
         let look = running.then(|| LOOK.saturating_sub(self.looked.elapsed()).max(START_LOOK));
         // Whole milliseconds, upwards: a poll that returns early would run in circles.
@@ -376,7 +387,10 @@ impl Vm<'_> {
         for (_, clients) in self.tree.clients.iter_mut().filter(|(process, _)| *process == index) {
             self.tree.recipes.get_mut(index).into_iter().for_each(|recipe| clients.renew(recipe));
         }
-        let started = self.tree.recipes.get(index).map(Recipe::start);
+        let started = match self.standby(index).and_then(Standby::take_over) {
+            Some(process) => Some(Ok(process)),
+            None => self.tree.recipes.get(index).map(Recipe::start),
+        };
         match started {
             Some(Ok(process)) => {
                 if let Some(old) = self.tree.processes.get_mut(index) {
@@ -400,6 +414,38 @@ impl Vm<'_> {
                 }
             }
             None => {}
+        }
+    }
+
+    /// The process that waits to be the successor at `index`.
+    fn standby(&mut self, index: usize) -> Option<Standby> {
+        self.tree.standbys.get_mut(index).and_then(Option::take)
+    }
+
+    /// Starts what is to wait, at most one a turn: what else happens comes first.
+    fn provide(&mut self) {
+        let now = Instant::now();
+        let due = |place: &Place| {
+            matches!(place.state, State::Serving) && place.standby_at.is_some_and(|at| at <= now)
+        };
+        let Some(index) = self.keeper.places.iter().position(due) else { return };
+        let started = self.tree.recipes.get(index).and_then(|recipe| recipe.start_standby().ok());
+        if let Some(place) = self.keeper.places.get_mut(index) {
+            place.standby_at = if started.is_some() { None } else { Some(now + NEXT_STANDBY_AFTER) };
+        }
+        if let Some(place) = self.tree.standbys.get_mut(index) {
+            *place = started;
+        }
+    }
+
+    /// The standby at `index` may have died while it waited.
+    pub(crate) fn bury(&mut self, index: usize) {
+        let Some(waiting) = self.tree.standbys.get_mut(index) else { return };
+        if waiting.as_ref().is_some_and(Standby::has_died) {
+            *waiting = None;
+            if let Some(place) = self.keeper.places.get_mut(index) {
+                place.standby_at = Some(Instant::now() + NEXT_STANDBY_AFTER);
+            }
         }
     }
 
@@ -430,6 +476,7 @@ impl Vm<'_> {
                 _ => {}
             }
         }
+        self.provide();
         if !self.running {
             self.keeper.looked = Instant::now();
             self.keeper.places.iter_mut().for_each(|place| place.stuck = 0);
@@ -442,8 +489,11 @@ impl Vm<'_> {
         let now = bus_sys::monotonic_ns();
         self.trace(events::PROCESS_READY, index);
         self.set_state(index, State::Serving);
+        let has_standby = self.tree.standbys.get(index).is_some_and(Option::is_some);
+        let can = self.tree.recipes.get(index).is_some_and(Recipe::may_stand_by);
         let Some(place) = self.keeper.places.get_mut(index) else { return };
         place.failures = 0;
+        place.standby_at = (can && !has_standby).then(|| Instant::now() + STANDBY_AFTER);
         if let Some((died, number)) = place.open.take() {
             // The device's word, in the bounds of what can be.
             let took = at.clamp(died, now.max(died)) - died;
@@ -552,6 +602,8 @@ impl Vm<'_> {
             place.failures = 0;
             place.crashes.clear();
         }
+        // It may be of an older program.
+        self.standby(index).into_iter().for_each(Standby::dismiss);
         if !self.keeper.is_vacant(index) {
             self.condemn(index, "was replaced by device_restart", false);
             return Ok(());

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use bulkhead_bus::manifest::{MANIFEST_FD, Manifest, fd};
+use bulkhead_bus::standby::{self, Release};
 use bulkhead_bus::{serve, sys as bus_sys};
 use bulkhead_security::Watch;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -84,8 +85,28 @@ impl Recipe {
     /// # Errors
     /// As [`spawn`].
     pub fn start(&self) -> Result<Process, Fail> {
-        let fds: Vec<_> = self.fds.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
-        spawn(self.program, self.held.as_ref().map(AsFd::as_fd), self.manifest.clone(), &fds)
+        spawn(self.program, self.held.as_ref().map(AsFd::as_fd), self.manifest.clone(), &self.descriptors())
+    }
+
+    /// Starts a process that waits, in its jail, until it is to take over; as [`Recipe::start`].
+    ///
+    /// # Errors
+    /// As [`spawn`].
+    pub fn start_standby(&self) -> Result<Standby, Fail> {
+        let (page, release) = Release::new().map_err(|e| Fail(reason(&e)))?;
+        let mut fds = self.descriptors();
+        fds.push((fd::STANDBY.to_owned(), page.as_fd()));
+        let process = spawn(self.program, self.held.as_ref().map(AsFd::as_fd), self.manifest.clone(), &fds)?;
+        Ok(Standby { process, release })
+    }
+
+    fn descriptors(&self) -> Vec<(String, BorrowedFd<'_>)> {
+        self.fds.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect()
+    }
+
+    /// Whether a process of this kind can wait for its predecessor's death. A character back end is handed streams that change.
+    pub fn may_stand_by(&self) -> bool {
+        self.manifest.role != "char"
     }
 
     /// The descriptor named `name`.
@@ -102,6 +123,45 @@ impl Recipe {
     /// Number of the device's outputs in the interrupt page.
     pub fn source(&self) -> usize {
         self.manifest.source as usize
+    }
+}
+
+/// A process that waits for its predecessor's death.
+#[derive(Debug)]
+pub struct Standby {
+    process: Process,
+    release: Release,
+}
+
+impl Standby {
+    /// Lets it take over. `None` when it has died meanwhile.
+    pub fn take_over(self) -> Option<Process> {
+        if self.process.ended().is_some() {
+            return None;
+        }
+        self.release.go();
+        Some(self.process)
+    }
+
+    /// Whether it has died; it is collected then.
+    pub fn has_died(&self) -> bool {
+        self.process.ended().is_some()
+    }
+
+    /// Ends it.
+    pub fn dismiss(self) {
+        self.process.kill();
+        self.process.collect();
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    /// Readable when it has died.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd.as_fd()
     }
 }
 
@@ -166,15 +226,17 @@ pub fn spawn(
     let mut numbers: Vec<RawFd> = vec![memory.as_raw_fd()];
     numbers.extend(fds.iter().map(|(_, fd)| fd.as_raw_fd()));
     let path = folder()?.join(program);
+    let waits = fds.iter().any(|(name, _)| name == fd::STANDBY);
+    let shown = if waits { standby::NAME } else { &manifest.name };
     let mut command = Command::new(&path);
     command
-        .arg0(&manifest.name)
+        .arg0(shown)
         .env_clear()
         .stdin(sys::nothing().map_err(|e| fail(reason(&e)))?)
         .stdout(sys::nothing().map_err(|e| fail(reason(&e)))?)
         .stderr(Stdio::piped());
     let by_descriptor = held.filter(|_| File::open(&path).is_err());
-    sys::hand_over(&mut command, numbers, &manifest.name, by_descriptor.map(|fd| fd.as_raw_fd()));
+    sys::hand_over(&mut command, numbers, shown, by_descriptor.map(|fd| fd.as_raw_fd()));
     let mut child = command.spawn().map_err(|e| fail(format!("{}: {}", path.display(), reason(&e))))?;
     let pidfd = sys::pidfd_open(child.id()).map_err(|e| fail(reason(&e)))?;
     Ok(Process {

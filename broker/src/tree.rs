@@ -33,7 +33,7 @@ use crate::images::OpenDrive;
 use crate::machines::standard::DEBUG_EXIT_REGION;
 use crate::machines::{Bulk, Device, Machine, When};
 use crate::privileges::Privileges;
-use crate::spawn::{self, Process, Recipe};
+use crate::spawn::{self, Process, Recipe, Standby};
 use crate::sys;
 use crate::trace::{self, Tracing};
 
@@ -88,6 +88,8 @@ pub struct Tree {
     pub blocks: Vec<(usize, BlockServer)>,
     /// How each process but the last is started again, in the order of [`Tree::processes`].
     pub recipes: Vec<Recipe>,
+    /// Their successors, as far as they wait already, in the same order.
+    pub standbys: Vec<Option<Standby>>,
     /// `-d` output of the CPU process.
     pub log: OwnedFd,
     /// Trace files of all processes, and what is done with them.
@@ -114,6 +116,7 @@ impl Tree {
             back_ends: Vec::new(),
             blocks: Vec::new(),
             recipes: Vec::new(),
+            standbys: Vec::new(),
             log,
             tracing,
             _memory: Vec::new(),
@@ -605,6 +608,7 @@ fn start(
         monitors,
         back_ends,
         blocks,
+        standbys: recipes.iter().map(|_| None).collect(),
         recipes,
         clients: stores,
         log: log_read,

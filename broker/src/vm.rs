@@ -20,7 +20,7 @@ use crate::chars::HostChar;
 use crate::fail::tell;
 use crate::monitor::Session;
 use crate::restart::Keeper;
-use crate::spawn::printable;
+use crate::spawn::{Standby, printable};
 use crate::sys;
 use crate::tree::{Parts, Tree};
 
@@ -77,6 +77,7 @@ enum Source {
     Cpu,
     Log,
     End(usize),
+    Standby(usize),
     Words(usize),
     Jail(usize),
     Monitor(usize),
@@ -162,6 +163,11 @@ impl<'a> Vm<'a> {
                     watch(Source::Jail(index), jail, PollFlags::POLLIN);
                 }
             }
+            for (index, standby) in self.tree.standbys.iter().enumerate() {
+                if let Some(standby) = standby {
+                    watch(Source::Standby(index), standby.pidfd(), PollFlags::POLLIN);
+                }
+            }
             for (index, (_, clients)) in self.tree.clients.iter().enumerate() {
                 clients.interest().for_each(|fd| watch(Source::Clients(index), fd, PollFlags::POLLIN));
             }
@@ -208,6 +214,7 @@ impl<'a> Vm<'a> {
                 Source::Cpu => self.hear_cpu(),
                 Source::Log => self.copy_log(),
                 Source::Words(index) => self.hear(index),
+                Source::Standby(index) => self.bury(index),
                 Source::End(_) | Source::Jail(_) => {}
                 Source::Clients(index) => self.serve_clients(index),
                 Source::Monitor(index) => {
@@ -365,6 +372,7 @@ impl<'a> Vm<'a> {
             let mut fds = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
         }
+        self.tree.standbys.drain(..).flatten().for_each(Standby::dismiss);
         for process in &self.tree.processes {
             process.kill();
         }

@@ -22,6 +22,7 @@ pub mod placement;
 pub mod ram;
 pub mod serve;
 pub mod shm;
+pub mod standby;
 pub mod storm;
 pub mod sys;
 pub mod trace;

@@ -73,4 +73,6 @@ pub mod fd {
     pub const KEYS: &str = "keys";
     /// Temporary overlay file of `-snapshot`.
     pub const OVERLAY: &str = "overlay";
+    /// Page of a process that waits for its predecessor's death, see [`crate::standby`].
+    pub const STANDBY: &str = "standby";
 }

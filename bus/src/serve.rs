@@ -1,4 +1,4 @@
-//! The main program of a device process: take up the manifest and the committed state, enter the jail, serve for ever.
+//! The main program of a device process: take up the manifest, enter the jail, take up the committed state, serve for ever.
 //!
 //! One transaction: the chip is called, its outputs derived, its state written to the inactive slot, and one exchange of the
 //! generation makes state and consumer index current together. Then lines, mirror, head, bell: all of them can be repeated
@@ -21,6 +21,7 @@ use crate::manifest::{MANIFEST_FD, Manifest, fd};
 use crate::patience::{self, Patience};
 use crate::ram::{CodeMap, GuestRam, code_map_bytes};
 use crate::shm::Bulk;
+use crate::standby::Standby;
 use crate::sys::{self, Mapping};
 use crate::trace::{TRACE_BYTES, Tracer, counter, events};
 use crate::wire;
@@ -78,7 +79,7 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<Vec<u8>, wire::WireError> 
 }
 
 /// What the broker decided about a jail, see [`Manifest::terms`].
-pub type Terms = (Option<(u32, u32)>, Option<i32>, Option<i32>, Vec<i32>);
+pub type Terms = (String, Option<(u32, u32)>, Option<i32>, Option<i32>, Vec<i32>);
 
 impl Manifest {
     /// The descriptor named `name`.
@@ -86,11 +87,11 @@ impl Manifest {
         self.fds.iter().find(|(have, _)| have == name).map(|(_, fd)| *fd)
     }
 
-    /// What the broker decided about the jail: user and group, folder of `-chroot`, report socket, namespaces to join.
+    /// What the broker decided about the jail: name, user and group, folder of `-chroot`, report socket, namespaces to join.
     pub fn terms(&self) -> Terms {
         let namespaces = self.fds.iter().filter(|(name, _)| name.starts_with(fd::NAMESPACE));
         let namespaces = namespaces.map(|(_, fd)| *fd).collect();
-        (self.run_as, self.descriptor(fd::ROOT), self.descriptor(fd::REPORT), namespaces)
+        (self.name.clone(), self.run_as, self.descriptor(fd::ROOT), self.descriptor(fd::REPORT), namespaces)
     }
 
     /// Takes over the descriptor named `name`. To be called once for each name.
@@ -124,13 +125,17 @@ impl Manifest {
         Ok(Arc::new(Bell::new(self.map(name, BELL_BYTES, true)?)))
     }
 
-    /// Maps the process's trace file; without one nothing is recorded.
+    /// Maps the process's trace file; without one nothing is recorded. That of a standby is not to be used until its wait is over.
     ///
     /// # Errors
     /// As [`Manifest::map`].
     pub fn tracer(&self) -> Result<Tracer, StartError> {
         match self.descriptor(fd::TRACE) {
-            Some(_) => Ok(Tracer::new(self.map(fd::TRACE, TRACE_BYTES, true)?)),
+            Some(_) => {
+                let map = self.map(fd::TRACE, TRACE_BYTES, true)?;
+                let waits = self.descriptor(fd::STANDBY).is_some();
+                Ok(if waits { Tracer::waiting(map) } else { Tracer::new(map) })
+            }
             None => Ok(Tracer::off()),
         }
     }
@@ -257,6 +262,7 @@ impl<C: Chip> Server<C> {
         let map = manifest.map(fd::DEVICE, DEVICE_BYTES, true)?;
         let irq = manifest.irq_page()?;
         let tracer = manifest.tracer()?;
+        let standby = Standby::of(manifest)?;
         let bell = manifest.bell(fd::BELL)?;
         let ram = match manifest.descriptor(fd::RAM) {
             Some(_) => Some(manifest.guest_ram(Some(irq.clone()))?.traced(tracer.clone())),
@@ -304,10 +310,12 @@ impl<C: Chip> Server<C> {
             left_out: None,
             patience: Patience::new(SPIN_NS),
         };
-        server.describe();
-        server.take_up(|| make(&manifest.config).map_err(StartError::Refused))?;
         jail(manifest).map_err(StartError::Refused)?;
         sys::release_program_pages();
+        // From here on it reads what a predecessor, who may have been taken over, has written.
+        standby.wait(manifest, &server.tracer);
+        server.describe();
+        server.take_up(|| make(&manifest.config).map_err(StartError::Refused))?;
         server.map.dword(device::READY_AT).store(sys::monotonic_ns(), Ordering::SeqCst);
         sys::publish(server.map.word(device::READY), 1);
         sys::futex_wake(server.map.word(device::READY));

@@ -183,6 +183,23 @@ pub fn release_program_pages() {
     unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
 }
 
+/// Shows `name` as this process's command line (`ps -ef`), as far as there is room for it in that of its start.
+pub fn show_command(name: &str) {
+    unsafe extern "C" {
+        /// The C library's pointer to the first argument.
+        static program_invocation_name: *mut libc::c_char;
+    }
+    // SAFETY: the argument is a C string in memory that belongs to this process, and nothing is written beyond its end. Whoever
+    // reads it meanwhile, here or in another process, sees some bytes of either name.
+    unsafe {
+        let place = program_invocation_name;
+        for index in 0..libc::strlen(place) {
+            let byte = name.as_bytes().get(index).copied().unwrap_or(0);
+            place.add(index).write_volatile(byte as libc::c_char);
+        }
+    }
+}
+
 /// A shared mapping of a memfd, or of fresh anonymous memory. Unmapped on drop.
 #[derive(Debug)]
 pub struct Mapping {

@@ -6,7 +6,7 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, Barrier};
 
-use bulkhead_security::{confine, enter, enter_broker};
+use bulkhead_security::{Terms, confine, enter, enter_broker};
 
 #[path = "../tests/actions/mod.rs"]
 mod actions;
@@ -21,7 +21,7 @@ fn main() {
         std::process::exit(2)
     };
     let report = rest.first().and_then(|number| number.parse().ok());
-    let terms = (NOBODY, None, report, Vec::new());
+    let terms = Terms { run_as: NOBODY, report, ..Terms::default() };
     let entered = match (role.as_str(), action.as_str()) {
         ("broker", _) => enter_broker(),
         (_, "confined") => confine(&[], terms).map(drop),
@@ -63,7 +63,7 @@ fn go_deaf() {
 
 /// A forbidden call by a thread that is older than the filter.
 fn in_a_thread(role: &str, report: Option<RawFd>) -> Result<(), String> {
-    let confined = confine(&[], (NOBODY, None, report, Vec::new()))?;
+    let confined = confine(&[], Terms { run_as: NOBODY, report, ..Terms::default() })?;
     let gate = Arc::new(Barrier::new(2));
     let open = gate.clone();
     std::thread::spawn(move || {

@@ -32,6 +32,8 @@ const CLIENTS: u64 = 8;
 /// What the broker decides about a jail.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
+    /// What the process is called from now on; without it, what it was started as.
+    pub name: Option<String>,
     /// User and group to become when the process is the superuser's.
     pub run_as: Option<(u32, u32)>,
     /// Folder of `-chroot`, to become the root; without it the root is empty.
@@ -66,11 +68,11 @@ pub fn enter(role: &str, keep: &[RawFd], terms: impl Into<Terms>) -> Result<(), 
 }
 
 /// The parts of [`Terms`] as a manifest has them.
-type Parts = (Option<(u32, u32)>, Option<RawFd>, Option<RawFd>, Vec<RawFd>);
+type Parts = (String, Option<(u32, u32)>, Option<RawFd>, Option<RawFd>, Vec<RawFd>);
 
 impl From<Parts> for Terms {
-    fn from((run_as, root, report, namespaces): Parts) -> Terms {
-        Terms { run_as, root, report, namespaces }
+    fn from((name, run_as, root, report, namespaces): Parts) -> Terms {
+        Terms { name: Some(name), run_as, root, report, namespaces }
     }
 }
 
@@ -84,7 +86,7 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
     let mut lacks = Lacks::NOTHING;
     let parent = sys::parent();
     let (mapped, data) = sys::memory_in_use().unzip();
-    step("process name", sys::take_name())?;
+    step("process name", sys::take_name(terms.name))?;
     step("parent death signal", sys::die_with_parent())?;
     step("dumpable", sys::not_dumpable())?;
     // The default handlers of the standard library would need system calls to die, and so would its way to abort.

@@ -13,9 +13,9 @@ pub fn die_with_parent() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
 }
 
-/// Shows this process under the name it was started as (its first 15 bytes).
-pub fn take_name() -> io::Result<()> {
-    let name = std::env::args().next().unwrap_or_default();
+/// Shows this process under `name`, or that it was started as (its first 15 bytes).
+pub fn take_name(name: Option<String>) -> io::Result<()> {
+    let name = name.or_else(|| std::env::args().next()).unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();
     let name = CString::new(name).map_err(io::Error::other)?;
     // SAFETY: a valid C string, copied by the kernel.

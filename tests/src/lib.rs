@@ -326,15 +326,21 @@ fn tail(text: &str) -> &str {
     &text[at..]
 }
 
-/// Name and parent of a process, if it exists and is no zombie.
+/// Name and parent of a process, if it exists and is no zombie. One that waits to be a successor is called `bh-standby`.
 fn stat(pid: u32) -> Option<(String, u32)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (head, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    (state != "Z").then(|| (head.split_once('(').map_or("", |(_, name)| name).to_owned(), parent))
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let waits = command.starts_with(STANDBY.as_bytes());
+    let name = if waits { STANDBY } else { head.split_once('(').map_or("", |(_, name)| name) };
+    (state != "Z").then(|| (name.to_owned(), parent))
 }
+
+/// What a process that waits to be a successor is called in [`tree`] and [`children`].
+pub const STANDBY: &str = "bh-standby";
 
 /// Every process of the host: id, name, parent.
 fn everybody() -> Vec<(u32, String, u32)> {

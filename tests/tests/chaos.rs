@@ -9,7 +9,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::linux::{self, COMPLAINTS, Session};
-use bulkhead_tests::{Monitor, Scratch, Screen, Vm, children, guest};
+use bulkhead_tests::{Monitor, STANDBY, Scratch, Screen, Vm, children, guest};
 
 /// Shortest time between two crashes of one process: more of them are followed by pauses on purpose.
 const CRASH_PAUSE: Duration = Duration::from_secs(4);
@@ -94,7 +94,9 @@ fn monkey(broker: u32, deaths: u64, seed: u64, alive: &dyn Fn() -> bool) -> Tall
         let victims: Vec<_> = all
             .iter()
             .filter(|(pid, name)| {
-                name.starts_with("bh-") && name != "bh-cpu" && doomed.iter().all(|doomed| doomed.0 != *pid)
+                name.starts_with("bh-")
+                    && !["bh-cpu", STANDBY].contains(&name.as_str())
+                    && doomed.iter().all(|doomed| doomed.0 != *pid)
             })
             .collect();
         if tally.all() == deaths {
@@ -166,7 +168,8 @@ fn guest_works_on_while_everything_around_it_dies() {
     let monitor = &mut witness.0;
     session.run("n=0; while [ ! -b /dev/sdb ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done");
     let names = |vm: &Vm| {
-        let mut names: Vec<String> = vm.processes().into_iter().map(|(_, name)| name).collect();
+        let processes = children(vm.pid()).into_iter().map(|(_, name)| name);
+        let mut names: Vec<String> = processes.filter(|name| name != STANDBY).collect();
         names.sort();
         names
     };

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use bulkhead_tests::{Installed, Monitor, Scratch, Vm, programs};
 
@@ -157,6 +158,39 @@ fn mapped(pid: u32) -> (BTreeSet<(String, String)>, Vec<String>) {
         }
     }
     (shared, executable)
+}
+
+#[test]
+fn a_process_that_waits_to_take_over_is_powerless_already() {
+    let scratch = Scratch::new("alone-standby");
+    let (vm, _monitor) = stopped(|args| Vm::start(PROGRAM, args), &scratch.file("monitor"), &[]);
+    // Those of nine devices and of the drive.
+    let end = Instant::now() + Duration::from_secs(60);
+    let waiting = loop {
+        let mut waiting = bulkhead_tests::children(vm.pid());
+        waiting.retain(|(pid, name)| name == bulkhead_tests::STANDBY && is_filtered(*pid));
+        if waiting.len() >= 10 {
+            break waiting;
+        }
+        assert!(Instant::now() < end, "only {waiting:?} wait");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    for (pid, _) in waiting {
+        // Its place, which it shows by another way than its command line.
+        let name = proc(pid, "comm");
+        assert_powerless(pid, name.trim());
+        if is_root() {
+            assert_ne!(status(pid, "Uid")[0], "0", "{name}");
+        }
+    }
+}
+
+/// Whether a process is under a filter of its own, beside that which it has inherited from the broker.
+fn is_filtered(pid: u32) -> bool {
+    status(pid, "Seccomp_filters")
+        .first()
+        .and_then(|count| count.parse().ok())
+        .is_some_and(|count: u32| count >= 2)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::linux::{COMPLAINTS, MODULES, PORTS};
-use bulkhead_tests::{Scratch, Vm, guest, own_programs, programs};
+use bulkhead_tests::{Scratch, Vm, children, guest, own_programs, programs};
 
 /// Linux with a disk, its console on standard input and output, its monitor at a socket.
 struct Guest {
@@ -88,7 +88,7 @@ impl Guest {
     fn pid(&self, name: &str) -> u32 {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let mut all = self.vm.processes().into_iter();
+            let mut all = children(self.vm.pid()).into_iter();
             let found = all.find(|(pid, have)| have == name && !self.doomed.contains(pid));
             if let Some((pid, _)) = found {
                 return pid;
@@ -238,6 +238,11 @@ fn every_device_is_killed_under_a_running_guest_which_goes_on() {
     assert_eq!(guest.run("o 0x84 0x5a; i 0x84"), "90");
     let (program, away) = (folder.join("bh-dma"), folder.join("away"));
     std::fs::rename(&program, &away).expect("rename");
+    // The successor that waits takes over all the same; there is no other behind it.
+    guest.settle();
+    guest.ask("device_kill dma");
+    assert_eq!(guest.run("i 0x84"), "90");
+    guest.settle();
     assert_eq!(guest.ask("device_kill dma"), "");
     // The write makes the copy of the registers that the CPU process reads invalid: the read waits until the end.
     assert_eq!(guest.run("o 0x85 1; i 0x85"), "255");

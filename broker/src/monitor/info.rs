@@ -214,10 +214,16 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 fn processes(vm: &Vm<'_>, out: &mut String) {
     let _ = writeln!(
         out,
-        "{:>7} {:<18} {:>9} {:>8} {:>9} {:>9} {:>10} {:>10}  jail",
-        "pid", "process", "uptime", "restarts", "rss/kB", "pss/kB", "user", "violations"
+        "{:>7} {:<18} {:>9} {:>8} {:>9} {:>9} {:>10} {:>10} {:>7}  jail",
+        "pid", "process", "uptime", "restarts", "rss/kB", "pss/kB", "user", "violations", "standby"
     );
-    let mut line = |pid: u32, name: &str, uptime: f64, restarts: &str, violations: u64, jail: &str| {
+    let mut line = |pid: u32,
+                    name: &str,
+                    uptime: f64,
+                    restarts: &str,
+                    violations: u64,
+                    standby: &str,
+                    jail: &str| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let show = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |kb| kb.to_string());
@@ -225,18 +231,21 @@ fn processes(vm: &Vm<'_>, out: &mut String) {
         let user = show(kilobytes(&status, "Uid"));
         let _ = writeln!(
             out,
-            "{pid:>7} {name:<18} {uptime:>8.1}s {restarts:>8} {rss:>9} {pss:>9} {user:>10} {violations:>10}  {jail}"
+            "{pid:>7} {name:<18} {uptime:>8.1}s {restarts:>8} {rss:>9} {pss:>9} {user:>10} {violations:>10} {standby:>7}  {jail}"
         );
     };
     let oldest =
         vm.tree.processes.iter().map(|process| process.since.elapsed().as_secs_f64()).fold(0.0, f64::max);
-    line(std::process::id(), "broker", oldest.max(vm.keeper.uptime().as_secs_f64()), "0", 0, "broker");
+    line(std::process::id(), "broker", oldest.max(vm.keeper.uptime().as_secs_f64()), "0", 0, "-", "broker");
     for (index, process) in vm.tree.processes.iter().enumerate() {
         let restarts =
             if vm.keeper.is_dead(index) { "dead".to_owned() } else { vm.keeper.restarts(index).to_string() };
         let violations = vm.violations.get(index).copied().unwrap_or(0);
         let jail = process.jail.lacks().map_or_else(|| "starting".to_owned(), |lacks| lacks.word());
-        line(process.pid, &process.name, process.since.elapsed().as_secs_f64(), &restarts, violations, &jail);
+        let standby = vm.tree.standbys.get(index).and_then(Option::as_ref);
+        let standby = standby.map_or_else(|| "-".to_owned(), |standby| standby.pid().to_string());
+        let uptime = process.since.elapsed().as_secs_f64();
+        line(process.pid, &process.name, uptime, &restarts, violations, &standby, &jail);
     }
 }
 

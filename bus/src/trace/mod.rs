@@ -161,16 +161,30 @@ impl Tracer {
 
     /// Over this process's trace file of [`TRACE_BYTES`], going on behind what a predecessor has written.
     pub fn new(map: Mapping) -> Tracer {
+        let tracer = Tracer::waiting(map);
+        tracer.resume();
+        tracer
+    }
+
+    /// Over the same file while a predecessor may still write it: nothing may be recorded before [`Tracer::resume`].
+    pub fn waiting(map: Mapping) -> Tracer {
         let map = Arc::new(map);
-        let written = map.dword(MARK).load(Ordering::SeqCst) / 2;
-        map.dword(MARK).store(written.wrapping_mul(2), Ordering::SeqCst);
         Tracer {
             switches: Words::of(&map, SWITCHES),
             counters: Words::of(&map, COUNTERS),
             accesses: Words::fixed(&NO_ACCESSES),
             device: u8::MAX,
-            ring: Some(Arc::new(Ring { map, written: Mutex::new(written) })),
+            ring: Some(Arc::new(Ring { map, written: Mutex::new(0) })),
         }
+    }
+
+    /// Goes on behind what a predecessor, which is dead now, has written.
+    pub fn resume(&self) {
+        let Some(ring) = &self.ring else { return };
+        let mut written = ring.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = ring.map.dword(MARK);
+        *written = mark.load(Ordering::SeqCst) / 2;
+        mark.store(written.wrapping_mul(2), Ordering::SeqCst);
     }
 
     /// CPU process: the same ring with the switches and counters of one device.
