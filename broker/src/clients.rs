@@ -25,6 +25,10 @@ pub struct Clients {
     nodelay: bool,
     /// To the back end; a byte in it says that the client has gone.
     stream: UnixStream,
+    /// The same of a successor that waits.
+    next: Option<UnixStream>,
+    /// How many clients have come and gone.
+    changes: u32,
     busy: bool,
     rest: Option<Instant>,
 }
@@ -38,7 +42,7 @@ impl Clients {
         let fail = |e: std::io::Error| Fail(reason(&e));
         let (stream, theirs) = pair().map_err(fail)?;
         let listener = listener.try_clone_to_owned().map_err(fail)?;
-        Ok((Clients { listener, nodelay, stream, busy, rest: None }, theirs))
+        Ok((Clients { listener, nodelay, stream, next: None, changes: 0, busy, rest: None }, theirs))
     }
 
     /// What to wait for: the back end's word, and the next client.
@@ -53,6 +57,7 @@ impl Clients {
         match self.stream.read(&mut bytes) {
             Ok(1..) if self.busy => {
                 recipe.put(CLIENT, None);
+                self.changes = self.changes.wrapping_add(1);
                 self.busy = false;
             }
             _ => {}
@@ -74,8 +79,31 @@ impl Clients {
         }
         let sent = bus_sys::send_descriptor(self.stream.as_fd(), client.as_fd());
         recipe.put(CLIENT, Some(client));
+        self.changes = self.changes.wrapping_add(1);
         self.busy = true;
         sent.is_ok()
+    }
+
+    /// Another one after every client that has come or gone: a standby knows the client of its start.
+    pub fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// The socket for a process that is to wait for its predecessor's death.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn prepare(&mut self) -> std::io::Result<OwnedFd> {
+        let (ours, theirs) = pair()?;
+        self.next = Some(ours);
+        Ok(theirs)
+    }
+
+    /// The process that [`Clients::prepare`] was for takes over.
+    pub fn hand_over(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.stream = next;
+        }
     }
 
     /// While no process serves: the successor gets a socket of its own, on which nothing is under way.

@@ -57,6 +57,8 @@ const PING_LOOKS: u32 = 4;
 const STANDBY_AFTER: Duration = Duration::from_millis(20);
 /// The same at the start of the machine.
 const FIRST_STANDBY_AFTER: Duration = Duration::from_secs(1);
+/// After one that has become outdated: clients may come and go often.
+const STANDBY_PAUSE: Duration = Duration::from_millis(250);
 /// And after one that could not be started, or has died while it waited.
 const NEXT_STANDBY_AFTER: Duration = Duration::from_secs(5);
 /// How often a starting successor is looked at; its readiness is timed by itself.
@@ -112,7 +114,7 @@ struct Place {
     /// Progress when last looked, and looks without any.
     progress: u32,
     stuck: u32,
-    /// When a standby is to be started; `None`: there is one, or there can be none.
+    /// When a standby is to be started; `None`: there is one.
     standby_at: Option<Instant>,
 }
 
@@ -132,7 +134,7 @@ impl Keeper {
     /// For a machine whose processes all serve.
     pub fn new(tree: &Tree) -> Keeper {
         let start = Instant::now();
-        let place = |recipe: &Recipe| Place {
+        let place = |_: &Recipe| Place {
             state: State::Serving,
             restarts: 0,
             crashes: VecDeque::new(),
@@ -144,7 +146,7 @@ impl Keeper {
             times: VecDeque::new(),
             progress: 0,
             stuck: 0,
-            standby_at: recipe.may_stand_by().then(|| start + FIRST_STANDBY_AFTER),
+            standby_at: Some(start + FIRST_STANDBY_AFTER),
         };
         Keeper {
             places: tree.recipes.iter().map(place).collect(),
@@ -384,10 +386,14 @@ impl Vm<'_> {
     /// Starts a successor.
     fn succeed(&mut self, index: usize) {
         self.tree.clear_ready(index);
+        let waiting = self.standby(index).and_then(Standby::take_over);
         for (_, clients) in self.tree.clients.iter_mut().filter(|(process, _)| *process == index) {
-            self.tree.recipes.get_mut(index).into_iter().for_each(|recipe| clients.renew(recipe));
+            match (&waiting, self.tree.recipes.get_mut(index)) {
+                (None, Some(recipe)) => clients.renew(recipe),
+                _ => clients.hand_over(),
+            }
         }
-        let started = match self.standby(index).and_then(Standby::take_over) {
+        let started = match waiting {
             Some(process) => Some(Ok(process)),
             None => self.tree.recipes.get(index).map(Recipe::start),
         };
@@ -429,12 +435,27 @@ impl Vm<'_> {
             matches!(place.state, State::Serving) && place.standby_at.is_some_and(|at| at <= now)
         };
         let Some(index) = self.keeper.places.iter().position(due) else { return };
-        let started = self.tree.recipes.get(index).and_then(|recipe| recipe.start_standby().ok());
+        let clients = self.tree.clients.iter_mut().find(|(process, _)| *process == index);
+        let socket = clients.map(|(_, clients)| clients.prepare()).transpose();
+        let started = match (self.tree.recipes.get(index), socket) {
+            (Some(recipe), Ok(socket)) => {
+                recipe.start_standby(socket.as_ref().map(|socket| (fd::CLIENTS, socket))).ok()
+            }
+            _ => None,
+        };
         if let Some(place) = self.keeper.places.get_mut(index) {
             place.standby_at = if started.is_some() { None } else { Some(now + NEXT_STANDBY_AFTER) };
         }
         if let Some(place) = self.tree.standbys.get_mut(index) {
             *place = started;
+        }
+    }
+
+    /// The standby at `index` no longer fits: another one will be started.
+    pub(crate) fn replace_standby(&mut self, index: usize) {
+        self.standby(index).into_iter().for_each(Standby::dismiss);
+        if let Some(place) = self.keeper.places.get_mut(index) {
+            place.standby_at = Some(Instant::now() + STANDBY_PAUSE);
         }
     }
 
@@ -490,10 +511,9 @@ impl Vm<'_> {
         self.trace(events::PROCESS_READY, index);
         self.set_state(index, State::Serving);
         let has_standby = self.tree.standbys.get(index).is_some_and(Option::is_some);
-        let can = self.tree.recipes.get(index).is_some_and(Recipe::may_stand_by);
         let Some(place) = self.keeper.places.get_mut(index) else { return };
         place.failures = 0;
-        place.standby_at = (can && !has_standby).then(|| Instant::now() + STANDBY_AFTER);
+        place.standby_at = (!has_standby).then(|| Instant::now() + STANDBY_AFTER);
         if let Some((died, number)) = place.open.take() {
             // The device's word, in the bounds of what can be.
             let took = at.clamp(died, now.max(died)) - died;
@@ -603,7 +623,7 @@ impl Vm<'_> {
             place.crashes.clear();
         }
         // It may be of an older program.
-        self.standby(index).into_iter().for_each(Standby::dismiss);
+        self.replace_standby(index);
         if !self.keeper.is_vacant(index) {
             self.condemn(index, "was replaced by device_restart", false);
             return Ok(());

@@ -88,13 +88,18 @@ impl Recipe {
         spawn(self.program, self.held.as_ref().map(AsFd::as_fd), self.manifest.clone(), &self.descriptors())
     }
 
-    /// Starts a process that waits, in its jail, until it is to take over; as [`Recipe::start`].
+    /// Starts a process that waits, in its jail, until it is to take over; as [`Recipe::start`]. It gets `own` in the place of the
+    /// descriptor of that name.
     ///
     /// # Errors
     /// As [`spawn`].
-    pub fn start_standby(&self) -> Result<Standby, Fail> {
+    pub fn start_standby(&self, own: Option<(&str, &OwnedFd)>) -> Result<Standby, Fail> {
         let (page, release) = Release::new().map_err(|e| Fail(reason(&e)))?;
         let mut fds = self.descriptors();
+        if let Some((name, own)) = own {
+            fds.retain(|(have, _)| have != name);
+            fds.push((name.to_owned(), own.as_fd()));
+        }
         fds.push((fd::STANDBY.to_owned(), page.as_fd()));
         let process = spawn(self.program, self.held.as_ref().map(AsFd::as_fd), self.manifest.clone(), &fds)?;
         Ok(Standby { process, release })
@@ -102,11 +107,6 @@ impl Recipe {
 
     fn descriptors(&self) -> Vec<(String, BorrowedFd<'_>)> {
         self.fds.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect()
-    }
-
-    /// Whether a process of this kind can wait for its predecessor's death. A character back end is handed streams that change.
-    pub fn may_stand_by(&self) -> bool {
-        self.manifest.role != "char"
     }
 
     /// The descriptor named `name`.

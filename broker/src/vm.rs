@@ -228,10 +228,13 @@ impl<'a> Vm<'a> {
 
     fn serve_clients(&mut self, index: usize) {
         let Some((process, clients)) = self.tree.clients.get_mut(index) else { return };
-        let recipe = self.tree.recipes.get_mut(*process);
-        if !recipe.is_none_or(|recipe| clients.serve(recipe))
-            && let Some(process) = self.tree.processes.get(*process)
-        {
+        let Some(recipe) = self.tree.recipes.get_mut(*process) else { return };
+        let (process, changes) = (*process, clients.changes());
+        let served = clients.serve(recipe);
+        if clients.changes() != changes {
+            self.replace_standby(process);
+        }
+        if !served && let Some(process) = self.tree.processes.get(process) {
             process.kill();
         }
     }

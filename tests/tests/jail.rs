@@ -164,12 +164,12 @@ fn mapped(pid: u32) -> (BTreeSet<(String, String)>, Vec<String>) {
 fn a_process_that_waits_to_take_over_is_powerless_already() {
     let scratch = Scratch::new("alone-standby");
     let (vm, _monitor) = stopped(|args| Vm::start(PROGRAM, args), &scratch.file("monitor"), &[]);
-    // Those of nine devices and of the drive.
+    // Those of nine devices, the drive, the port and the monitor.
     let end = Instant::now() + Duration::from_secs(60);
     let waiting = loop {
         let mut waiting = bulkhead_tests::children(vm.pid());
         waiting.retain(|(pid, name)| name == bulkhead_tests::STANDBY && is_filtered(*pid));
-        if waiting.len() >= 10 {
+        if waiting.len() >= 12 {
             break waiting;
         }
         assert!(Instant::now() < end, "only {waiting:?} wait");

@@ -1,7 +1,7 @@
 //! The host side: where typed bytes come from and output goes.
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -75,12 +75,6 @@ impl Host {
             }
         }
         Ok(host)
-    }
-
-    /// Numbers of everything that must stay open.
-    pub fn descriptors(&self) -> Vec<RawFd> {
-        let fds = self.input.iter().chain(&self.output).map(|fd| fd.as_fd().as_raw_fd());
-        fds.chain(self.clients.as_ref().map(AsRawFd::as_raw_fd)).collect()
     }
 
     /// Where output goes at first.

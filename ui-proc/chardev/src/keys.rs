@@ -3,7 +3,7 @@
 //! They move from the host into a pipe that outlives this process inside the kernel, from the pipe into the journal (how many
 //! the pipe held before tells a successor how many were taken), and on by positions that are committed with the escape key.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use bulkhead_bus::links::ByteEnd;
@@ -68,11 +68,6 @@ impl Keys {
         }
         keys.state.have = keys.state.have.min(KEYS_MAX as u32);
         keys
-    }
-
-    /// Numbers of everything that must stay open.
-    pub fn descriptors(&self) -> [i32; 2] {
-        [self.read.as_raw_fd(), self.write.as_raw_fd()]
     }
 
     fn commit(&mut self, mut state: Input) {

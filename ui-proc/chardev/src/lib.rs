@@ -16,8 +16,9 @@ mod keys;
 mod output;
 mod serve;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
@@ -25,7 +26,9 @@ use bulkhead_bus::config::{CharConfig, JOURNAL_BYTES};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::{StartError, manifest};
+use bulkhead_bus::standby::Standby;
 use bulkhead_bus::sys::Mapping;
+use bulkhead_bus::trace::Tracer;
 use bulkhead_bus::wire;
 
 use host::Host;
@@ -47,14 +50,14 @@ pub fn main() -> StartError {
     }
 }
 
-fn link(manifest: &Manifest) -> Result<Option<ByteEnd>, StartError> {
+fn link(manifest: &Manifest, tracer: &Tracer) -> Result<Option<ByteEnd>, StartError> {
     let name = format!("{}0", fd::BYTES);
     if manifest.descriptor(&name).is_none() {
         return Ok(None);
     }
     let peer = manifest.bell(&format!("{name}{}", fd::PEER_BELL))?;
     let end = ByteEnd::new(manifest.map(&name, BYTES_LINK, true)?, peer, Side::Host);
-    Ok(Some(end.traced(manifest.tracer()?, 0)))
+    Ok(Some(end.traced(tracer.clone(), 0)))
 }
 
 /// The ends of one of the pipes that the broker keeps.
@@ -71,27 +74,60 @@ fn monitor(manifest: &Manifest) -> Result<Monitor, StartError> {
     })
 }
 
-/// Starts a thread that goes on once the process is in its jail.
-fn thread(name: &str, gate: &Arc<Barrier>, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+/// Starts a thread, which there can be no more of in the jail. It waits for what it is to work with.
+fn thread<T: Send + 'static>(
+    name: &str,
+    gate: &Arc<Barrier>,
+    run: impl FnOnce(T) + Send + 'static,
+) -> Result<Sender<T>, StartError> {
     let gate = gate.clone();
+    let (give, take) = channel();
     let body = move || {
-        // Once started, once filtered.
         gate.wait();
-        gate.wait();
-        run();
+        if let Ok(work) = take.recv() {
+            run(work);
+        }
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(refused)?;
-    Ok(())
+    Ok(give)
 }
+
+/// Names of the descriptors that are used and not only mapped.
+const KEPT: [&str; 9] = [
+    "input",
+    "output",
+    "client",
+    fd::CLIENTS,
+    "input-read",
+    "input-write",
+    "output-read",
+    "output-write",
+    "monitor",
+];
 
 fn start() -> Result<std::convert::Infallible, StartError> {
     let manifest = manifest()?;
     let config: CharConfig = wire::decode(&manifest.config).map_err(refused)?;
     let bell = manifest.bell(fd::BELL)?;
-    let link = link(&manifest)?;
-    let host = Host::take(&manifest, &config)?;
+    let tracer = manifest.tracer()?;
+    let link = link(&manifest, &tracer)?;
     let monitor = if config.monitor { Some(monitor(&manifest)?) } else { None };
     let journal = Arc::new(manifest.map(fd::JOURNAL, JOURNAL_BYTES, true)?);
+    let standby = Standby::of(&manifest)?;
+    let keep: Vec<i32> = KEPT.iter().filter_map(|name| manifest.descriptor(name)).collect();
+    let confined = bulkhead_security::confine(&keep, manifest.terms()).map_err(StartError::Refused)?;
+    let gate = Arc::new(Barrier::new(3));
+    let host_side = thread("host", &gate, |(shared, host, keys): (Arc<Shared>, _, _)| {
+        serve::host_side(&shared, host, keys);
+    })?;
+    let ends = bell.clone();
+    let end_side = thread("end", &gate, move |shared: Arc<Shared>| serve::end_side(&shared, &ends))?;
+    gate.wait();
+    confined.seal(&manifest.role).map_err(StartError::Refused)?;
+    bulkhead_bus::sys::release_program_pages();
+    standby.wait(&manifest, &tracer);
+    // From here on it reads what a predecessor has left.
+    let host = Host::take(&manifest, &config)?;
     let mux = Mux::new(config.mux, config.escape, link.is_some(), monitor.is_some());
     let keys = Keys::new(
         journal.clone(),
@@ -101,22 +137,10 @@ fn start() -> Result<std::convert::Infallible, StartError> {
     );
     let sink =
         Sink::new(host.first_output(), pipe(&manifest, "output")?, Part::take_up(journal, journal::OUTPUT));
-    let mut keep = host.descriptors();
-    keep.extend(keys.descriptors());
-    keep.extend(sink.descriptors());
-    keep.extend(monitor.as_ref().map(|monitor| monitor.stream.as_raw_fd()));
-    let confined = bulkhead_security::confine(&keep, manifest.terms()).map_err(StartError::Refused)?;
     let shared = Arc::new(Shared::new(&config, link, monitor, sink));
     shared.follow(&keys);
-    let gate = Arc::new(Barrier::new(3));
-    let theirs = shared.clone();
-    thread("host", &gate, move || serve::host_side(&theirs, host, keys))?;
-    let (theirs, ends) = (shared.clone(), bell.clone());
-    thread("end", &gate, move || serve::end_side(&theirs, &ends))?;
-    gate.wait();
-    confined.seal(&manifest.role).map_err(StartError::Refused)?;
-    gate.wait();
-    bulkhead_bus::sys::release_program_pages();
+    end_side.send(shared.clone()).map_err(refused)?;
+    host_side.send((shared.clone(), host, keys)).map_err(|_| refused("a thread has ended"))?;
     bell.set_ready();
     serve::device_side(&shared, &bell)
 }

@@ -4,7 +4,7 @@
 //! host by `splice`, inside the kernel. Before the write the journal says what holds once the pipe is not empty: a successor
 //! finds out from the pipe itself on which side of the write its predecessor died.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -72,11 +72,6 @@ impl Sink {
             part.intend(None);
         }
         Sink { out: Outlet { to, ..Outlet::default() }, read, write, part, state }
-    }
-
-    /// Numbers of everything that must stay open.
-    pub fn descriptors(&self) -> [i32; 2] {
-        [self.read.as_raw_fd(), self.write.as_raw_fd()]
     }
 
     /// Output goes there from now on. What the last one did not take is lost with it.
