@@ -26,6 +26,10 @@ use crate::tree::{Parts, Tree};
 
 /// Default of the `logfile` command.
 const LOG_FILE: &str = "/tmp/qemu.log";
+/// How long devices may take for what the guest has asked for last, one that is stopped included; and how often they are looked at.
+const SETTLE_LIMIT: Duration = Duration::from_millis(200);
+/// See [`SETTLE_LIMIT`].
+const SETTLE_LOOK: Duration = Duration::from_micros(200);
 /// How long back ends may take to write out what the guest has sent.
 const FINISH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -359,12 +363,23 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Ends every process: the CPUs stop, back ends write out what they have, the rest is killed.
+    /// The CPUs stand: lets devices do what these have asked for last, or the guest's last words would not reach a back end.
+    fn settle_devices(&self) {
+        let end = Instant::now() + SETTLE_LIMIT;
+        self.ring_all();
+        let is_busy = || self.tree.devices.iter().any(|device| device.mailbox.progress().1);
+        while is_busy() && Instant::now() < end {
+            std::thread::sleep(SETTLE_LOOK);
+        }
+    }
+
+    /// Ends every process: the CPUs stop, devices and back ends finish what they have, the rest is killed.
     fn finish(&mut self) {
         if self.running && !self.tree.cpu.is_closed() {
             let _ = self.tree.cpu.stop();
         }
         self.tree.cpu.send(&ToCpu::Quit);
+        self.settle_devices();
         for (_, bell) in &self.tree.back_ends {
             bell.ask_to_finish();
         }
