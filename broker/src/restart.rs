@@ -2,9 +2,11 @@
 //! descriptors.
 //!
 //! The order that makes it safe: the death is collected by `waitid`, so that no system call of the dead process is under way any
-//! more; the ready word is cleared; a successor is executed by the main thread with everything its predecessor had; it takes up
+//! more; the ready word is cleared; a successor with everything its predecessor had is released, or started by the main thread; it takes up
 //! the committed state and says when it serves. The virtual CPU meanwhile waits for its answer and notices nothing else.
 //!
+//! - *Standbys*: the successor of each process is started soon after its predecessor serves, and waits. It is not used where it
+//!   died meanwhile, and is ended where it no longer fits: after a client has come or gone, and by `device_restart`.
 //! - *Crash loops*: the first [`FREE_CRASHES`] crashes within [`CRASH_WINDOW`] are followed by a successor at once, later ones
 //!   after the pauses of [`PAUSES`]. A `SIGKILL` from outside is no crash: no process does that to itself.
 //! - *Poison*: what was under way at a crash (a request, a timer, an event of a link, a command, the saved state) is counted against

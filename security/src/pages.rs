@@ -56,6 +56,8 @@ const IRQ: Memory = memory("irq", Access::Write, "attention word, which devices 
 const CLOCK: Memory = memory("clock", Access::Read, "guest time");
 const TRACE: Memory =
     memory("trace", Access::Write, "its own trace file: switches, counters, a ring of records");
+const STANDBY: Memory =
+    memory("standby", Access::Read, "when to take over, if it was started before its predecessor died");
 const RAM: Memory = memory("ram", Access::Write, "guest RAM, for its direct memory access");
 const CODE: Memory =
     memory("code", Access::Write, "which pages hold compiled code, which of them it changed");
@@ -72,7 +74,7 @@ const fn chip(name: &'static str, program: &'static str, what: &'static str) -> 
         program,
         what,
         descriptors: &[],
-        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY],
         taken_over: LIES,
     }
 }
@@ -80,7 +82,7 @@ const fn chip(name: &'static str, program: &'static str, what: &'static str) -> 
 /// Every kind of process but the broker.
 pub const ROLES: &[Role] = &[
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, BYTES],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY, BYTES],
         taken_over: "It can misbehave as this chip, send any bytes to its character back end, and raise its line.",
         ..chip("serial", "bh-serial", "a 16550 serial port")
     },
@@ -89,27 +91,27 @@ pub const ROLES: &[Role] = &[
     chip("port92", "bh-port92", "system control port A"),
     chip("dma", "bh-dma", "the 8237 pair"),
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, BYTES],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY, BYTES],
         ..chip("debugports", "bh-debugports", "debug ports of the firmware, isa-debug-exit")
     },
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, RAM, CODE, BULK],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY, RAM, CODE, BULK],
         taken_over: "It can read and write all of guest RAM, so the guest is lost. Nothing of the host.",
         ..chip("fwcfg", "bh-fwcfg", "the firmware configuration device, a bus master")
     },
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, BULK],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY, BULK],
         taken_over: "It can show a wrong picture and answer its registers wrongly.",
         ..chip("vga", "bh-vga", "the standard VGA")
     },
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, RAM, CODE, BLOCK],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY, RAM, CODE, BLOCK],
         taken_over: "It can read and write all of guest RAM and, through its block links, the contents of its drives, so the guest is \
                      lost. Nothing of the host: it has no image, only links to those who do.",
         ..chip("ide", "bh-ide", "the PIIX3 IDE function, a bus master")
     },
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE],
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY],
         ..chip("template", "bh-template", "the device to copy")
     },
     Role {
@@ -120,7 +122,7 @@ pub const ROLES: &[Role] = &[
             ("image0", "the image, opened and locked by the broker, for reading only if the drive is"),
             ("overlay", "with -snapshot: an unlinked temporary file that takes the writes"),
         ],
-        memory: &[BELL, BLOCK, TRACE],
+        memory: &[BELL, BLOCK, TRACE, STANDBY],
         taken_over: "It can read and write this one image (only read it where the drive is read-only), which is what its guest may do \
                      anyway, and make it longer. No guest RAM, no interrupt, no other image.",
     },
@@ -145,6 +147,7 @@ pub const ROLES: &[Role] = &[
                 "how far bytes have come, the escape key, keys not yet delivered",
             ),
             TRACE,
+            STANDBY,
         ],
         taken_over: "It can read and write its one stream. If the monitor is shown on that stream, it can type monitor commands, which \
                      is as much as whoever sits at the terminal can do: it is as trusted as its client then. No guest RAM, no interrupt.",
