@@ -19,7 +19,9 @@ use bulkhead_bus::links::BlockServer;
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::messages::FromCpu;
 use bulkhead_bus::serve::{self, StartError};
+use bulkhead_bus::standby::Standby;
 use bulkhead_bus::sys::{Mapping, futex_wait, futex_wake};
+use bulkhead_bus::trace::Tracer;
 use bulkhead_bus::wire;
 
 /// Not taken over: the test speaks to it.
@@ -78,15 +80,18 @@ fn map(manifest: &Manifest, name: &str, number: i32) -> Result<Mapping, StartErr
     // SAFETY: the broker passed this descriptor under this name.
     let size = nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(number) });
     let size = size.map_err(|error| StartError::Refused(error.to_string()))?.st_size;
-    if name == fd::CLOCK && manifest.map(name, size as usize, true).is_ok() {
-        return Err(StartError::Refused("guest time can be mapped for writing".to_owned()));
+    let sealed = [fd::CLOCK, fd::STANDBY].contains(&name);
+    if sealed && manifest.map(name, size as usize, true).is_ok() {
+        return Err(StartError::Refused(format!("{name} can be mapped for writing")));
     }
-    manifest.map(name, size as usize, name != fd::CLOCK && !name.starts_with("rom"))
+    manifest.map(name, size as usize, !sealed && !name.starts_with("rom"))
 }
 
 fn start() -> Result<std::convert::Infallible, StartError> {
     let manifest = serve::manifest()?;
-    let number = asked_for(&manifest.name);
+    let standby = Standby::of(&manifest)?;
+    // A successor that waits is idle.
+    let number = if manifest.descriptor(fd::STANDBY).is_some() { None } else { asked_for(&manifest.name) };
     attempts::prepare();
     let mut memories = Vec::new();
     let mut keep = Vec::new();
@@ -115,6 +120,7 @@ fn start() -> Result<std::convert::Infallible, StartError> {
         _ => None,
     };
     bulkhead_security::enter(&manifest.role, &keep, manifest.terms()).map_err(StartError::Refused)?;
+    standby.wait(&manifest, &Tracer::off());
     if let Some((_, device)) = memories.iter().find(|(name, _)| *name == fd::DEVICE) {
         device.word(READY).store(1, Ordering::SeqCst);
         futex_wake(device.word(READY));

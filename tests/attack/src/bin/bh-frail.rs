@@ -9,6 +9,7 @@ use bulkhead_block::server;
 use bulkhead_bus::config::BlockConfig;
 use bulkhead_bus::links::{BLOCK_LINK, BlockServer};
 use bulkhead_bus::manifest::fd;
+use bulkhead_bus::standby::Standby;
 use bulkhead_bus::{serve, wire};
 
 struct Frail(Raw);
@@ -48,24 +49,25 @@ impl Image for Frail {
 }
 
 fn main() {
-    let name = std::env::args().next().unwrap_or_default();
-    if name != "bh-block-hda" {
+    let manifest = serve::manifest().expect("a manifest");
+    if manifest.name != "bh-block-hda" {
         let own = std::env::current_exe().expect("own path");
         let real = own.parent().expect("a folder").join("real/bh-block");
-        let error = std::process::Command::new(real).arg0(&name).exec();
-        panic!("{name}: {error}");
+        let error = std::process::Command::new(real).arg0(std::env::args().next().unwrap_or_default()).exec();
+        panic!("{}: {error}", manifest.name);
     }
-    let manifest = serve::manifest().expect("a manifest");
     let config: BlockConfig = wire::decode(&manifest.config).expect("a drive");
     let (link, image) = (format!("{}0", fd::BLOCK), format!("{}0", fd::IMAGE));
     let bell = manifest.bell(fd::BELL).expect("a bell");
     let peer = manifest.bell(&format!("{link}{}", fd::PEER_BELL)).expect("the controller's bell");
     let tracer = manifest.tracer().expect("a trace file");
     let link = manifest.map(&link, BLOCK_LINK, true).expect("a link");
-    let server = BlockServer::new(link, peer).traced(tracer);
+    let server = BlockServer::new(link, peer).traced(tracer.clone());
     let keep: Vec<i32> = manifest.descriptor(&image).into_iter().collect();
+    let standby = Standby::of(&manifest).expect("a page");
     let raw = Raw::new(manifest.take(&image).expect("an image"), config.bytes, config.read_only, true);
     bulkhead_security::enter(&manifest.role, &keep, manifest.terms()).expect("the jail of the role");
+    standby.wait(&manifest, &tracer);
     server.set_ready();
     server::serve(&server, &bell, &mut Frail(raw))
 }

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::messages::FromCpu;
+use bulkhead_bus::standby::Standby;
 use bulkhead_bus::storm::Random;
 use bulkhead_bus::sys::{self, Mapping};
+use bulkhead_bus::trace::Tracer;
 use bulkhead_bus::{control, device, serve, wire};
 
 /// What a piece of shared memory is for, and with that which words of it steer.
@@ -40,21 +42,20 @@ struct Memory {
 fn main() {
     let own = std::env::current_exe().expect("own path");
     let folder = own.parent().expect("a folder");
-    let name = std::env::args().next().unwrap_or_default();
+    let manifest = serve::manifest().expect("a manifest");
     let plan = std::fs::read_to_string(folder.join("victim")).expect("a victim");
     let mut words = plan.split_whitespace();
     let (victim, seed) = (words.next().unwrap_or_default(), words.next().and_then(|word| word.parse().ok()));
-    if name != victim {
+    if manifest.name != victim {
         let error = std::process::Command::new(folder.join("real").join(own.file_name().expect("a name")))
-            .arg0(&name)
+            .arg0(std::env::args().next().unwrap_or_default())
             .exec();
-        panic!("{name}: {error}");
+        panic!("{}: {error}", manifest.name);
     }
     // Not the word that the campaign looks for in the other processes' last words.
     std::panic::set_hook(Box::new(|info| eprintln!("the liar stumbled at {:?}", info.location())));
     // Every successor lies in another way.
     let mut random = Random::new(seed.unwrap_or(0u64) ^ u64::from(std::process::id()) << 20);
-    let manifest = serve::manifest().expect("a manifest");
     // Without all of its processes a machine does not start: only successors fail to.
     let is_successor = std::fs::File::create_new(folder.join("started")).is_err();
     let way = words.next();
@@ -67,7 +68,9 @@ fn main() {
     let memories = memories(&manifest, way == Some("ram"));
     let socket = (manifest.role == "cpu").then(|| manifest.take(fd::CONTROL).expect("a socket"));
     let keep: Vec<i32> = socket.iter().map(AsRawFd::as_raw_fd).collect();
+    let standby = Standby::of(&manifest).expect("a page");
     bulkhead_security::enter(&manifest.role, &keep, manifest.terms()).expect("the jail of the role");
+    standby.wait(&manifest, &Tracer::off());
     let mut liar = Liar { memories, socket, random, role: manifest.role };
     liar.say_ready();
     match way {
