@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::code::Code;
-use bulkhead_tests::{Monitor, Scratch, Vm, gone};
+use bulkhead_tests::{Monitor, STANDBY, Scratch, Vm, children, gone};
 
 /// Memory that the record of restarts may take in the broker, in KiB.
 const RECORD_KIB: u64 = 2048;
@@ -89,8 +89,9 @@ fn zombies(broker: u32) -> usize {
 fn kill_in_turn(vm: &Vm, times: u64) {
     let mut done = 0;
     while done < times {
-        let round: Vec<_> = vm.processes();
-        for (pid, name) in round.iter().filter(|(_, name)| name.starts_with("bh-") && name != "bh-cpu") {
+        let mut round = children(vm.pid());
+        round.retain(|(_, name)| name.starts_with("bh-") && !["bh-cpu", STANDBY].contains(&name.as_str()));
+        for (pid, name) in &round {
             if done == times {
                 return;
             }
@@ -98,7 +99,7 @@ fn kill_in_turn(vm: &Vm, times: u64) {
             unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
             done += 1;
             let end = Instant::now() + Duration::from_secs(30);
-            while !vm.processes().iter().any(|(now, have)| have == name && now != pid) {
+            while !children(vm.pid()).iter().any(|(now, have)| have == name && now != pid) {
                 assert!(Instant::now() < end, "{name} has no successor; {}", vm.errors());
                 std::thread::sleep(Duration::from_micros(500));
             }
@@ -136,6 +137,14 @@ fn restarts_leave_no_process_file_memory_or_descriptor_behind() {
             .any(|line| line.split_whitespace().nth(2) == Some("-"))
         {
             assert!(Instant::now() < end, "{}", monitor.ask("info restarts"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Each of the others but the CPU process has its standby again.
+        let have = |wanted: &dyn Fn(&str) -> bool| {
+            children(vm.pid()).iter().filter(|(_, name)| wanted(name.as_str())).count()
+        };
+        while have(&|name| name == STANDBY) != have(&|name| name != STANDBY && name != "bh-cpu") {
+            assert!(Instant::now() < end, "{:?}", vm.processes());
             std::thread::sleep(Duration::from_millis(20));
         }
     };
