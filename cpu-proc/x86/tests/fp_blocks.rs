@@ -198,3 +198,25 @@ fn an_unmasked_exception_in_a_compiled_block_faults_at_its_instruction() {
         assert_eq!(after.fx[24..28], 0x1d84u32.to_le_bytes());
     }
 }
+
+/// The host's stack is as deep as the guest's: what a store leaves there is missing when numbers are loaded.
+#[test]
+fn many_stores_in_a_block_leave_nothing_on_the_hosts_stack() {
+    let mut pair = Pair::new();
+    let mut random = Random(0x5704_5704);
+    let mut failures = 0;
+    // FST m32, FST m64, FIST m32, FIST m16, to [rdi].
+    for store in [[0xd9, 0x17], [0xdd, 0x17], [0xdb, 0x17], [0xdf, 0x17]] {
+        // FLD1, nine stores, FADD st0, st0, FSTP qword ptr [rdi].
+        let stores = std::iter::repeat_n(store, 9).flatten();
+        let code: Vec<u8> = [0xd9, 0xe8].into_iter().chain(stores).chain([0xd8, 0xc0, 0xdd, 0x1f]).collect();
+        let block = pair.place(&code);
+        for top in 0..8u16 {
+            let mut before = state(&mut random, &pair);
+            before.fx[2..4].copy_from_slice(&(top << 11).to_le_bytes());
+            before.fx[4] = 0;
+            agree(&mut pair, &format!("{store:02x?}"), &code, &before, block, &mut failures);
+        }
+    }
+    assert_eq!(failures, 0);
+}

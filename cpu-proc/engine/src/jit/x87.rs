@@ -198,7 +198,8 @@ fn value_form(opcode: u16) -> Option<Form> {
 /// Likewise of a form with the address of a memory operand.
 fn address_form(opcode: u16) -> Option<Form> {
     let (escape, digit) = ((opcode >> 8) as u8 & 7, (opcode >> 3) as u8 & 7);
-    let store = |w, pops| Some(Form { kind: Kind::Store { escape, digit: digit | pops, w }, pops });
+    // The popping form in any case: it is the host's stack that is popped, which holds nothing between instructions.
+    let store = |w, pops| Some(Form { kind: Kind::Store { escape, digit: digit | 1, w }, pops });
     match (escape, digit) {
         (1, 2 | 3) => store(W32, digit & 1),
         (5, 2 | 3) => store(W64, digit & 1),
