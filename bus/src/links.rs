@@ -644,6 +644,15 @@ impl BlockServer {
 
     /// Every submitted request, the oldest first. Malformed ones are completed with an error here.
     pub fn pending(&self) -> Vec<BlockRequest> {
+        // Requests are submitted in their order. One that the first look has found has none before it that the second does not find;
+        // what the second finds beyond it may have: it was submitted meanwhile, to a slot that was looked at already.
+        let Some((newest, _)) = self.submitted().pop() else { return Vec::new() };
+        let found = self.submitted().into_iter();
+        found.take_while(|(number, _)| *number <= newest).map(|(_, request)| request).collect()
+    }
+
+    /// The submitted requests that one look at all slots finds, with their numbers, the oldest first.
+    fn submitted(&self) -> Vec<(u64, BlockRequest)> {
         let mut found = Vec::new();
         for slot in 0..BLOCK_SLOTS {
             let at = slot_at(slot);
@@ -656,7 +665,7 @@ impl BlockServer {
             }
         }
         found.sort_by_key(|(number, _)| *number);
-        found.into_iter().map(|(_, request)| request).collect()
+        found
     }
 
     /// Whether anything is submitted.

@@ -142,6 +142,42 @@ fn block_requests_run_in_order_of_their_sequence_numbers() {
 }
 
 #[test]
+fn requests_that_are_submitted_meanwhile_overtake_none() {
+    const REQUESTS: u64 = 100_000;
+    let (client, server, _) = blocks();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let mut order = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..REQUESTS {
+                let slot = number as usize % BLOCK_SLOTS;
+                while !client.submit(slot, BlockOp::Read, number * 512, 512, number) {
+                    if over.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    if client.poll(slot).is_some_and(|done| done.is_some()) {
+                        client.release(slot);
+                    }
+                    std::thread::yield_now();
+                }
+            }
+        });
+        while order.len() < REQUESTS as usize && order.is_sorted() {
+            let pending = server.pending();
+            if pending.is_empty() {
+                std::thread::yield_now();
+            }
+            for request in pending {
+                server.complete(request.slot, BlockStatus::Ok);
+                order.push(request.offset);
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    assert!(order.is_sorted(), "after {} requests", order.len());
+}
+
+#[test]
 fn request_of_a_dead_back_end_is_found_by_its_successor() {
     let [device, first, second] = mappings(BLOCK_LINK);
     let client = BlockClient::new(device, bell());
