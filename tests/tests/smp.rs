@@ -66,3 +66,8 @@ fn works_with(cpus: u32, program: &str, flavour: &str) {
 fn two_processors_of_64_bits() {
     works_with(2, "qemu-system-x86_64", "amd64");
 }
+
+#[test]
+fn four_processors_of_32_bits() {
+    works_with(4, "qemu-system-i386", "686-pae");
+}
