@@ -325,6 +325,7 @@ fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], par
         no_hpet: config.no_hpet,
         no_acpi: config.no_acpi,
         no_reboot: config.no_reboot,
+        single_step: config.single_step,
         log_items: config.log_items.clone(),
     };
     for (index, slot) in slots.iter().enumerate() {

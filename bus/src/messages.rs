@@ -48,6 +48,8 @@ pub struct CpuConfig {
     pub no_acpi: bool,
     /// A reset by the guest stops the virtual CPUs and reports [`FromCpu::GuestReset`] instead of resetting.
     pub no_reboot: bool,
+    /// `-singlestep`: compiled code holds one guest instruction a block.
+    pub single_step: bool,
     /// `-rtc-td-hack` and friends change nothing here; `-d` items, known names only.
     pub log_items: Vec<String>,
 }
@@ -217,6 +219,8 @@ pub enum ToCpu {
     },
     /// Replace the `-d` items.
     Log(Vec<String>),
+    /// One guest instruction a block, or as many as fit.
+    SingleStep(bool),
     /// End the process with status 0.
     Quit,
 }

@@ -97,7 +97,20 @@ const COMMANDS: &[Command] = &[
     ),
     unbuilt(&["loadvm"], "tag|id", "restore a VM snapshot from its tag or id"),
     unbuilt(&["delvm"], "tag|id", "delete a VM snapshot from its tag or id"),
-    unbuilt(&["singlestep"], "[on|off]", "run emulation in singlestep mode or switch to normal mode"),
+    command(
+        &["singlestep"],
+        "[on|off]",
+        "run emulation in singlestep mode or switch to normal mode",
+        |call| {
+            let on = match word(call.args).as_deref() {
+                None | Some("on") => true,
+                Some("off") => false,
+                Some(other) => return Err(format!("unexpected option {other}")),
+            };
+            call.vm.tree.cpu.send(&ToCpu::SingleStep(on));
+            Ok(())
+        },
+    ),
     command(&["stop"], "", "stop emulation", |call| {
         call.vm.stop();
         Ok(())

@@ -60,7 +60,7 @@ fn advance(core: &mut CoreState) {
     core.exit = exit::NONE;
     let stepping = core.log & (log::EXEC | log::CPU) != 0;
     let engine = Engine::of(core);
-    let Some(jit) = engine.jit.as_ref().filter(|_| !engine.single_step && !stepping) else {
+    let Some(jit) = engine.jit.as_ref().filter(|_| !stepping) else {
         return interpret(core);
     };
     let enter = jit.enter();
@@ -142,7 +142,8 @@ fn compile(
 ) -> Result<Option<BlockId>, Fault> {
     watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;
     let mut block = std::mem::take(&mut Engine::of(core).scratch);
-    let result = lower(core, MAX_INSNS, &mut block);
+    let max_insns = if Engine::of(core).single_step { 1 } else { MAX_INSNS };
+    let result = lower(core, max_insns, &mut block);
     let made = match result {
         Err(Fault) => Err(Fault),
         Ok(code) => install(core, ident, &block, &code, linear, base, mode),
@@ -238,7 +239,7 @@ fn log_host_code(core: &mut CoreState, entry: u64) {
     core.machine().log(log::OUT_ASM, &text);
 }
 
-/// Drops all compiled code, between runs: what is logged of it changed.
+/// Drops all compiled code, between runs: what is logged of it, or how it is made, changed.
 pub fn flush_code(core: &mut CoreState) {
     clear(core);
 }

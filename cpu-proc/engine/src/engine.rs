@@ -39,7 +39,7 @@ pub struct Engine {
     pub(crate) side: Side,
     /// What it shares with the other CPUs of its machine, if there are any.
     pub(crate) peers: Option<Box<Membership>>,
-    /// Interpret each instruction although there is a compiler (`-singlestep`).
+    /// One guest instruction a compiled block (`-singlestep`). Whoever changes it flushes the code, see [`crate::flush_code`].
     pub single_step: bool,
     /// Counters.
     pub stats: Stats,

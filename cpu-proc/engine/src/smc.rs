@@ -269,3 +269,19 @@ fn a_loop_over_a_table_sees_a_new_mapping_of_it_after_every_kind_of_flush() {
     assert_eq!((r.cpu.faults, r.cpu.fault_address, r.cpu.delivered_pc), (1, 0x9020, 0x1000));
     assert_eq!(r.cpu.core.slots[2], 16);
 }
+
+#[test]
+fn single_step_compiles_one_instruction_a_block() {
+    let run = |single_step: bool| {
+        let mut r = rig(&[0x101, 0x102, 4, 0x103, 0]);
+        Engine::of(r.core()).single_step = single_step;
+        r.cpu.core.slots[2] = 9;
+        r.run(0x1000);
+        let stats = Engine::of(r.core()).stats;
+        (r.cpu.core.slots[0], stats.compiled, stats.compiled_insns)
+    };
+    assert_eq!(run(true), (9 * 3 + 3, 5, 5));
+    let (sum, blocks, insns) = run(false);
+    assert_eq!((sum, insns), (9 * 3 + 3, 5));
+    assert!(blocks < insns, "{blocks} blocks");
+}

@@ -15,7 +15,7 @@ mod shared;
 use std::sync::Arc;
 
 use bulkhead_bus::messages::{FromCpu, ToCpu};
-use bulkhead_engine::log as items;
+use bulkhead_engine::{Engine, log as items};
 
 use control::Control;
 use cpus::Cpus;
@@ -98,6 +98,12 @@ impl Vm {
                 let mask = self.shared.log.mask();
                 for vcpu in self.cpus.all() {
                     vcpu.cpu.core.log = mask;
+                    bulkhead_engine::flush_code(&mut vcpu.cpu.core);
+                }
+            }
+            ToCpu::SingleStep(on) => {
+                for vcpu in self.cpus.all() {
+                    Engine::of(&mut vcpu.cpu.core).single_step = on;
                     bulkhead_engine::flush_code(&mut vcpu.cpu.core);
                 }
             }

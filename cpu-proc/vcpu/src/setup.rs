@@ -15,7 +15,7 @@ use bulkhead_bus::wire;
 use bulkhead_chips::acpipm::Resources;
 use bulkhead_chips::board::{Board, BoardConfig};
 use bulkhead_chips::{pci, piix3};
-use bulkhead_engine::Machine;
+use bulkhead_engine::{Engine, Machine};
 use bulkhead_x86::{Config, Cpu, cpuid};
 
 use crate::Vm;
@@ -115,7 +115,9 @@ pub fn start() -> Result<Vm, StartError> {
         // runs the CPU uses them, and another one only while that stands.
         let mut cpu = unsafe { Cpu::boxed(part, machine, word) };
         // All memory that will ever be executable is made here, before the jail.
-        bulkhead_engine::Engine::compiling(code_bytes(cpus)).map_err(refused)?.attach(&mut cpu.core);
+        let mut engine = Engine::compiling(code_bytes(cpus)).map_err(refused)?;
+        engine.single_step = config.single_step;
+        engine.attach(&mut cpu.core);
         if let Some(peers) = &shared.peers {
             // SAFETY: boxed and never dropped.
             unsafe { peers.join(number, &mut cpu.core) };

@@ -54,6 +54,8 @@ pub struct MachineConfig {
     pub pidfile: Option<PathBuf>,
     /// `-S`: do not start the CPU.
     pub stopped: bool,
+    /// `-singlestep`.
+    pub single_step: bool,
     /// `-d` items, each one of the known names, `all` included.
     pub log_items: Vec<String>,
     /// `-L`.
@@ -121,6 +123,7 @@ impl MachineConfig {
             monitor: CharDevice::Vc,
             pidfile: None,
             stopped: false,
+            single_step: false,
             log_items: Vec::new(),
             firmware_dir: None,
             bios: None,

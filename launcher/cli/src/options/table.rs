@@ -101,7 +101,7 @@ pub static OPTIONS: &[Row] = &[
     row!(Debug, "parallel", Value(chardev::parallel), works("dev", "redirect a parallel port: none (others not supported yet)")),
     row!(Debug, "monitor", Value(chardev::monitor), works("dev", "redirect the monitor, same devices as -serial")),
     row!(Debug, "pidfile", Value(machine::pidfile), works("file", "write the process id to file")),
-    row!(Debug, "singlestep", NotYet, later("", "run the CPU one instruction at a time")),
+    row!(Debug, "singlestep", Flag(|draft| draft.config.single_step = true), works("", "run the CPU one instruction at a time")),
     row!(Debug, "S", Flag(|draft| draft.config.stopped = true), works("", "do not start the CPU at start-up (type c in the monitor)")),
     row!(Debug, "gdb", NotYet, later("dev", "wait for a gdb connection on dev")),
     row!(Debug, "s", NotYet, later("", "shorthand for -gdb tcp::1234")),

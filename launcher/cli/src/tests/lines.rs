@@ -77,6 +77,7 @@ fn every_simple_option_sets_its_field() {
         ("-S", |c| c.stopped),
         ("-d in_asm,int", |c| c.log_items == ["in_asm", "int"]),
         ("-d all", |c| c.log_items == ["all"]),
+        ("-singlestep", |c| c.single_step),
         ("-L firmware", |c| c.firmware_dir == Some("firmware".into())),
         ("-bios bios.bin", |c| c.bios.as_deref() == Some("bios.bin")),
         ("-no-reboot", |c| c.no_reboot),
