@@ -99,7 +99,8 @@ pub struct GuestOps {
 /// What lies at a physical page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// Host memory: address of the page's first byte; `writable` false for ROM (writes go to [`Machine::write`], which drops them).
+    /// Host memory: address of the page's first byte, where a host page begins; `writable` false for ROM (writes go to
+    /// [`Machine::write`], which drops them).
     Memory {
         /// Host address.
         host: *mut u8,

@@ -130,6 +130,7 @@ pub(crate) fn phys_page(core: &mut CoreState, gpa: Gpa) -> Option<(*mut u8, bool
     }
     match core.machine().page(page) {
         Page::Memory { host, writable } => {
+            debug_assert_eq!(host as u64 % PAGE_SIZE, 0, "a page of the guest is one of the host");
             core.phys_cache[slot] = PhysEntry { gpa: page, host, writable: u64::from(writable) };
             Some((host, writable))
         }

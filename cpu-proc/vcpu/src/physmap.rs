@@ -10,6 +10,8 @@
 //! | 0xfec00000 | 4 GiB | IOAPIC, HPET, LAPIC; firmware ROM at the top |
 //! | 4 GiB | | RAM above the hole |
 
+use std::io;
+
 use bulkhead_bus::ram::{GuestRam, LOW_LIMIT};
 use bulkhead_bus::sys::Mapping;
 use bulkhead_engine::Page;
@@ -79,36 +81,38 @@ pub struct PhysMap {
     /// RAM.
     pub ram: GuestRam,
     /// The firmware image, as it lies below 4 GiB.
-    bios: Vec<u8>,
+    bios: Mapping,
     /// ROM view of 0xc0000..0x100000: all ones, the last 128 KiB of the firmware at its end.
-    low_rom: Vec<u8>,
+    low_rom: Mapping,
     /// Frame buffers and the like.
     pub memories: Vec<Mapping>,
     /// Firmware to be copied into RAM at reset, with its address: a machine without shadow registers.
     resident: Vec<(u64, Vec<u8>)>,
 }
 
-/// A page-aligned copy: generated code reads ROM through whole pages.
-fn page_aligned(bytes: &[u8], fill_front: usize) -> Vec<u8> {
-    let mut memory = Vec::with_capacity(fill_front + bytes.len() + 4096);
-    memory.resize(fill_front, 0xff);
-    memory.extend_from_slice(bytes);
-    memory.resize(memory.len().next_multiple_of(4096), 0xff);
-    memory
+/// A copy in whole host pages behind `fill_front` bytes of ones: a page of the guest is one of the host.
+fn in_pages(bytes: &[u8], fill_front: usize) -> io::Result<Mapping> {
+    let len = fill_front + bytes.len();
+    let memory = Mapping::anonymous(len.next_multiple_of(4096).max(4096))?;
+    let _ = memory.write(0, &vec![0xff; memory.len()]) && memory.write(fill_front, bytes);
+    Ok(memory)
 }
 
 impl PhysMap {
     /// A map over `ram` with the firmware image `bios` (a multiple of 4 KiB, at most 16 MiB).
-    pub fn new(ram: GuestRam, bios: &[u8], memories: Vec<Mapping>) -> PhysMap {
+    ///
+    /// # Errors
+    /// When there is no memory for the image.
+    pub fn new(ram: GuestRam, bios: &[u8], memories: Vec<Mapping>) -> io::Result<PhysMap> {
         let tail = bios.len().min(0x2_0000);
         let low = bios.get(bios.len() - tail..).unwrap_or_default();
-        PhysMap {
+        Ok(PhysMap {
             ram,
-            bios: page_aligned(bios, 0),
-            low_rom: page_aligned(low, SHADOW_BYTES - tail),
+            bios: in_pages(bios, 0)?,
+            low_rom: in_pages(low, SHADOW_BYTES - tail)?,
             memories,
             resident: Vec::new(),
-        }
+        })
     }
 
     /// A machine without a host bridge: firmware lies in RAM below 1 MiB, put there by every reset. `roms` are images besides
@@ -116,7 +120,8 @@ impl PhysMap {
     pub fn keep_firmware_in_ram(&mut self, roms: Vec<(u64, Vec<u8>)>) {
         self.resident = roms;
         let tail = self.bios.len().min(0x2_0000);
-        let low = self.bios.get(self.bios.len() - tail..).unwrap_or_default().to_vec();
+        let mut low = vec![0; tail];
+        let _ = self.bios.read(self.bios.len() - tail, &mut low);
         self.resident.push((MEGABYTE - tail as u64, low));
         self.reset();
     }
@@ -141,11 +146,13 @@ impl PhysMap {
         }
     }
 
-    fn rom_page(memory: &[u8], offset: u64) -> Page {
-        match memory.get(offset as usize..).filter(|rest| rest.len() >= 4096) {
-            Some(page) => Page::Memory { host: page.as_ptr().cast_mut(), writable: false },
-            None => Page::Device,
+    fn page_in(memory: &Mapping, offset: u64, writable: bool) -> Page {
+        let offset = offset as usize;
+        if offset + 4096 > memory.len() {
+            return Page::Device;
         }
+        // SAFETY: a whole page from there is inside the mapping, which lives as long as the process.
+        Page::Memory { host: unsafe { memory.base().add(offset) }, writable }
     }
 
     /// What backs the page at `gpa`, for a CPU in system-management mode or not.
@@ -158,12 +165,12 @@ impl PhysMap {
                 if shadow.read_ram {
                     self.ram_page(gpa, shadow.write_ram)
                 } else {
-                    Self::rom_page(&self.low_rom, gpa - SHADOW)
+                    Self::page_in(&self.low_rom, gpa - SHADOW, false)
                 }
             }
             LOW_LIMIT..0x1_0000_0000 => {
                 if gpa >= self.bios_base() {
-                    return Self::rom_page(&self.bios, gpa - self.bios_base());
+                    return Self::page_in(&self.bios, gpa - self.bios_base(), false);
                 }
                 let inside = |window: &&Window| gpa >= window.base && gpa - window.base < window.size;
                 map.windows.iter().find(inside).map_or(Page::Device, |window| self.window_page(window, gpa))
@@ -173,13 +180,9 @@ impl PhysMap {
     }
 
     fn window_page(&self, window: &Window, gpa: u64) -> Page {
-        let offset = (gpa - window.base) as usize;
         match self.memories.get(window.memory) {
-            Some(memory) if offset + 4096 <= memory.len() => {
-                // SAFETY: a whole page from there is inside the mapping, which lives as long as the process.
-                Page::Memory { host: unsafe { memory.base().add(offset) }, writable: window.writable }
-            }
-            _ => Page::Device,
+            Some(memory) => Self::page_in(memory, gpa - window.base, window.writable),
+            None => Page::Device,
         }
     }
 

@@ -80,7 +80,7 @@ pub fn start() -> Result<Vm, StartError> {
         }
     }
     let board = board(&config)?;
-    let mut phys = PhysMap::new(ram, &bios, memories);
+    let mut phys = PhysMap::new(ram, &bios, memories).map_err(refused)?;
     if config.chipset == Chipset::Isa {
         phys.keep_firmware_in_ram(resident);
     }
