@@ -79,14 +79,27 @@ impl Pc {
         self.shared.set_in_device(self.cpu, false);
         // Who sees that a transfer is over must not run the code that it has replaced.
         self.shared.pass_on_changes();
-        // What the device has done to its lines is told to the first vCPU only.
-        if self.cpu != 0 && self.shared.irq.attention().load(Ordering::SeqCst) != 0 {
+        // What the device has done to its lines is told to the first vCPU only. And a guest that does nothing but wait for a device, its
+        // interrupts off, would look at nothing for long.
+        let told = self.cpu != 0 && self.shared.irq.attention().load(Ordering::SeqCst) != 0;
+        if told || !self.shared.is_smp() && self.shared.devices.is_crowded() {
             self.shared.look_again(self.cpu);
         }
         value
     }
 
+    /// Whether a device answers at `port`. Its ranges lie over those of the chips.
+    fn is_device_port(&mut self, port: u16) -> bool {
+        self.refresh_map();
+        self.map.ports.find(u64::from(port)).is_some()
+    }
+
     fn port_in(&mut self, port: u16, size: u8) -> u32 {
+        let device =
+            |shared: &Shared, map: &Map| shared.devices.read(&map.ports, u64::from(port), log2(size)) as u32;
+        if self.is_device_port(port) {
+            return self.with_device(device);
+        }
         let now = self.shared.clock.now();
         let mut chips = self.shared.chips();
         if let Some(value) = chips.board.port_read(port, size, now) {
@@ -95,7 +108,7 @@ impl Pc {
             return value;
         }
         drop(chips);
-        self.with_device(|shared, map| shared.devices.read(&map.ports, u64::from(port), log2(size)) as u32)
+        self.with_device(device)
     }
 
     /// Looks for something to do, as long as the last halts promise that it comes soon. True when it has come.
@@ -169,14 +182,15 @@ impl Machine for Pc {
         if self.shared.log.has(log::IOPORT) {
             self.shared.log.line(log::IOPORT, &format!("out{size} {port:04x} = {value:x}"));
         }
-        let now = self.shared.clock.now();
-        let mut chips = self.shared.chips();
-        if chips.board.port_write(port, size, value, now) {
-            self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
-            self.shared.settle_and_notify(&mut chips, self.cpu, now);
-            return;
+        if !self.is_device_port(port) {
+            let now = self.shared.clock.now();
+            let mut chips = self.shared.chips();
+            if chips.board.port_write(port, size, value, now) {
+                self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
+                self.shared.settle_and_notify(&mut chips, self.cpu, now);
+                return;
+            }
         }
-        drop(chips);
         let (address, value) = (u64::from(port), u64::from(value));
         self.with_device(|shared, map| shared.devices.write(&map.ports, address, log2(size), value));
         self.note_posted();

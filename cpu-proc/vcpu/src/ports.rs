@@ -25,24 +25,48 @@ pub struct Range {
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     fixed: Vec<Range>,
-    moving: Vec<Range>,
+    /// What of all ranges can be seen: disjoint, by address.
+    seen: Vec<Range>,
 }
 
 impl Decoder {
     /// Adds a range that never moves.
     pub fn add(&mut self, range: Range) {
         self.fixed.push(range);
+        self.lay(range);
     }
 
     /// Replaces the ranges that BARs place.
     pub fn set_moving(&mut self, ranges: Vec<Range>) {
-        self.moving = ranges;
+        self.seen.clear();
+        for range in self.fixed.clone().into_iter().chain(ranges) {
+            self.lay(range);
+        }
+    }
+
+    /// Lays a range over those that are there.
+    fn lay(&mut self, over: Range) {
+        let over_end = over.base.saturating_add(over.size);
+        let cut = |range: Range| {
+            let end = range.base.saturating_add(range.size);
+            let below = range.base.max(over.base.min(end));
+            let above = range.base.max(over_end.min(end)).max(below);
+            let part = |from: u64, to: u64| Range {
+                base: from,
+                size: to - from,
+                offset: range.offset.wrapping_add((from - range.base) as u32),
+                ..range
+            };
+            [part(range.base, below), part(above, end)]
+        };
+        self.seen = self.seen.drain(..).flat_map(cut).chain([over]).filter(|range| range.size != 0).collect();
+        self.seen.sort_by_key(|range| range.base);
     }
 
     /// The range at `address`.
     pub fn find(&self, address: u64) -> Option<&Range> {
-        let hit = |range: &&Range| address >= range.base && address - range.base < range.size;
-        self.moving.iter().rev().find(hit).or_else(|| self.fixed.iter().rev().find(hit))
+        let next = self.seen.partition_point(|range| range.base <= address);
+        self.seen.get(next.checked_sub(1)?).filter(|range| address - range.base < range.size)
     }
 }
 
@@ -140,7 +164,12 @@ impl Devices {
 
     /// Whether the CPU had better run on another processor than its devices, since the last call.
     pub fn take_crowded(&self) -> bool {
-        self.crowded.load(Ordering::Relaxed) && self.crowded.swap(false, Ordering::Relaxed)
+        self.is_crowded() && self.crowded.swap(false, Ordering::Relaxed)
+    }
+
+    /// What [`Devices::take_crowded`] would say.
+    pub fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
     }
 
     /// Output line `line` of device `device`.
@@ -200,5 +229,41 @@ pub fn log2(size: u8) -> u8 {
         2 => 1,
         4 => 2,
         _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(base: u64, size: u64, device: usize) -> Range {
+        Range { base, size, device, region: 0, offset: 0x100 }
+    }
+
+    #[test]
+    fn an_address_belongs_to_the_last_range_over_it() {
+        // Every way in which one range can lie over another, and the ends of the address space.
+        let ends = [0, 1, 2, 5, 6, 9, u64::MAX - 3, u64::MAX];
+        let mut ranges = Vec::new();
+        for base in ends {
+            ranges.extend(ends.iter().filter(|end| **end >= base).map(|end| (base, end - base)));
+        }
+        for (first, second) in
+            ranges.iter().flat_map(|first| ranges.iter().map(move |second| (first, second)))
+        {
+            let lower = range(4, 4, 0);
+            let moving = vec![range(first.0, first.1, 1), range(second.0, second.1, 2)];
+            let mut decoder = Decoder::default();
+            decoder.add(lower);
+            decoder.set_moving(moving.clone());
+            let all = [vec![lower], moving].concat();
+            for address in (0..12).chain(u64::MAX - 6..=u64::MAX) {
+                let wanted = all.iter().rev().find(|range| address.wrapping_sub(range.base) < range.size);
+                let wanted = wanted.map(|range| (range.device, range.offset + (address - range.base) as u32));
+                let have = decoder.find(address);
+                let have = have.map(|range| (range.device, range.offset + (address - range.base) as u32));
+                assert_eq!(have, wanted, "{address:#x} under {first:?} and {second:?}");
+            }
+        }
     }
 }
