@@ -37,28 +37,25 @@ impl DeadDevice {
         let generation = self.map.dword(device::GENERATION).load(Ordering::SeqCst);
         let active = device::SLOTS + (generation & 1) as usize * device::SLOT_BYTES;
         let consumed = self.map.word(active + slot::CONSUMED);
+        let response = self.map.dword(active + slot::RESPONSE);
         while !self.stop.load(Ordering::SeqCst) {
             let mut index = consumed.load(Ordering::SeqCst);
-            let tail = self.map.word(device::TAIL).load(Ordering::SeqCst);
-            // Both are claims: what no ring can hold is not served.
-            let waiting = tail.wrapping_sub(index);
-            if waiting != 0 && waiting <= device::RING_ENTRIES {
-                for _ in 0..waiting {
-                    let request = Request::load(&self.map, index);
-                    let at = device::RESPONSES + (index % device::RING_ENTRIES) as usize * 8;
-                    let answer = if request.kind == kind::RESET { 0 } else { request.unanswered() };
-                    self.map.dword(at).store(answer, Ordering::SeqCst);
-                    index = index.wrapping_add(1);
-                }
+            let mut answer = None;
+            // What is there may be made up: at most one ring full.
+            for _ in 0..device::RING_ENTRIES {
+                let Some(request) = Request::load(&self.map, index) else { break };
+                answer = Some(if request.kind == kind::RESET { 0 } else { request.unanswered() });
+                index = index.wrapping_add(1);
+            }
+            if let Some(answer) = answer {
+                // Only the last one can be waited for with its response.
+                response.store(answer, Ordering::SeqCst);
                 consumed.store(index, Ordering::SeqCst);
+                self.map.dword(device::RESPONSE).store(answer, Ordering::SeqCst);
                 sys::publish(self.map.word(device::HEAD), index);
                 self.irq.cpu_bell().wake();
             }
-            let work = || {
-                let tail = self.map.word(device::TAIL).load(Ordering::SeqCst);
-                tail.wrapping_sub(index).wrapping_sub(1) < device::RING_ENTRIES
-                    || self.stop.load(Ordering::SeqCst)
-            };
+            let work = || Request::load(&self.map, index).is_some() || self.stop.load(Ordering::SeqCst);
             self.bell.sleep(None, work);
         }
     }

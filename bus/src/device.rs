@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `0x000` | u32 magic, u32 ready (1 once jailed and serving), u32 regions, u32 lines | device |
 //! | `0x040` | u32 tail: requests ever submitted | CPU |
-//! | `0x080` | u32 head: requests ever completed, a copy of the committed one | device |
+//! | `0x080` | u32 head: requests ever completed, `0x088` u64 response to the last of them; copies of what is committed | device |
 //! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one | device, broker |
 //! | `0x100` | u64 host's monotonic nanoseconds when ready was set | device |
 //! | `0x110` | 16 bytes each, see [`crate::attempts::Note`] | device, broker |
@@ -15,13 +15,16 @@
 //! | `0x200` | per region 256 bytes: u64 size, u32 rules, then 16 bytes a rule: start, end, read class, write class | device |
 //! | `0xa00` | output lines, see [`crate::irq`] | device |
 //! | `0x1000` | ring: 1024 entries of 16 bytes, see [`Request`] | CPU |
-//! | `0x5000` | responses: u64 by request index | device |
 //! | `0x8000` | two state slots of 4 KiB: header 256 bytes (see [`slot`]), then the chip's state | device |
 //! | `0xa000` | block data, 16 KiB: one `rep ins`/`rep outs` at a time | both |
 //! | `0xe000` | mirror: u32 requests drained; from `0xe100` a byte per mirrored register byte, in order of the rules | device |
 //! | `0x10000` | control mailbox, [`crate::control`] | both |
 //!
 //! A response, the new state and the consumer index become visible by one exchange of the generation; the head word follows.
+//!
+//! What a waiter looks at lies in one cache line with what it wants then: a request is complete when its stamp is there, and the
+//! response is beside the head. Two processors that are far apart need some 110 ns to hand a line over, and a synchronous read is
+//! four of those: its two lines, there and back.
 //! The CPU reads everything here as claims: indices are masked, lengths clamped.
 
 use std::sync::Arc;
@@ -45,6 +48,7 @@ pub(crate) const REGIONS: usize = 0x008;
 /// Offset of the index behind the newest request.
 pub const TAIL: usize = 0x040;
 pub(crate) const HEAD: usize = 0x080;
+pub(crate) const RESPONSE: usize = 0x088;
 /// Outside the commit: a request that kills the device leaves its mark here.
 pub(crate) const ATTEMPTS: usize = 0x0c0;
 pub(crate) const READY_AT: usize = 0x100;
@@ -60,7 +64,6 @@ pub(crate) const REGION_BYTES: usize = 0x100;
 pub(crate) const LINES_AT: usize = 0xa00;
 /// Offset of the requests.
 pub const RING: usize = 0x1000;
-pub(crate) const RESPONSES: usize = 0x5000;
 pub(crate) const MIRROR: usize = 0xe000;
 pub(crate) const MIRROR_DATA: usize = 0xe100;
 /// Most mirrored register bytes of a device.
@@ -97,6 +100,8 @@ pub mod slot {
     pub const CONSUMED: usize = 0x08;
     /// u32 control requests answered.
     pub const ANSWERED: usize = 0x0c;
+    /// u64 response to the last request consumed.
+    pub const RESPONSE: usize = 0x10;
     /// Chip's state.
     pub const STATE: usize = 0x100;
 }
@@ -117,7 +122,13 @@ pub mod kind {
     pub const RESET: u8 = 6;
 }
 
-/// One ring entry: `0` kind, `1` log2 of the size, `2` region, `3` spare, `4..8` offset, `8..16` value.
+/// Byte 3 of the ring entry of request `index`: the number of times that the ring has been begun, this one included. An entry with another
+/// stamp is that of the request one ring before, or none.
+pub fn stamp(index: u32) -> u8 {
+    (index / RING_ENTRIES).wrapping_add(1) as u8
+}
+
+/// One ring entry: `0` kind, `1` log2 of the size, `2` region, `3` its [`stamp`], `4..8` offset, `8..16` value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// See [`kind`].
@@ -143,26 +154,29 @@ impl Request {
         [index.into(), place(self.kind, self.region, self.offset, self.size), self.value, 0]
     }
 
-    pub(crate) fn store(&self, map: &Mapping, index: u32) {
+    /// Makes it the request `index`, in one exchange: a sleep flag may be read after it.
+    pub(crate) fn publish(&self, map: &Mapping, index: u32) {
         let at = RING + (index % RING_ENTRIES) as usize * 16;
         let head = u64::from(self.kind)
             | u64::from(self.size) << 8
             | u64::from(self.region) << 16
+            | u64::from(stamp(index)) << 24
             | u64::from(self.offset) << 32;
-        map.dword(at).store(head, Ordering::Relaxed);
         map.dword(at + 8).store(self.value, Ordering::Relaxed);
+        map.dword(at).swap(head, Ordering::SeqCst);
     }
 
-    pub(crate) fn load(map: &Mapping, index: u32) -> Request {
+    /// The request `index`, once it is there.
+    pub(crate) fn load(map: &Mapping, index: u32) -> Option<Request> {
         let at = RING + (index % RING_ENTRIES) as usize * 16;
-        let head = map.dword(at).load(Ordering::Relaxed);
-        Request {
+        let head = map.dword(at).load(Ordering::SeqCst);
+        ((head >> 24) as u8 == stamp(index)).then(|| Request {
             kind: head as u8,
             size: (head >> 8) as u8 & 3,
             region: (head >> 16) as u8,
             offset: (head >> 32) as u32,
             value: map.dword(at + 8).load(Ordering::Relaxed),
-        }
+        })
     }
 }
 
@@ -288,25 +302,24 @@ impl DevicePort {
     fn push(&mut self, request: Request) -> u32 {
         let index = self.tail;
         if index.wrapping_sub(self.head()) >= RING_ENTRIES {
-            let start = sys::monotonic_ns();
             self.bell.ring();
-            self.wait(index.wrapping_sub(RING_ENTRIES - 1), start);
+            self.wait(index.wrapping_sub(RING_ENTRIES - 1));
         }
-        request.store(&self.map, index);
         self.tail = index.wrapping_add(1);
-        sys::publish(self.map.word(TAIL), self.tail);
+        self.map.word(TAIL).store(self.tail, Ordering::Relaxed);
+        request.publish(&self.map, index);
         index
     }
 
     /// Rings for the request at `index` and waits until it has completed.
     fn complete(&mut self, index: u32) {
-        let start = sys::monotonic_ns();
         self.ring();
-        self.wait(index.wrapping_add(1), start);
+        self.wait(index.wrapping_add(1));
     }
 
-    /// Waits until `count` requests have completed. The time since `start` (monotonic), when the vCPU turned to the device, is counted.
-    fn wait(&self, count: u32, start: u64) {
+    /// Waits until `count` requests have completed, and counts the time. The clock is read while the device works: its bell has rung.
+    fn wait(&self, count: u32) {
+        let start = sys::monotonic_ns();
         self.look_and_sleep(count, start);
         self.tracer.count_access(access::WAITED, sys::monotonic_ns().saturating_sub(start));
     }
@@ -383,7 +396,7 @@ impl DevicePort {
         let index = self.push(Request { kind: kind::READ, size, region, offset, value: 0 });
         self.complete(index);
         let mask = u64::MAX >> (64 - (8u32 << size.min(3)));
-        let value = self.response(index) & mask;
+        let value = self.response() & mask;
         self.tracer.end(events::CPU_READ, || [index.into(), value, 0, 0]);
         value
     }
@@ -405,8 +418,9 @@ impl DevicePort {
         self.map.read(MIRROR_DATA + at, value.get_mut(..bytes)?).then(|| u64::from_le_bytes(value))
     }
 
-    fn response(&self, index: u32) -> u64 {
-        self.map.dword(RESPONSES + (index % RING_ENTRIES) as usize * 8).load(Ordering::Acquire)
+    /// The response to the newest request, which has completed.
+    fn response(&self) -> u64 {
+        self.map.dword(RESPONSE).load(Ordering::Acquire)
     }
 
     /// Register write of `1 << size` bytes.
@@ -440,7 +454,7 @@ impl DevicePort {
             self.begin(events::CPU_READ_BLOCK, region, offset, size, [request.value, 0]);
             let index = self.push(request);
             self.complete(index);
-            let filled = (self.response(index) as usize).min(part.len());
+            let filled = (self.response() as usize).min(part.len());
             self.tracer.end(events::CPU_READ_BLOCK, || [index.into(), filled as u64, 0, 0]);
             let (have, rest) = part.split_at_mut(filled);
             if !self.map.read(BLOCK, have) {

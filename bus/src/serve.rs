@@ -184,6 +184,8 @@ struct Server<C: Chip> {
     /// Data of the block transaction under way.
     block: Vec<u8>,
     consumed: u32,
+    /// To the last request consumed.
+    response: u64,
     answered: u32,
     generation: u64,
     outputs: Outputs,
@@ -304,6 +306,7 @@ impl<C: Chip> Server<C> {
             tracer,
             block: vec![0; device::BLOCK_BYTES],
             consumed: 0,
+            response: 0,
             answered: 0,
             generation: 0,
             outputs: Outputs::default(),
@@ -349,6 +352,7 @@ impl<C: Chip> Server<C> {
         // Not 0 when everybody before died at once and the requests were answered without a device.
         self.consumed = self.map.word(at + slot::CONSUMED).load(Ordering::Acquire);
         self.answered = self.map.word(at + slot::ANSWERED).load(Ordering::Acquire);
+        self.response = self.map.dword(at + slot::RESPONSE).load(Ordering::Acquire);
         if self.generation == 0 {
             self.call(|chip, env| chip.reset(env));
             self.commit();
@@ -452,11 +456,12 @@ impl<C: Chip> Server<C> {
         for (index, word) in words.into_iter().enumerate() {
             self.map.word(at + index * 4).store(word, Ordering::Relaxed);
         }
+        self.map.dword(at + slot::RESPONSE).store(self.response, Ordering::Relaxed);
         let _ = self.map.write(at + slot::STATE, bytemuck::bytes_of(&state));
         self.map.dword(device::GENERATION).swap(self.generation, Ordering::SeqCst);
     }
 
-    /// Publishes what follows from the committed state: lines, mirror, head. Repeatable.
+    /// Publishes what follows from the committed state: lines, mirror, response, head. Repeatable.
     fn finish(&mut self) {
         let mut outputs = Outputs::default();
         self.chip.sync_outputs(&mut outputs);
@@ -466,6 +471,7 @@ impl<C: Chip> Server<C> {
         if irq::publish(&self.map, &self.outputs, &self.tracer) {
             self.irq.tell(self.source);
         }
+        self.map.dword(device::RESPONSE).store(self.response, Ordering::Relaxed);
         sys::publish(self.map.word(device::HEAD), self.consumed);
     }
 
@@ -531,7 +537,7 @@ impl<C: Chip> Server<C> {
     }
 
     fn has_work(&self, seen: u32) -> bool {
-        self.map.word(device::TAIL).load(Ordering::SeqCst) != self.consumed
+        Request::load(&self.map, self.consumed).is_some()
             || self.map.word(CONTROL + control::REQUEST).load(Ordering::SeqCst) != self.answered
             || self.news() != seen
     }
@@ -560,20 +566,17 @@ impl<C: Chip> Server<C> {
     /// Serves every waiting ring entry. True when there was one.
     fn drain(&mut self) -> bool {
         let start = self.consumed;
-        // The tail is the CPU process's word: at most one ring full of entries is meaningful.
-        let tail = self.map.word(device::TAIL).load(Ordering::Acquire);
-        while self.consumed != tail && tail.wrapping_sub(start) <= device::RING_ENTRIES {
+        // At most one ring full, so that nobody else waits for ever.
+        while self.consumed.wrapping_sub(start) < device::RING_ENTRIES {
             let index = self.consumed;
-            let request = Request::load(&self.map, index);
+            let Some(request) = Request::load(&self.map, index) else { break };
             self.tracer.count(counter::REQUESTS, 1);
             self.tracer.begin(events::REQUEST, || request.traced(index));
-            let response = if self.begin(index) { self.serve(request) } else { request.unanswered() };
-            let at = device::RESPONSES + (index % device::RING_ENTRIES) as usize * 8;
-            self.map.dword(at).store(response, Ordering::Release);
+            self.response = if self.begin(index) { self.serve(request) } else { request.unanswered() };
             self.consumed = index.wrapping_add(1);
             self.commit();
             // Before the head moves: the CPU's end of it comes later.
-            self.tracer.end(events::REQUEST, || [index.into(), response, 0, 0]);
+            self.tracer.end(events::REQUEST, || [index.into(), self.response, 0, 0]);
             self.finish();
             if request.kind != kind::WRITE {
                 self.irq.cpu_bell().ring();

@@ -2,7 +2,8 @@
 //! run, against every interleaving with the CPU process. Requests add to an accumulator; each must count exactly once, and
 //! every answer must be the right one.
 //!
-//! Two controls show that the model can fail: a state and a consumer index that are committed one after the other, in either order.
+//! Controls show that the model can fail: a state and a consumer index that are committed one after the other, in either order, and a
+//! response that is not committed with them.
 
 use std::collections::HashSet;
 
@@ -15,17 +16,19 @@ enum Commit {
     StateFirst,
     /// Consumer index, then the state in place.
     IndexFirst,
+    /// As `Together`, but the response is only published.
+    ResponseOutside,
 }
 
+/// The last one is answered; those before are posted.
 const REQUESTS: u8 = 3;
-/// The last request is answered; the ones before are posted.
-const LAST: u8 = REQUESTS - 1;
 
-/// A slot, or for the controls the only copy: accumulator and requests consumed.
+/// A slot, or for the controls the only copy: accumulator, requests consumed, response to the last of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Slot {
     sum: u8,
     consumed: u8,
+    response: u8,
 }
 
 /// What survives a process, word by word as `bus::device` lays it out.
@@ -35,7 +38,7 @@ struct Shared {
     head: u8,
     generation: u8,
     slots: [Slot; 2],
-    responses: [u8; REQUESTS as usize],
+    response: u8,
 }
 
 /// The device process: gone with a kill.
@@ -44,6 +47,7 @@ struct Device {
     at: u8,
     sum: u8,
     consumed: u8,
+    response: u8,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -69,6 +73,10 @@ struct Model {
 }
 
 impl Model {
+    fn has_slots(&self) -> bool {
+        matches!(self.commit, Commit::Together | Commit::ResponseOutside)
+    }
+
     /// One memory access of the device; `None` when it waits.
     fn device(&self, world: &World) -> Option<World> {
         let mut next = world.clone();
@@ -77,23 +85,24 @@ impl Model {
         device.at = match device.at {
             // take_up: the committed state.
             0 => {
-                let slot = shared.slots[if self.commit == Commit::Together { active } else { 0 }];
-                (device.sum, device.consumed) = (slot.sum, slot.consumed);
+                let slot = shared.slots[if self.has_slots() { active } else { 0 }];
+                (device.sum, device.consumed, device.response) = (slot.sum, slot.consumed, slot.response);
                 1
             }
             // finish, repeated by a successor.
             1 => {
-                shared.head = device.consumed;
+                shared.response = device.response;
                 2
             }
-            // drain: the chip is called on the next request.
-            2 if device.consumed == shared.tail => return None,
             2 => {
-                device.sum += value(device.consumed);
+                shared.head = device.consumed;
                 3
             }
+            // drain: the chip is called on the next request.
+            3 if device.consumed == shared.tail => return None,
             3 => {
-                shared.responses[usize::from(device.consumed)] = device.sum;
+                device.sum += value(device.consumed);
+                device.response = device.sum;
                 device.consumed += 1;
                 4
             }
@@ -106,20 +115,25 @@ impl Model {
         let spare = usize::from((shared.generation & 1) ^ 1);
         match (self.commit, at) {
             // The slot that is not current, word by word.
-            (Commit::Together, 4) => {
+            (Commit::Together | Commit::ResponseOutside, 4) => {
                 shared.slots[spare].consumed = device.consumed;
                 5
             }
             (Commit::Together, 5) => {
-                shared.slots[spare].sum = device.sum;
+                shared.slots[spare].response = device.response;
                 6
             }
-            (Commit::Together, _) => {
+            (Commit::Together, 6) | (Commit::ResponseOutside, 5) => {
+                shared.slots[spare].sum = device.sum;
+                7
+            }
+            (Commit::Together | Commit::ResponseOutside, _) => {
                 shared.generation = (shared.generation + 1) % 4;
                 1
             }
+            // In place; the response with the state.
             (Commit::StateFirst, 4) | (Commit::IndexFirst, 5) => {
-                shared.slots[0].sum = device.sum;
+                (shared.slots[0].sum, shared.slots[0].response) = (device.sum, device.response);
                 if at == 4 { 5 } else { 1 }
             }
             (Commit::StateFirst, _) | (Commit::IndexFirst, _) => {
@@ -135,7 +149,7 @@ impl Model {
         if world.shared.tail < REQUESTS {
             next.shared.tail += 1;
         } else if world.answer.is_none() && world.shared.head == REQUESTS {
-            next.answer = Some(world.shared.responses[usize::from(LAST)]);
+            next.answer = Some(world.shared.response);
         } else {
             return None;
         }
@@ -191,8 +205,14 @@ fn index_committed_before_the_state_loses_a_request() {
 }
 
 #[test]
+fn response_outside_the_commit_is_lost_with_its_device() {
+    let (_, wrong) = Model { commit: Commit::ResponseOutside, kills: 1 }.explore();
+    assert!(wrong.expect("the model must find the lost response").answer.expect("an answer") < expected());
+}
+
+#[test]
 fn without_a_kill_even_a_split_commit_is_right() {
-    for commit in [Commit::StateFirst, Commit::IndexFirst] {
+    for commit in [Commit::StateFirst, Commit::IndexFirst, Commit::ResponseOutside] {
         assert_eq!(Model { commit, kills: 0 }.explore().1, None);
     }
 }

@@ -50,7 +50,7 @@ mod at {
     pub const HEAD: usize = 0x080;
     pub const LINES: usize = 0xa00;
     pub const MIRROR: usize = 0xe000;
-    pub const RESPONSES: usize = 0x5000;
+    pub const RESPONSE: usize = 0x088;
 }
 
 /// The CPU process reads classes, sizes, mirror, responses and lines that a device made up.
@@ -101,7 +101,7 @@ pub fn port(bytes: &[u8]) {
                 lies.word(at::MIRROR).store(tail.wrapping_sub(source.below(2) as u32), Ordering::SeqCst);
                 let _ = port.read(region, offset, size);
             }
-            8 => lie(&lies, at::RESPONSES, at::RESPONSES + 0x100, &mut source),
+            8 => lie(&lies, at::RESPONSE, at::RESPONSE + 8, &mut source),
             _ => {
                 port.flush_posted();
                 port.reset();

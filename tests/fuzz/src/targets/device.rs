@@ -102,11 +102,13 @@ impl Rig {
             _ => kinds.get(source.below(5) as usize).copied().unwrap_or(kind::READ),
         };
         let offset = if source.below(8) == 0 { source.draw() as u32 } else { source.below(64) as u32 };
-        let head = u64::from(kind) | source.below(4) << 8 | source.below(5) << 16 | u64::from(offset) << 32;
+        let stamp = u64::from(device::stamp(index)) << 24;
+        let head =
+            u64::from(kind) | source.below(4) << 8 | source.below(5) << 16 | stamp | u64::from(offset) << 32;
         let value = source.draw() >> source.below(64);
-        self.device.dword(place).store(head, Ordering::SeqCst);
         self.device.dword(place + 8).store(value, Ordering::SeqCst);
         tail.store(index.wrapping_add(1), Ordering::SeqCst);
+        self.device.dword(place).store(head, Ordering::SeqCst);
     }
 
     /// One thing that somebody does. False when the process is to be replaced.

@@ -3,16 +3,15 @@
 
 use std::sync::atomic::Ordering;
 
-use bulkhead_bus::device::{DEVICE_BYTES, READY};
+use bulkhead_bus::device::{DEVICE_BYTES, READY, stamp};
 use bulkhead_bus::manifest::fd;
 use bulkhead_bus::serve::manifest;
 use bulkhead_bus::sys;
 
 /// Offsets of the device file's layout (see `bulkhead_bus::device`).
-const TAIL: usize = 0x040;
 const HEAD: usize = 0x080;
+const RESPONSE: usize = 0x088;
 const RING: usize = 0x1000;
-const RESPONSES: usize = 0x5000;
 const STATE: usize = 0x8000;
 
 fn main() {
@@ -27,17 +26,17 @@ fn main() {
     let (sum, head) = (map.dword(STATE), map.word(HEAD));
     loop {
         let index = head.load(Ordering::SeqCst);
-        if index == map.word(TAIL).load(Ordering::SeqCst) {
-            bell.sleep(None, || index != map.word(TAIL).load(Ordering::SeqCst));
+        let at = RING + (index % 1024) as usize * 16;
+        let is_there = || (map.dword(at).load(Ordering::SeqCst) >> 24) as u8 == stamp(index);
+        if !is_there() {
+            bell.sleep(None, is_there);
             continue;
         }
-        let at = RING + (index % 1024) as usize * 16;
         let is_read = map.dword(at).load(Ordering::SeqCst) as u8 == 1;
         if !is_read {
             sum.fetch_add(map.dword(at + 8).load(Ordering::SeqCst), Ordering::SeqCst);
         }
-        let response = map.dword(RESPONSES + (index % 1024) as usize * 8);
-        response.store(sum.load(Ordering::SeqCst), Ordering::SeqCst);
+        map.dword(RESPONSE).store(sum.load(Ordering::SeqCst), Ordering::SeqCst);
         sys::publish(head, index.wrapping_add(1));
         irq.cpu_bell().wake();
     }
