@@ -224,6 +224,8 @@ pub struct Outcome {
     pub deaths: usize,
     /// Whether the machine ended, which few may make it do, see [`Without::Machine`].
     pub ended: bool,
+    /// Whether it never began: a process had ended before all of them served, so that the broker gave up, as with any that fails at start.
+    pub refused: bool,
 }
 
 /// Runs a machine of the programs in `programs` with the victim taken over for `time`.
@@ -271,12 +273,32 @@ pub fn attack(programs: &Path, victim: &Victim, time: Duration, seed: u64) -> Ou
     outcome
 }
 
+/// Waits until the machine runs. False when it did not start, which only the victim's end, or one that it asked for, excuses.
+fn has_begun(vm: &mut Vm, victim: &Victim) -> bool {
+    // The guest of a liar in its memory may never say a word.
+    let limit = Instant::now() + Duration::from_secs(10);
+    while vm.output().is_empty() && Instant::now() < limit {
+        if vm.has_ended() {
+            let status = vm.wait(PATIENCE.as_secs());
+            let errors = vm.errors();
+            let named = |name: &&str| errors.contains(&format!("{name} exited with status 0 at start"));
+            let excused = victim.back_ends.iter().any(named) && errors.lines().count() == 1;
+            assert!(excused && status.code() == Some(1), "{status}; {errors}");
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
 /// Looks at a machine from outside while its guest looks from inside.
 fn watch(vm: &mut Vm, victim: &Victim, scratch: &Scratch, socket: &str, time: Duration) -> Outcome {
     let end = Instant::now() + time;
     let mut outcome = Outcome::default();
     if victim.without == Without::Machine {
         outcome.ended = besiege(vm, socket, end);
+    } else if !has_begun(vm, victim) {
+        outcome.refused = true;
     } else {
         let mut monitor = Monitor::connect(socket);
         let cpu = pid(vm, "bh-cpu");
