@@ -355,6 +355,11 @@ pub fn pause() {
     std::hint::spin_loop();
 }
 
+/// Lets other threads have this processor, should one wait for it.
+pub fn yield_processor() {
+    std::thread::yield_now();
+}
+
 /// Sets `word` with full ordering: the publication of an index, after which a sleep flag may be read.
 #[inline]
 pub fn publish(word: &AtomicU32, value: u32) {

@@ -148,6 +148,8 @@ pub trait Machine {
     fn apic(&mut self, access: ApicAccess) -> u64;
     /// The A20 mask applied to physical addresses below 4 GiB: all ones, or all ones without bit 20.
     fn a20_mask(&self) -> u64;
+    /// The guest waits for another CPU in a loop: once for each round (x86: PAUSE).
+    fn pause(&mut self) {}
     /// Sleeps until the attention word is set (a timer of the machine's own sets it too).
     fn wait(&mut self);
     /// The CPU entered or left its management mode (x86 SMM), which may open memory that is hidden otherwise. The caller
@@ -183,6 +185,8 @@ pub struct Requests {
     pub start: Option<u8>,
     /// Non-maskable interrupt.
     pub nmi: bool,
+    /// One that came before `start`: a CPU that waits for that has not taken it.
+    pub nmi_before_start: bool,
     /// System-management interrupt.
     pub smi: bool,
     /// Drop all translations (the physical map or the A20 gate changed).

@@ -15,6 +15,9 @@ use crate::shared::Shared;
 
 /// How long a posted write may wait for its bell while the guest does nothing that rings it.
 const BELL_NS: u64 = 1_000_000;
+/// After how many rounds of a loop in which the guest waits for another vCPU that one gets this thread's processor, should it need one:
+/// some 0.3 us. Without it a lock whose holder does not run is waited for as long as the scheduler lets a thread run.
+const ROUNDS: u32 = 32;
 
 /// One vCPU's view of the machine.
 pub struct Pc {
@@ -31,6 +34,8 @@ pub struct Pc {
     pub crowded: Option<u32>,
     tracer: Tracer,
     patience: Patience,
+    /// Rounds of waiting loops so far.
+    pauses: u32,
 }
 
 impl Pc {
@@ -47,6 +52,7 @@ impl Pc {
             crowded: None,
             tracer,
             patience: Patience::new(0),
+            pauses: 0,
         };
         pc.refresh_map();
         pc
@@ -125,6 +131,10 @@ impl Pc {
                     return true;
                 }
                 sys::pause();
+            }
+            // Nor may another vCPU wait for this one, which has nothing to do.
+            if self.shared.is_smp() {
+                sys::yield_processor();
             }
         }
         false
@@ -310,6 +320,13 @@ impl Machine for Pc {
 
     fn a20_mask(&self) -> u64 {
         self.shared.a20_mask()
+    }
+
+    fn pause(&mut self) {
+        self.pauses = self.pauses.wrapping_add(1);
+        if self.pauses.is_multiple_of(ROUNDS) {
+            sys::yield_processor();
+        }
     }
 
     fn wait(&mut self) {

@@ -140,7 +140,8 @@ impl Vm {
                 if !std::mem::replace(&mut self.faulted, true)
                     && let Some(vcpu) = self.cpus.all().get(cpu)
                 {
-                    self.control.send(&FromCpu::Note(format!("triple fault\n{}", vcpu.cpu.dump())));
+                    let whose = if self.shared.is_smp() { format!(" of CPU {cpu}") } else { String::new() };
+                    self.control.send(&FromCpu::Note(format!("triple fault{whose}\n{}", vcpu.cpu.dump())));
                 }
                 self.depart(Departure::Reset);
             }

@@ -404,13 +404,18 @@ impl Shared {
                 Event::Smi(to) => self.request(chips, to.into(), |requests| requests.smi = true),
                 Event::Nmi(to) => self.request(chips, to.into(), |requests| requests.nmi = true),
                 Event::MapChanged => self.remap(chips),
-                // A start-up message before it is of no effect any more.
+                // A start-up message or an interrupt before it is of no effect any more.
                 Event::Init(to) => self.request(chips, to.into(), |requests| {
                     (requests.init, requests.start) = (true, None);
+                    (requests.nmi, requests.nmi_before_start) = (false, false);
                 }),
-                Event::Sipi(to, page) => {
-                    self.request(chips, to.into(), |requests| requests.start = Some(page));
-                }
+                // Only the first of several starts.
+                Event::Sipi(to, page) => self.request(chips, to.into(), |requests| {
+                    if requests.start.is_none() {
+                        requests.start = Some(page);
+                        requests.nmi_before_start |= std::mem::take(&mut requests.nmi);
+                    }
+                }),
                 // Suspend to RAM is not offered by the tables that the firmware makes; wake at once.
                 Event::Suspend => chips.board.wake(),
                 // No device has asked to hear of configuration writes.

@@ -101,6 +101,9 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
     if requests.init {
         cpu.init();
     }
+    if requests.nmi_before_start && cpu.awaits_start == 0 {
+        cpu.latched |= latched::NMI;
+    }
     if let Some(page) = requests.start {
         cpu.start(page);
     }

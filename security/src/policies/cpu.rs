@@ -8,5 +8,6 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_recvfrom, "control socket"),
     any(libc::SYS_sendto, "control socket"),
     any(libc::SYS_write, "log pipe"),
+    any(libc::SYS_sched_yield, "a vCPU that waits for another one in a loop lets it have the processor"),
     any(libc::SYS_sigaltstack, "orderly end: the standard library takes down its signal stack"),
 ];

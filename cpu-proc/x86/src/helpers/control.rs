@@ -22,6 +22,7 @@ pub const HELPERS: List = &[
     helper!(Sys::StoreTable, store_table, PURE),
     helper!(Sys::Invlpg, invlpg, FAULTS),
     helper!(Sys::Wbinvd, wbinvd, FAULTS),
+    helper!(Sys::Pause, pause, PURE),
 ];
 
 /// CPUID leaf 1 EDX bits that CR4 depends on.
@@ -282,5 +283,13 @@ fn invlpg(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
 /// `Sys::Wbinvd`: caches are not modelled.
 fn wbinvd(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     privileged(cpu)?;
+    Ok(0)
+}
+
+/// `Sys::Pause`: whom the guest waits for may need the host's processor.
+fn pause(cpu: &mut Cpu, _: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
+    if cpu.cpus > 1 {
+        cpu.machine().pause();
+    }
     Ok(0)
 }

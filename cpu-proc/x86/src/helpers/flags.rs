@@ -55,6 +55,7 @@ fn mwait(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> 
     if cpu.eflags & eflags::IF != 0 && cpu.cpus < 2 {
         halt(cpu, a);
     } else {
+        cpu.machine().pause();
         cpu.core.pc = a;
     }
     Ok(0)

@@ -130,6 +130,8 @@ pub enum Sys {
     BranchLimit,
     /// #GP(0) when the low `1 << (imm & 3)` bytes of `a` are nonzero (`imm & 4`) or zero: a branch taken to beyond the limit.
     BranchLimitIf,
+    /// `PAUSE`: the guest waits for another CPU.
+    Pause,
 }
 
 /// String instructions: `helpers/string.rs`. `imm`: bits 0..2 element `w`, bits 2..4 address `w`, bits 4..6 repeat (0 none,

@@ -120,7 +120,8 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
             let value = ctx.read(insn, 1, 0);
             ctx.write(insn, 0, value);
         }
-        M::Nop | M::Reservednop | M::Pause => {}
+        M::Nop | M::Reservednop => {}
+        M::Pause => ctx.sys(Sys::Pause, 0),
         M::Sfence if ctx.feature(feature::SSE) => {}
         M::Lfence if ctx.feature(feature::SSE2) => {}
         M::Mfence if ctx.feature(feature::SSE2) => ctx.call_void(Fp::Fence as u16, NONE, NONE, NONE, 0),

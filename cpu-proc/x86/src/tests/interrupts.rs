@@ -300,9 +300,11 @@ fn another_processor_waits_for_its_start_message_and_for_nothing_else() {
     assert_eq!(rig.attend(), Next::Halt);
     rig.board().requests.nmi = true;
     assert_eq!(rig.attend(), Next::Halt);
+    // Both at once, the interrupt first: it was not taken.
+    rig.board().requests.nmi_before_start = true;
     rig.board().requests.start = Some(0x9a);
-    rig.attend();
-    assert_eq!(rig.cpu.segs[seg::CS].base, 0x9_a000);
+    assert_eq!(rig.attend(), Next::Run);
+    assert_eq!((rig.cpu.segs[seg::CS].base, rig.cpu.core.pc), (0x9_a000, 0));
     assert_eq!((rig.cpu.segs[seg::CS].selector, rig.cpu.awaits_start), (0x9a00, 0));
 }
 

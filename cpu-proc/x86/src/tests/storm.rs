@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-const HELPERS: [Sys; 50] = [
+const HELPERS: [Sys; 51] = [
     Sys::Raise,
     Sys::LoadSeg,
     Sys::SegLinear,
@@ -80,6 +80,7 @@ const HELPERS: [Sys; 50] = [
     Sys::Mwait,
     Sys::Breakpoint,
     Sys::ClearInhibit,
+    Sys::Pause,
 ];
 
 const MSRS: [u32; 12] = [
@@ -169,6 +170,7 @@ fn no_state_and_operand_makes_a_helper_panic_or_lets_the_key_go_stale() {
         if random.next().is_multiple_of(8) {
             let raw = random.next();
             rig.board().requests = Requests {
+                nmi_before_start: raw & 0x400 != 0,
                 nmi: raw & 1 != 0,
                 smi: raw & 2 != 0,
                 flush: raw & 4 != 0,
