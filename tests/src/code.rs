@@ -1,6 +1,33 @@
-//! Machine code for guests of a few bytes: firmware, boot sectors and option ROMs that talk over the first serial port.
+//! Machine code for guests of a few bytes: firmware, boot sectors and option ROMs that talk over the first serial port; and larger
+//! programs in assembly language.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::{Scratch, Vm};
+
+/// The folder of programs in assembly language.
+pub fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
+}
+
+/// Assembles program `name` of [`cases`] and links it by a script of that folder; the path of the result in `scratch`.
+///
+/// # Panics
+/// When it has errors or the programs of package binutils are missing.
+pub fn assemble(scratch: &Scratch, name: &str, script: &str) -> String {
+    let file = name.replace('/', "-");
+    let [object, linked] = ["o", "linked"].map(|kind| scratch.file(&format!("{file}.{kind}")));
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program).current_dir(cases()).args(args).output();
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error} (package binutils)"));
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    run("as", &["--32", "-o", &object, &format!("{name}.s")]);
+    let options = ["-z", "noexecstack", "--no-warn-rwx-segments", "-T", script];
+    run("ld", &[&["-m", "elf_i386", "-o", &linked, &object], &options[..]].concat());
+    linked
+}
 
 const QUIET: [&str; 5] = ["-nographic", "-vga", "none", "-monitor", "null"];
 /// Where the subroutine that sends AL stands, in every image.

@@ -4,30 +4,16 @@
 //! compared by hand: it differs where it leaves out checks (segment limits and types, alignment, DR7.GD, the task's T bit).
 //! `BULKHEAD_BLESS=1` writes what happens here to `NAME.expected`, to be read before it is committed.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
+use bulkhead_tests::code::{assemble, cases};
 use bulkhead_tests::{Scratch, Vm};
 
 /// Status of a program that ran to its end: (10h << 1) | 1.
 const ENDED: i32 = 0x21;
 
-fn cases() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
-}
-
-/// Assembles a program; its path.
-fn assemble(name: &str, scratch: &Scratch) -> String {
-    let [object, kernel] = ["object", "kernel"].map(|file| scratch.file(file));
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program).current_dir(cases()).args(args).output();
-        let output = output.unwrap_or_else(|error| panic!("{program}: {error} (package binutils)"));
-        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    run("as", &["--32", "-o", &object, &format!("{name}.s")]);
-    let options = ["-z", "noexecstack", "--no-warn-rwx-segments", "-T", "frame.ld"];
-    run("ld", &[&["-m", "elf_i386", "-o", &kernel, &object], &options[..]].concat());
-    kernel
+fn file(name: &str) -> PathBuf {
+    cases().join(name)
 }
 
 /// The cases of an output, in order: name and outcome.
@@ -63,16 +49,16 @@ fn own(kernel: &str) -> Vec<(String, String)> {
 }
 
 fn read(name: &str) -> String {
-    std::fs::read_to_string(cases().join(name)).unwrap_or_else(|error| panic!("tests/cases/{name}: {error}"))
+    std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("tests/cases/{name}: {error}"))
 }
 
 fn check(name: &str) {
     let scratch = Scratch::new(&format!("cases-{name}"));
-    let kernel = assemble(name, &scratch);
+    let kernel = assemble(&scratch, name, "frame.ld");
     let ours = own(&kernel);
     let lines: String = ours.iter().map(|(case, outcome)| format!("{case} {outcome}\n")).collect();
     if std::env::var_os("BULKHEAD_BLESS").is_some() {
-        std::fs::write(cases().join(format!("{name}.expected")), &lines).expect("the expected lines");
+        std::fs::write(file(&format!("{name}.expected")), &lines).expect("the expected lines");
     }
     let expected = read(&format!("{name}.expected"));
     let wrong: Vec<String> = expected

@@ -1,6 +1,8 @@
-//! `-smp`: Linux brings up every processor, uses them at once, and resets and switches off the machine with all of them.
+//! `-smp`: Linux brings up every processor, uses them at once, and resets and switches off the machine with all of them. Programs
+//! without a system (`tests/cases/smp`) look at single promises: locked instructions, code that others write, interrupts, starts, faults.
 
-use bulkhead_tests::{Vm, guest};
+use bulkhead_tests::code::assemble;
+use bulkhead_tests::{Scratch, Vm, guest};
 
 /// Sums of the same file by eight processes at once: for each sum how many gave it.
 const SUMS: &str = "for i in 1 2 3 4 5 6 7 8; do sha256sum /bin/busybox & done > /sums; wait; \
@@ -70,4 +72,97 @@ fn two_processors_of_64_bits() {
 #[test]
 fn four_processors_of_32_bits() {
     works_with(4, "qemu-system-i386", "686-pae");
+}
+
+/// Status of a program that ran to its end: (10h << 1) | 1.
+const ENDED: i32 = 0x21;
+
+/// A machine with a program of `cases/smp` as its firmware.
+fn start(scratch: &Scratch, name: &str, cpus: u32, more: &[&str]) -> Vm {
+    let rom = assemble(scratch, &format!("smp/{name}"), "smp/rom.ld");
+    let count = cpus.to_string();
+    let quiet = ["-nographic", "-vga", "none", "-monitor", "null", "-serial", "stdio", "-m", "16"];
+    let exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"];
+    let machine = ["-bios", &rom, "-smp", &count];
+    Vm::start("qemu", &[&quiet[..], &exit, &machine, more].concat())
+}
+
+/// What the program says that runs to its end.
+fn said(name: &str, cpus: u32) -> String {
+    let scratch = Scratch::new(&format!("smp-{name}-{cpus}"));
+    let mut vm = start(&scratch, name, cpus, &[]);
+    let status = vm.wait(120).code();
+    assert_eq!(status, Some(ENDED), "{name}, {cpus} processors: {}\n{}", vm.output(), vm.errors());
+    assert_eq!(vm.errors(), "", "{name}, {cpus} processors");
+    vm.output().replace(" \n", "\n")
+}
+
+#[test]
+fn locked_instructions_lose_nothing() {
+    for cpus in [1, 2, 4, 16] {
+        let all = 20_000 * cpus;
+        let expected = format!(
+            "rounds {all}\ninc {all} dec {all} xadd {all} sub {all}\n\
+             cmpxchg {all} cmpxchg8b {all} {} byte {} word {}\nbts {all} xchg {all}\n\
+             unaligned {all} across lines {all} across pages {all}\n\
+             adc carries {} own bits lost 0\nfences {}\nend\n",
+            2 * all,
+            all % 0x100,
+            3 * all % 0x1_0000,
+            all / 2,
+            20_000 * cpus.min(2),
+        );
+        assert_eq!(said("locks", cpus), expected, "{cpus} processors");
+    }
+}
+
+#[test]
+fn code_that_another_processor_writes_is_run_as_the_manual_says() {
+    for cpus in [1, 2, 4] {
+        let said = said("code", cpus);
+        let wrong: Vec<&str> = said.lines().filter(|line| !line.ends_with(" 0")).collect();
+        assert_eq!(wrong, ["end"], "{cpus} processors");
+        assert_eq!(said.lines().count(), 10, "{said}");
+    }
+}
+
+#[test]
+fn interrupts_reach_the_processors_they_are_for() {
+    for cpus in [1, 2, 4, 8] {
+        let others = cpus - 1;
+        let fixed = format!("numbers {others} names {others} others {others} all {cpus} self 1 lowest 20");
+        let more = format!("NMI {others} ring {} timers {}", 50 * cpus, 3 * cpus);
+        let expected = format!("to sleepers: {fixed}\nto runners: {fixed}\n{more}\nend\n");
+        assert_eq!(said("ipis", cpus), expected, "{cpus} processors");
+    }
+}
+
+#[test]
+fn init_and_start_up_messages_do_what_the_manual_says() {
+    assert_eq!(said("starts", 1), "online 0 unmoved 0\nfirst again\nend\n");
+    for cpus in [2, 3, 8] {
+        let others = cpus - 1;
+        // 2304 is the segment of page 9.
+        let expected = format!(
+            "online {others} unmoved {others}\nsegment 2304 CR0 16 MMX 4001 MSR 4001 signature 0\n\
+             asleep 2 first again\nend\n"
+        );
+        assert_eq!(said("starts", cpus), expected, "{cpus} processors");
+    }
+}
+
+#[test]
+fn a_triple_fault_of_any_processor_resets_the_machine() {
+    for cpus in [2, 4] {
+        let scratch = Scratch::new(&format!("smp-fault-{cpus}"));
+        let state = format!("triple fault of CPU {}\nEAX=0000fa11", cpus - 1);
+        let mut vm = start(&scratch, "fault", cpus, &[]);
+        assert_eq!(vm.wait(60).code(), Some(ENDED), "{}", vm.errors());
+        assert_eq!(vm.output(), "fault \nagain \nend\n", "{}", vm.errors());
+        assert!(vm.errors().replace('\r', "").contains(&state), "{}", vm.errors());
+        let mut vm = start(&scratch, "fault", cpus, &["-no-reboot"]);
+        assert_eq!(vm.wait(60).code(), Some(0), "{}", vm.errors());
+        assert_eq!(vm.output(), "fault \n", "{}", vm.errors());
+        assert!(vm.errors().replace('\r', "").contains(&state), "{}", vm.errors());
+    }
 }
