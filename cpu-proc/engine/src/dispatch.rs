@@ -211,13 +211,13 @@ fn install(
         for (patch, stub, pc) in made.exits {
             engine.table.links.push(Link::new(id, pc, patch, stub));
         }
+        // A page that holds code already is in no TLB for writing.
+        let mut fresh = [ident.host & !(PAGE_SIZE - 1), second];
+        fresh.iter_mut().filter(|page| engine.table.holds_code(**page)).for_each(|page| *page = 0);
         engine.table.insert(BlockInfo::new(ident, block.len, second, made.entry));
         engine.stats.compiled += 1;
         engine.stats.compiled_insns += u64::from(block.insns);
-        mmu::protect(core, ident.host & !(PAGE_SIZE - 1));
-        if second != 0 {
-            mmu::protect(core, second);
-        }
+        fresh.into_iter().filter(|page| *page != 0).for_each(|page| mmu::protect(core, page));
         if !peers::made(core, id, code.taken(block.len as usize)) {
             // Written while it was compiled: one instruction of what is there now.
             blocks::kill(core, id);
