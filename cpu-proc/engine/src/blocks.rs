@@ -12,6 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::engine::Engine;
 use crate::guest::{Fault, Gpa};
+use crate::jit::{Movable, Shape};
 use crate::mmu::{self, PAGE_SIZE};
 use crate::peers;
 use crate::state::{CoreState, JUMP_CACHE, JumpEntry, MMU_MODES, NO_BLOCK, exit};
@@ -71,11 +72,15 @@ pub(crate) struct BlockInfo {
     links_in: LinkId,
     /// Dropped; its code may still be running but nothing leads to it.
     pub dead: bool,
+    /// How its code is used at another pc, if it can be.
+    pub shape: Option<Shape>,
 }
 
 impl BlockInfo {
-    pub fn new(ident: Ident, len: u32, second_page: u64, entry: u64) -> BlockInfo {
-        BlockInfo { ident, len, second_page, entry, links_in: END, dead: false }
+    pub fn new(ident: Ident, len: u32, second_page: u64, entry: u64, shape: Option<Shape>) -> BlockInfo {
+        // What a block that crosses pages is made of depends on two translations.
+        let shape = shape.filter(|_| second_page == 0);
+        BlockInfo { ident, len, second_page, entry, links_in: END, dead: false, shape }
     }
 
     /// Whether the block's bytes overlap `size` bytes at host address `at`.
@@ -96,6 +101,8 @@ pub(crate) struct Link {
     pub patch: u32,
     /// Position of the stub that it leads to while unlinked.
     pub stub: u32,
+    /// The block that it jumps to, or [`NO_BLOCK`].
+    to: BlockId,
     /// Next link into the same target.
     next: LinkId,
     /// Block that it leaves.
@@ -104,7 +111,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub fn new(from: BlockId, target_pc: u64, patch: u32, stub: u32) -> Link {
-        Link { target_pc, patch, stub, next: END, from }
+        Link { target_pc, patch, stub, to: NO_BLOCK, next: END, from }
     }
 }
 
@@ -126,16 +133,40 @@ impl Default for CoverMap {
 
 impl CoverMap {
     fn set(&mut self, at: usize, len: usize, value: bool) {
-        for i in at..(at + len).min(PAGE_SIZE as usize) {
+        let end = (at + len).min(PAGE_SIZE as usize);
+        let mut start = at;
+        while start < end {
+            let next = (start / 64 + 1) * 64;
+            let bits = u64::MAX << (start % 64) & u64::MAX >> (next - next.min(end));
             if value {
-                self.0[i / 64] |= 1 << (i % 64);
+                self.0[start / 64] |= bits;
             } else {
-                self.0[i / 64] &= !(1 << (i % 64));
+                self.0[start / 64] &= !bits;
             }
+            start = next;
         }
     }
     fn any(&self, at: usize, len: usize) -> bool {
         (at..(at + len).min(PAGE_SIZE as usize)).any(|i| self.0[i / 64] >> (i % 64) & 1 != 0)
+    }
+}
+
+/// Blocks for one code at several pcs at most. Then the oldest is moved: a program that is run again and again, each time elsewhere, needs
+/// no more memory for that.
+const COPIES: usize = 4;
+
+/// Blocks of the same code for several pcs.
+#[derive(Clone, Copy)]
+struct Copies {
+    /// [`NO_BLOCK`] where there is none.
+    ids: [BlockId; COPIES],
+    /// The oldest, when there are no more places.
+    oldest: usize,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Copies { ids: [NO_BLOCK; COPIES], oldest: 0 }
     }
 }
 
@@ -145,6 +176,8 @@ pub(crate) struct Table {
     pub blocks: Vec<BlockInfo>,
     pub links: Vec<Link>,
     index: FastMap<Ident, BlockId>,
+    /// Blocks that can be moved, by the host address of their first byte and their context.
+    copies: FastMap<(u64, u32), Copies>,
     pages: FastMap<u64, PageCode>,
     /// Host pages that were watched as a physical page; more than one after the physical map changed.
     by_gpa: FastMap<Gpa, Vec<u64>>,
@@ -226,14 +259,100 @@ impl Table {
             page.blocks.push(id);
             page.covered.set(0, (info.len as usize).saturating_sub(first), true);
         }
+        if info.shape.is_some() {
+            let copies = self.copies.entry((info.ident.host, info.ident.context)).or_default();
+            if let Some(place) = copies.ids.iter_mut().find(|id| **id == NO_BLOCK) {
+                *place = id;
+            }
+        }
         self.blocks.push(info);
         id
+    }
+
+    /// Blocks of the code of `ident` at another pc: one to copy, and if there are enough already, the one to move instead.
+    pub fn same_code(&mut self, ident: &Ident) -> Option<(BlockId, Option<BlockId>)> {
+        let copies = self.copies.get_mut(&(ident.host, ident.context))?;
+        let first = copies.ids.iter().copied().find(|id| *id != NO_BLOCK)?;
+        if copies.ids.contains(&NO_BLOCK) {
+            return Some((first, None));
+        }
+        let oldest = copies.ids.get(copies.oldest).copied();
+        copies.oldest = (copies.oldest + 1) % COPIES;
+        Some((first, oldest))
+    }
+
+    /// What it takes to move a block, if it can be.
+    pub fn movable(&self, id: BlockId) -> Option<Movable<'_>> {
+        let block = self.blocks.get(id as usize).filter(|block| !block.dead)?;
+        let shape = block.shape?;
+        let links = shape.links();
+        let links = self.links.get(links.start as usize..links.end as usize)?;
+        Some(Movable { pc: block.ident.pc, entry: block.entry, shape, links })
+    }
+
+    /// Takes all links to a block and from it out. Returns the positions to patch back, with what to patch them to.
+    fn detach(&mut self, id: BlockId) -> Vec<(u32, u32)> {
+        let mut patches = self.links_in(id);
+        let own = self.blocks.get(id as usize).and_then(|block| block.shape).map(|shape| shape.links());
+        for link in own.unwrap_or(0..0) {
+            let Some(l) = self.links.get_mut(link as usize) else { continue };
+            let to = std::mem::replace(&mut l.to, NO_BLOCK);
+            let after = std::mem::replace(&mut l.next, END);
+            if to == NO_BLOCK {
+                continue;
+            }
+            patches.push((l.patch, l.stub));
+            let Some(target) = self.blocks.get_mut(to as usize) else { continue };
+            if target.links_in == link {
+                target.links_in = after;
+                continue;
+            }
+            let mut at = target.links_in;
+            while let Some(l) = self.links.get_mut(at as usize) {
+                at = l.next;
+                if at == link {
+                    l.next = after;
+                    break;
+                }
+            }
+        }
+        patches
+    }
+
+    /// Takes the links into a block out; positions to patch back, with what to patch them to.
+    fn links_in(&mut self, id: BlockId) -> Vec<(u32, u32)> {
+        let Some(block) = self.blocks.get_mut(id as usize) else { return Vec::new() };
+        let mut link = std::mem::replace(&mut block.links_in, END);
+        let mut patches = Vec::new();
+        while let Some(l) = self.links.get_mut(link as usize) {
+            patches.push((l.patch, l.stub));
+            l.to = NO_BLOCK;
+            link = std::mem::replace(&mut l.next, END);
+        }
+        patches
+    }
+
+    /// Makes a block without links one for another pc.
+    fn rename(&mut self, id: BlockId, pc: u64) {
+        let Some(block) = self.blocks.get_mut(id as usize) else { return };
+        let old = block.ident;
+        block.ident.pc = pc;
+        let new = block.ident;
+        if self.index.get(&old) == Some(&id) {
+            self.index.remove(&old);
+        }
+        self.index.insert(new, id);
+        let links = block.shape.map_or(0..0, |shape| shape.links());
+        for link in self.links.iter_mut().skip(links.start as usize).take(links.len()) {
+            link.target_pc = link.target_pc.wrapping_add(pc.wrapping_sub(old.pc));
+        }
     }
 
     /// Records that link `link` now jumps to `target`.
     pub fn joined(&mut self, link: LinkId, target: BlockId) {
         let Some(block) = self.blocks.get_mut(target as usize) else { return };
         let Some(l) = self.links.get_mut(link as usize) else { return };
+        l.to = target;
         l.next = block.links_in;
         block.links_in = link;
     }
@@ -265,7 +384,6 @@ impl Table {
             return Vec::new();
         }
         let (ident, second) = (block.ident, block.second_page);
-        let mut link = std::mem::replace(&mut block.links_in, END);
         if self.index.get(&ident) == Some(&id) {
             self.index.remove(&ident);
         }
@@ -277,12 +395,14 @@ impl Table {
                 }
             }
         }
-        let mut patches = Vec::new();
-        while let Some(l) = self.links.get_mut(link as usize) {
-            patches.push((l.patch, l.stub));
-            link = std::mem::replace(&mut l.next, END);
+        let code = (ident.host, ident.context);
+        if let Some(copies) = self.copies.get_mut(&code) {
+            copies.ids.iter_mut().filter(|copy| **copy == id).for_each(|copy| *copy = NO_BLOCK);
+            if copies.ids == [NO_BLOCK; COPIES] {
+                self.copies.remove(&code);
+            }
         }
-        patches
+        self.links_in(id)
     }
 }
 
@@ -405,13 +525,33 @@ pub(crate) fn kill(core: &mut CoreState, id: BlockId) {
         e.repatch(patch, stub);
     }
     e.stats.killed += 1;
+    forget_jump(core, pc, entry);
+    peers::forget(core, id, pages);
+}
+
+/// Takes the block at `entry`, of this pc, out of the jump cache.
+fn forget_jump(core: &mut CoreState, pc: u64, entry: u64) {
     for slot in [jump_slot(pc), jump_slot(pc) ^ 1] {
         let slot = &mut core.jump_cache[slot];
         if slot.code == entry {
             *slot = JumpEntry { pc: 0, key: u64::MAX, code: 0, pad: 0 };
         }
     }
-    peers::forget(core, id, pages);
+}
+
+/// Makes a block one for another pc.
+pub(crate) fn move_to(core: &mut CoreState, id: BlockId, pc: u64) {
+    let Some(e) = engine(core) else { return };
+    for (patch, stub) in e.table.detach(id) {
+        e.repatch(patch, stub);
+    }
+    let Some(block) = e.table.movable(id) else { return };
+    let (old, entry) = (block.pc, block.entry);
+    if let Some(jit) = &mut e.jit {
+        jit.move_to(&mut e.side, &block, pc, id);
+    }
+    e.table.rename(id, pc);
+    forget_jump(core, old, entry);
 }
 
 /// DMA changed the page: drops all code on it.

@@ -120,8 +120,66 @@ fn find(core: &mut CoreState) -> Result<Option<BlockId>, Fault> {
             return Ok(Some(id));
         }
         blocks::kill(core, id);
+    } else if let Some(id) = moved(core, ident, linear) {
+        return Ok(Some(id));
     }
     compile(core, ident, linear, base, mode)
+}
+
+/// A block for `ident` made of one for the same code at another pc, if there is one that is known to be as it was compiled.
+fn moved(core: &mut CoreState, ident: Ident, linear: u64) -> Option<BlockId> {
+    const LISTS: u32 = log::IN_ASM | log::OUT_ASM | log::OP | log::OP_OPT;
+    if core.log & LISTS != 0 || !jit::Jit::may_move_to(ident.pc) {
+        return None;
+    }
+    let (first, oldest) = Engine::of(core).table.same_code(&ident)?;
+    if peers::doubtful(core, first) || oldest.is_some_and(|id| peers::doubtful(core, id)) {
+        return None;
+    }
+    let id = match oldest {
+        Some(id) => {
+            blocks::move_to(core, id, ident.pc);
+            id
+        }
+        None => copy(core, first, ident)?,
+    };
+    let engine = Engine::of(core);
+    engine.stats.moved += 1;
+    let entry = engine.table.blocks.get(id as usize).map(|b| b.entry)?;
+    if engine.verify {
+        verify(core, id, ident);
+    }
+    blocks::cache_jump(core, ident.pc, linear, entry, false);
+    Some(id)
+}
+
+/// Compares block `id`, made for `ident` from another, with what is compiled from the same code.
+fn verify(core: &mut CoreState, id: BlockId, ident: Ident) {
+    let mut block = std::mem::take(&mut Engine::of(core).scratch);
+    let (mode, base) =
+        (core.mmu_mode as usize & 1, (core.ops.linear_pc)(core, ident.pc).wrapping_sub(ident.pc));
+    let helpers = core.ops.helpers;
+    if lower(core, MAX_INSNS, &mut block).is_ok() {
+        let engine = Engine::of(core);
+        if let (Some(made), Some(jit)) = (engine.table.movable(id), &mut engine.jit) {
+            jit.verify(&mut engine.side, &made, helpers, &block, mode, base);
+        }
+    }
+    Engine::of(core).scratch = block;
+}
+
+/// A copy of block `from` for `ident`.
+fn copy(core: &mut CoreState, from: BlockId, ident: Ident) -> Option<BlockId> {
+    let engine = Engine::of(core);
+    let len = engine.table.blocks.get(from as usize)?.len;
+    let id = engine.table.blocks.len() as BlockId;
+    let first_link = engine.table.links.len() as LinkId;
+    let block = engine.table.movable(from)?;
+    let made = engine.jit.as_mut()?.copy(&mut engine.side, &block, ident.pc, (id, first_link))?;
+    for (patch, stub, pc) in made.exits {
+        engine.table.links.push(Link::new(id, pc, patch, stub));
+    }
+    Some(engine.table.insert(BlockInfo::new(ident, len, 0, made.entry, made.shape)))
 }
 
 /// Host page behind the one of `linear`.
@@ -214,7 +272,7 @@ fn install(
         // A page that holds code already is in no TLB for writing.
         let mut fresh = [ident.host & !(PAGE_SIZE - 1), second];
         fresh.iter_mut().filter(|page| engine.table.holds_code(**page)).for_each(|page| *page = 0);
-        engine.table.insert(BlockInfo::new(ident, block.len, second, made.entry));
+        engine.table.insert(BlockInfo::new(ident, block.len, second, made.entry, made.shape));
         engine.stats.compiled += 1;
         engine.stats.compiled_insns += u64::from(block.insns);
         fresh.into_iter().filter(|page| *page != 0).for_each(|page| mmu::protect(core, page));

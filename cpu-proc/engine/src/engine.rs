@@ -17,6 +17,8 @@ pub struct Stats {
     pub compiled: u64,
     /// Guest instructions in them.
     pub compiled_insns: u64,
+    /// Blocks made of one for the same code at another pc.
+    pub moved: u64,
     /// Instructions stepped by the interpreter.
     pub stepped: u64,
     /// Blocks dropped because their bytes changed.
@@ -41,6 +43,8 @@ pub struct Engine {
     pub(crate) peers: Option<Box<Membership>>,
     /// One guest instruction a compiled block (`-singlestep`). Whoever changes it flushes the code, see [`crate::flush_code`].
     pub single_step: bool,
+    /// Compile also what is moved or copied to another pc, and panic where that gives something else. For tests.
+    pub verify: bool,
     /// Counters.
     pub stats: Stats,
 }

@@ -417,6 +417,10 @@ pub struct Block {
     pub len: u32,
     /// Guest instructions covered.
     pub insns: u32,
+    /// The same bytes at another pc, as far into their page, give the same ops but for constants that are moved as far as the pc
+    /// is: each constant within 2 GiB of it, and no other, follows from it (packed ones, of [`Opcode::Call`] and
+    /// [`Opcode::Vec`], never do).
+    pub movable: bool,
 }
 
 impl Block {
@@ -427,6 +431,7 @@ impl Block {
         self.next_pc = pc;
         self.len = 0;
         self.insns = 0;
+        self.movable = false;
     }
 
     /// Appends an op.

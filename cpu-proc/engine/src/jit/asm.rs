@@ -2,6 +2,8 @@
 
 use bulkhead_ir::{W8, W16, W64};
 
+use super::moves::{Kind, Moves};
+
 /// Host register numbers.
 pub(crate) mod reg {
     pub const RAX: u8 = 0;
@@ -44,6 +46,8 @@ pub(crate) type Opc = u16;
 pub(crate) struct Asm {
     pub code: Vec<u8>,
     pub base: usize,
+    /// What makes the block one that can be moved.
+    pub moves: Moves,
 }
 
 /// A place in the code whose 32-bit displacement is still open.
@@ -183,8 +187,27 @@ impl Asm {
         self.op_rr(w, 0x89, reg, rm);
     }
 
-    /// `reg = value` in the shortest form; no flags touched.
+    /// Notes that the last bytes of the code are of this kind.
+    pub fn mark(&mut self, kind: Kind) {
+        self.moves.mark(kind, self.code.len());
+    }
+
+    /// Once more the code in `range`, which has no jumps.
+    pub fn repeat(&mut self, range: std::ops::Range<usize>) {
+        self.moves.repeat(range.clone(), self.code.len());
+        self.code.extend_from_within(range);
+    }
+
+    /// `reg = value` in the shortest form; no flags touched. The value may follow from the block's pc.
     pub fn mov_ri(&mut self, reg: u8, value: u64) {
+        self.mov_fixed(reg, value);
+        if value >> 32 != 0 && i32::try_from(value as i64).is_err() {
+            self.moves.constant(value, self.code.len());
+        }
+    }
+
+    /// As [`Asm::mov_ri`], of a value that has nothing to do with the pc.
+    pub fn mov_fixed(&mut self, reg: u8, value: u64) {
         if value >> 32 == 0 {
             if reg >= 8 {
                 self.code.push(0x41);
@@ -269,6 +292,7 @@ impl Asm {
         let next = (self.base + self.here() + 4) as i64;
         let rel = (position as i64 - next) as i32;
         self.bytes(&rel.to_le_bytes());
+        self.mark(Kind::Rel);
     }
 
     /// `jmp` to a position of the code buffer.
@@ -291,7 +315,7 @@ impl Asm {
 
     /// `call rax` of an absolute address.
     pub fn call_abs(&mut self, address: u64) {
-        self.mov_ri(reg::RAX, address);
+        self.mov_fixed(reg::RAX, address);
         self.bytes(&[0xff, 0xd0]);
     }
 }

@@ -13,6 +13,7 @@ use bulkhead_ir::{Block, NONE, Name, Op, Opcode, TEMP0, W8, W16, W32, W64, cc};
 use super::asm::{Asm, M, NOREG, Patch, reg};
 use super::flags::Pending;
 use super::memory::{Linear, Redo};
+use super::moves::Kind;
 use super::regs::{Regs, slot_mem, state};
 use super::stubs::{self, Record, Side, Stubs};
 use super::vectors::{self, SIDE, Vectors};
@@ -187,6 +188,7 @@ impl Emitter<'_> {
 
     /// Leaves for `pc`, which is behind the block's start, when the host's flags meet `code`.
     fn side(&mut self, code: HostCc, pc: u64) {
+        self.asm.moves.follows(pc);
         let flags = self.host && !self.mem;
         let slots: Vec<(Name, u8)> = self.regs.dirty_slots().collect();
         let vectors: Vec<(u8, u8)> = self.vectors.dirty_slots().collect();
@@ -324,12 +326,23 @@ impl Emitter<'_> {
     }
 
     /// The second operand as an immediate, if it is a constant that fits.
-    pub(super) fn immediate(&self, op: &Op) -> Option<i32> {
-        if op.b == NONE {
-            Self::fits(op.w, op.imm)
-        } else {
-            self.regs.constant(op.b).and_then(|v| Self::fits(op.w, v))
-        }
+    pub(super) fn immediate(&mut self, op: &Op) -> Option<i32> {
+        if op.b == NONE { Self::fits(op.w, op.imm) } else { self.short(op.w, op.b) }
+    }
+
+    /// The name as an immediate of width `w`, if it is a constant that fits.
+    pub(super) fn short(&mut self, w: u8, name: Name) -> Option<i32> {
+        let value = self.regs.constant(name)?;
+        let short = Self::fits(w, value)?;
+        self.asm.moves.cut(value);
+        Some(short)
+    }
+
+    /// The name as a count, if it is a constant.
+    pub(super) fn count(&mut self, name: Name) -> Option<i64> {
+        let value = self.regs.constant(name)?;
+        self.asm.moves.cut(value);
+        Some(value)
     }
 
     /// The second operand in a register (rdi for a wide constant).
@@ -440,7 +453,7 @@ impl Emitter<'_> {
                 self.regs.bind(op.d, d);
             }
             Opcode::StF => {
-                if let Some(value) = self.regs.constant(op.a).and_then(|v| Self::fits(w, v)) {
+                if let Some(value) = self.short(w, op.a) {
                     self.asm.mov_mi(w, state(op.imm as usize), value);
                 } else {
                     let a = self.read(op.a);
@@ -499,11 +512,11 @@ impl Emitter<'_> {
         if op.s != NONE {
             self.regs.copy_to(self.asm, op.s, RCX);
         }
-        self.asm.mov_ri(8, (op.imm >> 16) as u64);
+        self.asm.mov_fixed(8, (op.imm >> 16) as u64);
         self.asm.lea(W64, RDI, M::base(RBP, -128));
         if info.may_exit {
             self.store_pc(self.pc);
-            self.asm.mov_mi(W32, state(offset_of!(CoreState, running)), self.target.id as i32);
+            self.store_running();
         }
         self.asm.call_abs(helper.func as usize as u64);
         self.regs.forget(info.writes);
@@ -520,7 +533,19 @@ impl Emitter<'_> {
         }
     }
 
+    fn store_running(&mut self) {
+        self.asm.mov_mi(W32, state(offset_of!(CoreState, running)), self.target.id as i32);
+        self.asm.mark(Kind::Block);
+    }
+
+    /// rdi names a row of the side table.
+    pub(super) fn name_record(&mut self, record: u32) {
+        self.asm.mov_fixed(RDI, u64::from(record));
+        self.asm.mark(Kind::Row);
+    }
+
     fn store_pc(&mut self, pc: u64) {
+        self.asm.moves.follows(pc);
         let field = state(offset_of!(CoreState, pc));
         match i32::try_from(pc as i64) {
             Ok(small) => self.asm.mov_mi(W64, field, small),
@@ -585,6 +610,7 @@ impl Emitter<'_> {
     }
 
     fn two_way(&mut self, taken: u64, code: HostCc) {
+        self.asm.moves.follows(taken);
         let other = self.block.next_pc;
         if self.same_page(taken) && taken > self.block.pc {
             let patch = self.asm.jcc(code);
@@ -599,6 +625,7 @@ impl Emitter<'_> {
 
     /// Goes to a constant pc; polls when that may close a loop.
     fn go(&mut self, pc: u64) {
+        self.asm.moves.follows(pc);
         if pc <= self.block.pc {
             stubs::poll(self.asm);
             let jump = self.asm.jcc(cc::NE);
@@ -617,7 +644,7 @@ impl Emitter<'_> {
             match cold {
                 Cold::Access { jump, back, record, store, vectors } => {
                     self.asm.land(jump);
-                    self.asm.mov_ri(RDI, u64::from(record));
+                    self.name_record(record);
                     let stubs = if vectors { &self.stubs.with_vectors } else { &self.stubs.plain };
                     self.asm.call_to(if store { stubs.store } else { stubs.load });
                     let p = self.asm.jmp();
@@ -642,7 +669,7 @@ impl Emitter<'_> {
                     let p = self.asm.jmp();
                     self.asm.patch(p, back);
                     self.asm.land(slow);
-                    self.asm.mov_ri(RDI, u64::from(record));
+                    self.name_record(record);
                     let stubs = if vectors { &self.stubs.with_vectors } else { &self.stubs.plain };
                     self.asm.call_to(stubs.load);
                     self.asm.rr(W32, 0x31, RDI, RDI);
@@ -653,14 +680,14 @@ impl Emitter<'_> {
                     self.asm.land(jump);
                     self.address(&linear);
                     self.search(search, record, w);
-                    self.asm.code.extend_from_within(middle);
+                    self.asm.repeat(middle);
                     self.redo(redo, M::base(RSI, 0));
                     let p = self.asm.jmp();
                     self.asm.patch(p, after);
                 }
                 Cold::Misaligned { jump, record } => {
                     self.asm.land(jump);
-                    self.asm.mov_ri(RDI, u64::from(record));
+                    self.name_record(record);
                     self.asm.call_to(self.stubs.with_vectors.misaligned);
                 }
                 Cold::Side { jump, flags, slots, vectors, pc } => {
@@ -685,11 +712,12 @@ impl Emitter<'_> {
                     {
                         self.asm.load(W64, to, place(i));
                     }
-                    self.asm.mov_ri(8, imm as u64);
+                    self.asm.mov_fixed(8, imm as u64);
                     self.asm.lea(W64, RDI, M::base(RBP, -128));
                     self.store_pc(pc);
-                    self.asm.mov_mi(W32, state(offset_of!(CoreState, running)), self.target.id as i32);
+                    self.store_running();
                     self.asm.call_abs(func as usize as u64);
+                    self.asm.moves.follows(next);
                     self.asm.mov_ri(RSI, next);
                     self.asm.alu_mi8(W32, 7, state(offset_of!(CoreState, exit)), 0);
                     self.asm.jcc_to(cc::E, self.stubs.lookup);
@@ -713,7 +741,7 @@ impl Emitter<'_> {
             exit.stub = self.asm.here();
             self.asm.land(exit.patch);
             // The result names the link, plus one.
-            self.asm.mov_ri(RAX, u64::from(self.target.first_link) + i as u64 + 1);
+            self.asm.mov_fixed(RAX, u64::from(self.target.first_link) + i as u64 + 1);
             self.asm.jmp_to(self.stubs.leave);
         }
         self.exits = exits;

@@ -335,8 +335,8 @@ impl Emitter<'_> {
 
     /// Calls one of the searches for an access of `1 << w` bytes at rsi.
     pub(super) fn search(&mut self, search: usize, record: u32, w: u8) {
-        self.asm.mov_ri(RDI, u64::from(record));
-        self.asm.mov_ri(RAX, 4096 - (1 << w.min(4)));
+        self.name_record(record);
+        self.asm.mov_fixed(RAX, 4096 - (1 << w.min(4)));
         self.asm.call_to(search);
     }
 
@@ -412,7 +412,7 @@ impl Emitter<'_> {
     pub(super) fn store(&mut self, op: &Op) {
         self.before_access();
         self.operands(op);
-        let constant = self.regs.constant(op.d).and_then(|v| Self::fits(op.w, v));
+        let constant = self.short(op.w, op.d);
         let value = match constant {
             Some(_) => NOREG,
             None => self.regs.read(self.asm, op.d),

@@ -4,6 +4,7 @@ mod asm;
 mod emit;
 mod flags;
 mod memory;
+mod moves;
 mod ops;
 mod regs;
 mod stubs;
@@ -21,6 +22,8 @@ use crate::guest::Helper;
 use crate::state::CoreState;
 use asm::Asm;
 use emit::{Emitter, Target};
+use moves::Mark;
+pub(crate) use moves::{Movable, Shape};
 use regs::Regs;
 pub(crate) use stubs::{Side, Stubs};
 use vectors::Vectors;
@@ -38,6 +41,8 @@ pub(crate) struct Jit {
     bmi2: bool,
     /// Number of the next guess.
     guess: usize,
+    /// Of all blocks that can be moved.
+    marks: Vec<Mark>,
 }
 
 /// Where a compiled block's code and links are.
@@ -46,6 +51,8 @@ pub(crate) struct Compiled {
     pub entry: u64,
     /// Its direct exits: position of the displacement, of the stub, and pc.
     pub exits: Vec<(u32, u32, u64)>,
+    /// How it can be moved.
+    pub shape: Option<Shape>,
 }
 
 /// Code starts at multiples of this.
@@ -73,6 +80,7 @@ impl Jit {
             lives: Vec::new(),
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
             guess: 0,
+            marks: Vec::new(),
         })
     }
 
@@ -84,6 +92,7 @@ impl Jit {
     /// Forgets all blocks.
     pub fn clear(&mut self) {
         self.pos = self.stubs.end.next_multiple_of(ALIGN);
+        self.marks.clear();
     }
 
     /// Compiles a block; `None` when the buffer is full.
@@ -100,9 +109,10 @@ impl Jit {
         liveness::analyse(block, info, &mut self.lives);
         self.asm.code.clear();
         self.asm.base = self.pos;
+        self.asm.moves.begin(block.pc, block.movable);
         self.regs.reset();
         self.vectors.reset();
-        let (records, pairs) = (side.records.len(), side.pairs.len());
+        let (records, pairs, guess) = (side.records.len(), side.pairs.len(), self.guess);
         let mut emitter = Emitter {
             asm: &mut self.asm,
             regs: &mut self.regs,
@@ -131,7 +141,7 @@ impl Jit {
             dump(block, &emitter.asm.code);
         }
         let start = self.pos as u32;
-        let exits =
+        let exits: Vec<_> =
             emitter.exits.iter().map(|e| (start + e.patch.0 as u32, start + e.stub as u32, e.pc)).collect();
         if !self.buf.put(self.pos, &self.asm.code) {
             side.records.truncate(records);
@@ -139,8 +149,10 @@ impl Jit {
             return None;
         }
         let entry = self.buf.address(self.pos);
-        self.pos = (self.pos + self.asm.code.len()).next_multiple_of(ALIGN);
-        Some(Compiled { entry, exits })
+        let len = self.asm.code.len();
+        self.pos = (self.pos + len).next_multiple_of(ALIGN);
+        let shape = self.shape(len, side, records, (first_link, exits.len()), guess);
+        Some(Compiled { entry, exits, shape })
     }
 
     /// Lets the displacement at `patch` lead to position `target`.

@@ -267,7 +267,7 @@ impl Emitter<'_> {
         let rotate = digit < 4;
         let through_carry = digit == 2 || digit == 3;
         let sets = op.s & SET_FLAGS != 0 && life.flags != 0;
-        let constant = if op.b == NONE { Some(op.imm) } else { self.regs.constant(op.b) };
+        let constant = if op.b == NONE { Some(op.imm) } else { self.count(op.b) };
         if let Some(count) = constant {
             let count = masked_count(&Op { imm: count, ..*op });
             if count == 0 {
@@ -348,7 +348,7 @@ impl Emitter<'_> {
     }
 
     pub(super) fn dshift(&mut self, op: &Op, life: Life) {
-        let constant = if op.s == NONE { Some(op.imm) } else { self.regs.constant(op.s) };
+        let constant = if op.s == NONE { Some(op.imm) } else { self.count(op.s) };
         let opcode: Opc = if op.k == 0 { 0x0fa4 } else { 0x0fac };
         let sets = life.flags != 0;
         let w = op.w.max(W16);
@@ -469,7 +469,7 @@ impl Emitter<'_> {
         }
         let w = op.w.max(W16);
         let kind = op.k & 3;
-        let constant = if op.b == NONE { Some(op.imm) } else { self.regs.constant(op.b) };
+        let constant = if op.b == NONE { Some(op.imm) } else { self.count(op.b) };
         let d = if kind == 0 || op.d == NONE {
             let a = self.read(op.a);
             if kind != 0 {

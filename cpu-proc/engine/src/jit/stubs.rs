@@ -7,8 +7,9 @@ use std::mem::offset_of;
 
 use bulkhead_ir::{ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, VSLOTS, W32, W64};
 
-use super::asm::{Asm, M, NOREG, reg};
+use super::asm::{Asm, M, NOREG, Opc, reg};
 use super::flags::Pending;
+use super::moves::Kind;
 use super::regs::{ALLOCATABLE, CALLER_SAVED, saved_index, state};
 use super::vectors;
 use crate::blocks;
@@ -20,7 +21,7 @@ use crate::state::{
 };
 
 /// What a slow path must know of an access: a row of the side table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// Pc of the instruction.
     pub pc: u64,
@@ -256,26 +257,32 @@ pub(crate) fn lookup(asm: &mut Asm, s: &Stubs) {
     asm.alu_ri(W32, 4, RDI, JUMP_CACHE as i32 - 1);
     asm.rr(W32, 0xc1, 4, RDI); // shl edi, 5
     asm.bytes(&[size_of::<JumpEntry>().trailing_zeros() as u8]);
-    go(asm, s, M { base: RBP, index: RDI, scale: 0, disp: jump_disp(0) });
+    go(asm, s, M { base: RBP, index: RDI, scale: 0, disp: jump_disp(0) }, false);
 }
 
 /// Jumps to the compiled code for the constant `pc`, or leaves with that pc.
 pub(crate) fn lookup_constant(asm: &mut Asm, s: &Stubs, pc: u64) {
     let offset = blocks::jump_slot(pc) * size_of::<JumpEntry>();
     asm.mov_ri(reg::RSI, pc);
-    asm.mov_ri(reg::RDI, offset as u64);
-    go(asm, s, M::base(reg::RBP, jump_disp(offset)));
+    asm.mov_fixed(reg::RDI, offset as u64);
+    asm.mark(Kind::Slot);
+    go(asm, s, M::base(reg::RBP, jump_disp(offset)), true);
 }
 
-/// Jumps to the code of the jump-cache entry at `entry`, whose offset is in rdi, when it is of the pc in rsi.
-fn go(asm: &mut Asm, s: &Stubs, entry: M) {
-    let field = |field: usize| M { disp: entry.disp + field as i32, ..entry };
-    asm.rm(W64, 0x39, reg::RSI, field(offset_of!(JumpEntry, pc)));
+/// Jumps to the code of the jump-cache entry at `entry`, whose offset is in rdi and may be a constant, when it is of the pc in rsi.
+fn go(asm: &mut Asm, s: &Stubs, entry: M, constant: bool) {
+    let access = |asm: &mut Asm, w: u8, opcode: Opc, reg: u8, field: usize| {
+        asm.rm(w, opcode, reg, M { disp: entry.disp + field as i32, ..entry });
+        if constant {
+            asm.mark(Kind::Slot);
+        }
+    };
+    access(asm, W64, 0x39, reg::RSI, offset_of!(JumpEntry, pc));
     asm.jcc_to(bulkhead_ir::cc::NE, s.second);
     asm.load(W64, reg::RAX, state(offset_of!(CoreState, jump_key)));
-    asm.rm(W64, 0x39, reg::RAX, field(offset_of!(JumpEntry, key)));
+    access(asm, W64, 0x39, reg::RAX, offset_of!(JumpEntry, key));
     asm.jcc_to(bulkhead_ir::cc::NE, s.second);
-    asm.rm(W32, 0xff, 4, field(offset_of!(JumpEntry, code)));
+    access(asm, W32, 0xff, 4, offset_of!(JumpEntry, code));
 }
 
 /// Displacement from `rbp` of a byte of the jump cache.

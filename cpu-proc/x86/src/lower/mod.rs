@@ -23,7 +23,7 @@ pub mod x87;
 
 use bulkhead_engine::{CodeSource, CoreState, Fault, log};
 use bulkhead_ir::{Block, NONE};
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Register};
 
 pub use ctx::{AfterSti, Ctx, Src};
 pub use ea::{Addr, Ea};
@@ -202,6 +202,7 @@ pub fn lower(
 
     let mut listing = (core.log & log::IN_ASM != 0).then(|| String::from("IN:\n"));
     out.restart(pc);
+    out.movable = mode & key::CODE64 != 0 && mode & (key::TRAP | key::INHIBIT | key::BREAKPOINTS) == 0;
     let mut ctx = Ctx::new(out, mode, features, cs_limit);
     ctx.sides = if cap == 1 { 0 } else { SIDES };
     fetch.fill(fetch.in_page.min(ahead))?;
@@ -306,7 +307,20 @@ impl Ctx<'_> {
     }
 }
 
+/// Whether the instruction has an address or constant of 64 bits that does not follow from where it is, or one cut to fewer bits that does.
+fn is_bound(insn: &Instruction) -> bool {
+    match insn.memory_base() {
+        Register::EIP => true,
+        Register::RIP => false,
+        Register::None if insn.memory_displ_size() == 8 => {
+            i32::try_from(insn.memory_displacement64() as i64).is_err()
+        }
+        _ => insn.code() == Code::Mov_r64_imm64,
+    }
+}
+
 fn instruction(ctx: &mut Ctx, insn: &Instruction) {
+    ctx.out.movable &= !is_bound(insn);
     let handled = int::lower(ctx, insn)
         || stack::lower(ctx, insn)
         || control::lower(ctx, insn)

@@ -11,6 +11,7 @@ use crate::{Config, Cpu, OPS, cpuid};
 mod far;
 mod identity;
 mod interrupts;
+mod moved;
 mod paging;
 mod privileged;
 mod programs;
