@@ -12,8 +12,13 @@ const STACK: u64 = 0x9000;
 /// A bench with its own memory.
 struct Pc {
     bench: Bench,
-    memory: Vec<u64>,
+    memory: Vec<Frame>,
 }
+
+/// A page, where the host has one.
+#[derive(Clone)]
+#[repr(C, align(4096))]
+struct Frame([u64; 512]);
 
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -27,8 +32,7 @@ const RDI: usize = 7;
 impl Pc {
     /// Protected mode with flat segments of `bits`, or real mode for 0.
     fn new(bits: u32) -> Pc {
-        let mut memory = vec![0u64; LEN / 8];
-        // Pages start at page boundaries of the guest only; the host's alignment does not matter.
+        let mut memory = vec![Frame([0; 512]); LEN / 4096];
         let mut bench = Bench::new(0, memory.as_mut_ptr().cast(), LEN as u64);
         if bits == 0 {
             for segment in &mut bench.cpu.segs {
@@ -46,7 +50,7 @@ impl Pc {
     fn write(&mut self, at: u64, bytes: &[u8]) {
         for (i, b) in bytes.iter().enumerate() {
             let at = at as usize + i;
-            let word = &mut self.memory[at / 8];
+            let word = &mut self.memory[at / 4096].0[at % 4096 / 8];
             let mut all = word.to_le_bytes();
             all[at % 8] = *b;
             *word = u64::from_le_bytes(all);
@@ -54,7 +58,8 @@ impl Pc {
     }
 
     fn byte(&self, at: u64) -> u8 {
-        self.memory[at as usize / 8].to_le_bytes()[at as usize % 8]
+        let at = at as usize;
+        self.memory[at / 4096].0[at % 4096 / 8].to_le_bytes()[at % 8]
     }
 
     fn word(&self, at: u64, size: u64) -> u64 {
