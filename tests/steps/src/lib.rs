@@ -14,6 +14,10 @@ use bulkhead_bus::manifest::{MANIFEST_FD, Manifest, fd};
 use bulkhead_bus::serve;
 use bulkhead_bus::sys::{Mapping, memfd};
 
+mod effects;
+
+use effects::Watch;
+
 /// The other side has all it wanted.
 const ENOUGH: libc::c_int = libc::SIGUSR1;
 /// Longest wait for anything.
@@ -221,9 +225,28 @@ pub trait Scenario: Sync {
     fn play(&self) -> Self::Outcome;
 }
 
-/// Plays a fresh scenario with a death after instruction `death` (`None`: nobody dies). The outcome and the number of
-/// instructions that were stepped.
-fn play<S: Scenario>(scenario: &S, death: Option<u64>) -> (S::Outcome, u64) {
+/// Where a process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Nowhere.
+    Never,
+    /// After so many instructions.
+    Instruction(u64),
+    /// After so many instructions that others can notice.
+    Noticed(u64),
+}
+
+/// Instructions of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// All of them.
+    pub instructions: u64,
+    /// Those that others can notice, if they were counted.
+    pub noticed: u64,
+}
+
+/// Plays a fresh scenario with a death. The outcome and what was stepped until then.
+fn play<S: Scenario>(scenario: &S, death: Death) -> (S::Outcome, Steps) {
     stay_here();
     let map = scenario.ready();
     let ready = map.word(scenario.ready_at());
@@ -237,12 +260,26 @@ fn play<S: Scenario>(scenario: &S, death: Option<u64>) -> (S::Outcome, u64) {
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), ENOUGH, none, 0) };
             outcome
         });
-        let mut steps = 0u64;
-        while death.is_none_or(|death| steps < death) && traced.step() {
-            steps += 1;
+        let mut steps = Steps::default();
+        let mut watch = (!matches!(death, Death::Instruction(_))).then(|| Watch::new(traced.pid()));
+        loop {
+            let is_here = match death {
+                Death::Never => false,
+                Death::Instruction(after) => steps.instructions >= after,
+                Death::Noticed(after) => steps.noticed >= after,
+            };
+            if is_here {
+                break;
+            }
+            let is_noticed = watch.as_mut().is_some_and(Watch::is_noticed);
+            if !traced.step() {
+                break;
+            }
+            steps.instructions += 1;
+            steps.noticed += u64::from(is_noticed);
         }
         drop(traced);
-        let successor = death.is_some().then(|| Running(scenario.rig().start(false)));
+        let successor = (death != Death::Never).then(|| Running(scenario.rig().start(false)));
         let outcome = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         drop(successor);
         (outcome, steps)
@@ -254,21 +291,37 @@ fn play<S: Scenario>(scenario: &S, death: Option<u64>) -> (S::Outcome, u64) {
 pub struct Found<O> {
     /// Deaths tried.
     pub deaths: u64,
-    /// Instructions of the undisturbed run.
-    pub instructions: u64,
+    /// The undisturbed run.
+    pub steps: Steps,
     /// Deaths that made a difference, with what was seen.
-    pub wrong: Vec<(u64, O)>,
+    pub wrong: Vec<(Death, O)>,
     /// What is seen when nobody dies.
     pub calm: O,
 }
 
-/// Dies after each instruction of a sequence, or after `most` of them spread over it, each time in a scenario of its own.
-pub fn sweep<S: Scenario>(make: impl Fn() -> S, most: u64) -> Found<S::Outcome> {
-    let (calm, instructions) = play(&make(), None);
-    let mut found = Found { deaths: 0, instructions, wrong: Vec::new(), calm };
-    let stride = (instructions / most.max(1)).max(1);
-    for death in (1..=instructions).step_by(stride as usize) {
-        let (outcome, _) = play(&make(), Some(death));
+/// How many deaths a sweep tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deaths {
+    /// So many, spread over the sequence.
+    Most(u64),
+    /// Every one that can make a difference: one between each two instructions that others can notice.
+    Distinct,
+    /// One after every instruction, which takes hours.
+    Every,
+}
+
+/// Dies again and again in a sequence, each time in a scenario of its own.
+pub fn sweep<S: Scenario>(make: impl Fn() -> S, deaths: Deaths) -> Found<S::Outcome> {
+    let (calm, steps) = play(&make(), Death::Never);
+    let mut found = Found { deaths: 0, steps, wrong: Vec::new(), calm };
+    let (last, stride) = match deaths {
+        Deaths::Most(most) => (steps.noticed, (steps.noticed / most.max(1)).max(1)),
+        Deaths::Distinct => (steps.noticed, 1),
+        Deaths::Every => (steps.instructions, 1),
+    };
+    for after in (0..=last).step_by(stride as usize) {
+        let death = if deaths == Deaths::Every { Death::Instruction(after) } else { Death::Noticed(after) };
+        let (outcome, _) = play(&make(), death);
         found.deaths += 1;
         if outcome != found.calm {
             found.wrong.push((death, outcome));
