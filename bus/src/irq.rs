@@ -1,8 +1,9 @@
 //! Interrupts: the output lines of each device, and the page with which every device gets the vCPU's attention.
 //!
-//! A device's lines are in its own device file (`0xa00`), so that it can lie about its own lines only: `0x00` u32 x 8 levels, `0x20`
-//! u32 x 8 pulse counters, `0x40` u32 x 8 values, `0x60` u32 x 8 counters of levels gone from low to high. The CPU process
-//! acts on counter differences, so that a line that fell and rose again between two looks is still an edge.
+//! A device's lines are in its own device file (`0xa00`), so that it can lie about its own lines only: `0x00` u32 x 8 levels (bit 0) with
+//! the number of times that each went from low to high (bits 1 to 31), `0x20` u32 x 8 pulse counters, `0x40` u32 x 8 values. The
+//! CPU process acts on counter differences, so that a line that fell and rose again between two looks is still an edge. Level and
+//! number are one word because the number is kept nowhere else: a successor counts a rise that it finds uncounted, and no other.
 //!
 //! The page is written by every device process: `0x000` u32 attention (polled by generated code), `0x008` u64 set of devices with
 //! news, a bit each. Both only say *when* to look: the CPU process looks at every line each [`LOOK_NS`] whatever they say, so a device
@@ -63,10 +64,10 @@ impl IrqPage {
         self.cpu.ring();
     }
 
-    /// Device: its lines have changed.
+    /// Device: its lines have changed. A vCPU that runs notices; for one that sleeps, its bell is to be rung afterwards.
     pub fn tell(&self, source: usize) {
         self.page.dword(8).fetch_or(1 << source.min(SOURCES - 1), Ordering::SeqCst);
-        self.attend();
+        self.attention().swap(1, Ordering::SeqCst);
     }
 
     /// Device that succeeds another: makes the CPU look at its lines and wakes it, because the predecessor may have died
@@ -95,29 +96,28 @@ pub fn publish(file: &Mapping, out: &Outputs, tracer: &Tracer) -> bool {
     let mut have = [[0u32; LINES]; 3];
     // The three rows lie one behind the other, and only this device writes them.
     let known = file.read(at(0, 0), bytemuck::bytes_of_mut(&mut have));
+    let levels = have[0];
+    have[0] = levels.map(|word| word & 1);
     if known && have == wanted {
         return false;
     }
     for line in 0..LINES {
-        let values = wanted.map(|row| row[line]);
-        let words = [0, 1, 2].map(|row| file.word(at(row, line)));
-        let old = words.map(|word| word.load(Ordering::Relaxed));
-        if old == values {
+        let [level, pulses, value] = wanted.map(|row| row[line]);
+        let old = have.map(|row| row[line]);
+        if old == [level, pulses, value] {
             continue;
         }
-        let rises = file.word(at(3, line));
-        let rise = u32::from(values[0] == 1 && old[0] == 0);
-        let edges = rises.load(Ordering::Relaxed).wrapping_add(rise).wrapping_add(values[1]);
-        tracer.count(counter::INTERRUPTS, u64::from(values[1].wrapping_sub(old[1]).wrapping_add(rise)));
+        let rise = u32::from(level == 1 && old[0] == 0);
+        let rises = (levels[line] >> 1).wrapping_add(rise);
+        tracer.count(counter::INTERRUPTS, u64::from(pulses.wrapping_sub(old[1]).wrapping_add(rise)));
         // Before the CPU can see it.
-        tracer.begin(events::LINE, || [line as u64, values[0].into(), edges.into(), values[2].into()]);
-        if rise == 1 {
-            rises.fetch_add(1, Ordering::SeqCst);
-        }
+        let edges = rises.wrapping_add(pulses);
+        tracer.begin(events::LINE, || [line as u64, level.into(), edges.into(), value.into()]);
         // The value first, so that whoever sees the edge sees its value.
+        let new = [level | rises << 1, pulses, value];
         for row in [2, 1, 0] {
-            if old[row] != values[row] {
-                words[row].store(values[row], Ordering::SeqCst);
+            if old[row] != wanted[row][line] {
+                file.word(at(row, line)).store(new[row], Ordering::SeqCst);
             }
         }
     }
@@ -127,12 +127,13 @@ pub fn publish(file: &Mapping, out: &Outputs, tracer: &Tracer) -> bool {
 /// Broker: lowers the lines of a device that has nobody to serve it. Edges that were counted stay counted.
 pub fn lower(file: &Mapping) {
     for line in 0..LINES {
-        file.word(at(0, line)).store(0, Ordering::SeqCst);
+        file.word(at(0, line)).fetch_and(!1, Ordering::SeqCst);
     }
 }
 
 /// CPU: reads a line of a device.
 pub fn line(file: &Mapping, line: usize) -> Line {
     let get = |row| file.word(at(row, line)).load(Ordering::SeqCst);
-    Line { level: get(0) != 0, edges: get(1).wrapping_add(get(3)), value: get(2) }
+    let level = get(0);
+    Line { level: level & 1 != 0, edges: get(1).wrapping_add(level >> 1), value: get(2) }
 }
