@@ -9,6 +9,7 @@
 //! flag being 1. The waker publishes its work with an exchange, then loads the flag; if 1 it exchanges 0 and wakes. A flag
 //! left by a dead owner costs one needless wake; a flag cleared late by a waker makes the owner's wait return at once.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -158,5 +159,45 @@ impl Bell {
     #[inline]
     pub fn is_asleep(&self) -> bool {
         self.flag().load(Ordering::Relaxed) == 1
+    }
+}
+
+/// The bell of somebody else, rung at once or when whoever holds this is ready for it.
+#[derive(Debug)]
+pub(crate) struct PeerBell {
+    bell: Arc<Bell>,
+    later: bool,
+    is_due: AtomicBool,
+}
+
+impl PeerBell {
+    pub(crate) fn new(bell: Arc<Bell>) -> PeerBell {
+        PeerBell { bell, later: false, is_due: AtomicBool::new(false) }
+    }
+
+    /// Rung by [`PeerBell::ring_due`] only.
+    pub(crate) fn later(self) -> PeerBell {
+        PeerBell { later: true, ..self }
+    }
+
+    pub(crate) fn ring(&self) {
+        if self.later { self.is_due.store(true, Ordering::Relaxed) } else { self.bell.ring() }
+    }
+
+    pub(crate) fn ring_due(&self) {
+        if self.is_due.load(Ordering::Relaxed) {
+            self.is_due.store(false, Ordering::Relaxed);
+            self.bell.ring();
+        }
+    }
+
+    /// See [`Bell::wake`].
+    pub(crate) fn wake(&self) {
+        self.bell.wake();
+    }
+
+    /// See [`Bell::waits_here`].
+    pub(crate) fn waits_here(&self) -> bool {
+        self.bell.waits_here()
     }
 }

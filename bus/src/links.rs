@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::attempts::Note;
-use crate::bell::Bell;
+use crate::bell::{Bell, PeerBell};
 use crate::sys::{self, Mapping};
 use crate::trace::{Tracer, counter, events};
 
@@ -36,7 +36,7 @@ pub enum Side {
 #[derive(Debug)]
 pub struct ByteEnd {
     map: Mapping,
-    peer: Arc<Bell>,
+    peer: PeerBell,
     side: Side,
     tracer: Tracer,
     number: u32,
@@ -45,7 +45,18 @@ pub struct ByteEnd {
 impl ByteEnd {
     /// Over a mapping of [`BYTES_LINK`] bytes and the peer's bell.
     pub fn new(map: Mapping, peer: Arc<Bell>, side: Side) -> ByteEnd {
-        ByteEnd { map, peer, side, tracer: Tracer::off(), number: 0 }
+        ByteEnd { map, peer: PeerBell::new(peer), side, tracer: Tracer::off(), number: 0 }
+    }
+
+    /// With the peer's bell rung by [`ByteEnd::ring_due`] only.
+    #[must_use]
+    pub fn ringing_later(self) -> ByteEnd {
+        ByteEnd { peer: self.peer.later(), ..self }
+    }
+
+    /// Rings for what was done since the last time.
+    pub fn ring_due(&self) {
+        self.peer.ring_due();
     }
 
     /// Records and counts what goes over it, as link `number` of its process.
@@ -335,7 +346,7 @@ fn read_medium(map: &Mapping) -> Medium {
 #[derive(Debug)]
 pub struct BlockClient {
     map: Mapping,
-    peer: Arc<Bell>,
+    peer: PeerBell,
     tracer: Tracer,
     number: u32,
 }
@@ -343,7 +354,18 @@ pub struct BlockClient {
 impl BlockClient {
     /// Over a mapping of [`BLOCK_LINK`] bytes and the back end's bell.
     pub fn new(map: Mapping, peer: Arc<Bell>) -> BlockClient {
-        BlockClient { map, peer, tracer: Tracer::off(), number: 0 }
+        BlockClient { map, peer: PeerBell::new(peer), tracer: Tracer::off(), number: 0 }
+    }
+
+    /// With the peer's bell rung by [`BlockClient::ring_due`] only.
+    #[must_use]
+    pub fn ringing_later(self) -> BlockClient {
+        BlockClient { peer: self.peer.later(), ..self }
+    }
+
+    /// Rings for what was done since the last time.
+    pub fn ring_due(&self) {
+        self.peer.ring_due();
     }
 
     /// Records and counts its requests, as drive `number` of its device.

@@ -275,14 +275,14 @@ impl<C: Chip> Server<C> {
             let name = format!("{}{}", fd::BYTES, bytes.len());
             let peer = manifest.bell(&format!("{name}{}", fd::PEER_BELL))?;
             let end = ByteEnd::new(manifest.map(&name, BYTES_LINK, true)?, peer, Side::Device);
-            bytes.push(end.traced(tracer.clone(), bytes.len() as u32));
+            bytes.push(end.traced(tracer.clone(), bytes.len() as u32).ringing_later());
         }
         let mut blocks = Vec::new();
         while manifest.descriptor(&format!("{}{}", fd::BLOCK, blocks.len())).is_some() {
             let name = format!("{}{}", fd::BLOCK, blocks.len());
             let peer = manifest.bell(&format!("{name}{}", fd::PEER_BELL))?;
             let client = BlockClient::new(manifest.map(&name, BLOCK_LINK, true)?, peer);
-            blocks.push(client.traced(tracer.clone(), blocks.len() as u32));
+            blocks.push(client.traced(tracer.clone(), blocks.len() as u32).ringing_later());
         }
         let bulk = match manifest.bulk_bytes {
             0 => Mapping::anonymous(4096)
@@ -468,11 +468,15 @@ impl<C: Chip> Server<C> {
         self.outputs = outputs;
         // The mirror first: the handler of the interrupt may read a mirrored status register at once.
         self.mirror();
-        if irq::publish(&self.map, &self.outputs, &self.tracer) {
+        let told = irq::publish(&self.map, &self.outputs, &self.tracer);
+        if told {
             self.irq.tell(self.source);
         }
         self.map.dword(device::RESPONSE).store(self.response, Ordering::Relaxed);
         sys::publish(self.map.word(device::HEAD), self.consumed);
+        if told {
+            self.irq.cpu_bell().ring();
+        }
     }
 
     fn mirror(&self) {
@@ -521,6 +525,8 @@ impl<C: Chip> Server<C> {
     fn turn(&mut self, seen: &mut u32) -> bool {
         self.answer_ping();
         let mut worked = self.drain();
+        // The vCPU has its answer: now whoever is woken may take this processor.
+        self.ring_back_ends();
         worked |= self.answer_control();
         let news = self.news();
         if news != *seen {
@@ -533,7 +539,13 @@ impl<C: Chip> Server<C> {
             self.timer();
             worked = true;
         }
+        self.ring_back_ends();
         worked
+    }
+
+    fn ring_back_ends(&self) {
+        self.bytes.iter().for_each(ByteEnd::ring_due);
+        self.blocks.iter().for_each(BlockClient::ring_due);
     }
 
     fn has_work(&self, seen: u32) -> bool {
