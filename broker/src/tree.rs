@@ -17,7 +17,7 @@ use bulkhead_bus::links::{BLOCK_LINK, BYTES_LINK, BlockServer, ByteEnd, Medium, 
 use bulkhead_bus::mailbox::Mailbox;
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::messages::{
-    BulkMap, CpuConfig, FromCpu, PciFunction, PciTemplate, RegionMap, RomImage, Space, WireMap,
+    BulkMap, CpuConfig, FromCpu, Icount, PciFunction, PciTemplate, RegionMap, RomImage, Space, WireMap,
 };
 use bulkhead_bus::ram::code_map_bytes;
 use bulkhead_bus::sys::{self as bus_sys, Mapping};
@@ -326,6 +326,10 @@ fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], par
         no_acpi: config.no_acpi,
         no_reboot: config.no_reboot,
         single_step: config.single_step,
+        icount: config.icount.map(|icount| match icount {
+            bulkhead_config::Icount::Shift(shift) => Icount::Shift(shift),
+            bulkhead_config::Icount::Auto => Icount::Auto,
+        }),
         log_items: config.log_items.clone(),
     };
     for (index, slot) in slots.iter().enumerate() {
@@ -420,6 +424,9 @@ fn start(
     };
     let clock = Clock::new(clock_page);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    if config.icount.is_some() {
+        clock.set_counted();
+    }
     clock.set_real_time(i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
     let mut slots = Vec::new();
     for device in machine.devices.iter().filter(|device| exists(device, parts, config)) {

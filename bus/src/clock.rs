@@ -2,7 +2,8 @@
 //!
 //! Guest time is nanoseconds since power-on; it stands still while the VM is stopped. Layout: `0x00` u32 sequence (odd while
 //! being written), `0x04` u32 running, `0x08` i64 offset: monotonic minus guest time while running, guest time while stopped;
-//! `0x10` i64 the host's real time in nanoseconds at guest time 0 (for the real-time clock).
+//! `0x10` i64 the host's real time in nanoseconds at guest time 0 (for the real-time clock); `0x18` u32 1 when the time of guest
+//! and devices is counted by the CPU process (`-icount`): devices then find it in their own file and hear of their deadlines from there.
 
 use std::sync::atomic::Ordering;
 
@@ -69,6 +70,16 @@ impl Clock {
     /// Broker, before start: the host's real time at guest time 0.
     pub fn set_real_time(&self, nanoseconds: i64) {
         self.page.dword(0x10).store(nanoseconds as u64, Ordering::SeqCst);
+    }
+
+    /// Broker, before start: the CPU process counts the time of guest and devices.
+    pub fn set_counted(&self) {
+        self.page.word(0x18).store(1, Ordering::SeqCst);
+    }
+
+    /// Whether the CPU process counts the time of guest and devices.
+    pub fn is_counted(&self) -> bool {
+        self.page.word(0x18).load(Ordering::Relaxed) != 0
     }
 
     /// Broker: starts or stops guest time. Every process that waits on a deadline must be rung afterwards.

@@ -28,6 +28,7 @@ impl DeadDevice {
     pub fn new(map: Mapping, bell: Bell, irq: Arc<IrqPage>, source: usize) -> DeadDevice {
         irq::lower(&map);
         irq.announce(source);
+        map.dword(device::DEADLINE).store(0, Ordering::SeqCst);
         let _ = map.write(device::MIRROR_DATA, &[0xff; device::MIRROR_BYTES]);
         DeadDevice { map, bell, irq, stop: AtomicBool::new(false) }
     }

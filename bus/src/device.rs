@@ -11,6 +11,8 @@
 //! | `0x100` | u64 host's monotonic nanoseconds when ready was set | device |
 //! | `0x110` | 16 bytes each, see [`crate::attempts::Note`] | device, broker |
 //! | `0x150` | u32 number of the broker's question whether the device lives, u32 number of its answer | broker, device |
+//! | `0x160` | u64 guest time, while the CPU process counts it ([`crate::clock`]) | CPU |
+//! | `0x168` | u64 guest time at which the device has something to do, 0 for never | device |
 //! | `0x180` | u64 generation: the active state slot is its lowest bit | device |
 //! | `0x200` | per region 256 bytes: u64 size, u32 rules, then 16 bytes a rule: start, end, read class, write class | device |
 //! | `0xa00` | output lines, see [`crate::irq`] | device |
@@ -55,6 +57,8 @@ pub(crate) const READY_AT: usize = 0x100;
 pub(crate) const ASIDE: usize = 0x110;
 pub(crate) const PING: usize = 0x150;
 pub(crate) const PONG: usize = 0x154;
+pub(crate) const NOW: usize = 0x160;
+pub(crate) const DEADLINE: usize = 0x168;
 /// Deaths that one request may cause; after that many it is answered with ones and skipped.
 pub const DEATHS_MAX: u32 = 3;
 pub(crate) const GENERATION: usize = 0x180;
@@ -120,6 +124,8 @@ pub mod kind {
     pub const WRITE_BLOCK: u8 = 5;
     /// Reset of the chip.
     pub const RESET: u8 = 6;
+    /// Runs the timer that is due, while the CPU process counts the time.
+    pub const TIMER: u8 = 7;
 }
 
 /// Byte 3 of the ring entry of request `index`: the number of times that the ring has been begun, this one included. An entry with another
@@ -197,6 +203,7 @@ pub struct DevicePort {
     tracer: Tracer,
     placement: Placement,
     meanwhile: Option<fn()>,
+    in_step: bool,
 }
 
 /// What a thread that does not hold the port may look at.
@@ -211,6 +218,12 @@ impl PortView {
     /// An output line of the device.
     pub fn line(&self, line: usize) -> Line {
         irq::line(&self.map, line)
+    }
+
+    /// When the device has something to do, if its time is counted.
+    pub fn deadline(&self) -> Option<u64> {
+        let at = self.map.dword(DEADLINE).load(Ordering::Acquire);
+        (at != 0).then_some(at)
     }
 
     /// Whether the device is awake and last ran where the caller runs: it cannot work before the caller sleeps.
@@ -239,6 +252,7 @@ impl DevicePort {
             tracer: Tracer::off(),
             placement: Placement::default(),
             meanwhile: None,
+            in_step: false,
         };
         let regions = (port.map.word(REGIONS).load(Ordering::Acquire) as usize).min(REGIONS_MAX);
         for region in 0..regions {
@@ -270,6 +284,23 @@ impl DevicePort {
     #[must_use]
     pub fn with_meanwhile(self, meanwhile: fn()) -> DevicePort {
         DevicePort { meanwhile: Some(meanwhile), ..self }
+    }
+
+    /// The caller counts the time and waits for every write, so that what the device does follows from what the guest does.
+    #[must_use]
+    pub fn in_step(self) -> DevicePort {
+        DevicePort { in_step: true, ..self }
+    }
+
+    /// Says what time it is, to a device whose time is counted.
+    pub fn set_now(&mut self, now: u64) {
+        self.map.dword(NOW).store(now, Ordering::Release);
+    }
+
+    /// Lets a device whose time is counted do what is due.
+    pub fn tick(&mut self) {
+        let index = self.push(Request { kind: kind::TIMER, ..Request::default() });
+        self.complete(index);
     }
 
     /// For threads that do not hold the port.
@@ -426,7 +457,7 @@ impl DevicePort {
     /// Register write of `1 << size` bytes.
     pub fn write(&mut self, region: u8, offset: u32, size: u8, value: u64) {
         let class = self.write_class(region, offset, size);
-        let sync = !matches!(class, Class::Posted | Class::Kick);
+        let sync = self.in_step || !matches!(class, Class::Posted | Class::Kick);
         let kind = if sync { kind::WRITE_SYNC } else { kind::WRITE };
         self.tracer.count_access(
             match class {

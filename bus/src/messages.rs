@@ -50,8 +50,19 @@ pub struct CpuConfig {
     pub no_reboot: bool,
     /// `-singlestep`: compiled code holds one guest instruction a block.
     pub single_step: bool,
+    /// `-icount`: guest time is a count of instructions.
+    pub icount: Option<Icount>,
     /// `-rtc-td-hack` and friends change nothing here; `-d` items, known names only.
     pub log_items: Vec<String>,
+}
+
+/// How guest time follows from the number of instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Icount {
+    /// `1 << n` nanoseconds an instruction.
+    Shift(u8),
+    /// As many as keep guest time close to the host's.
+    Auto,
 }
 
 /// Chipset on the CPU process's side.
@@ -243,6 +254,8 @@ pub enum Query {
     Irq,
     /// `info hpet`: text.
     Hpet,
+    /// `info jit`: text.
+    Jit,
     /// Code size of CPU `n` in bits (16, 32, 64) as one byte, for `x/i`.
     CodeSize(u32),
 }

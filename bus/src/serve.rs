@@ -405,7 +405,7 @@ impl<C: Chip> Server<C> {
         let Some(deadline) = self.outputs.deadline else { return };
         if Act::Timer.begin(&self.map, deadline) {
             self.tracer.count(counter::TIMERS, 1);
-            self.tracer.begin(events::TIMER, || [self.clock.now(), 0, 0, 0]);
+            self.tracer.begin(events::TIMER, || [self.now(), 0, 0, 0]);
             self.call(|chip, env| chip.timer(env));
             self.commit();
             self.tracer.end(events::TIMER, || [0; 4]);
@@ -435,9 +435,17 @@ impl<C: Chip> Server<C> {
         device::SLOTS + (self.generation & 1) as usize * device::SLOT_BYTES
     }
 
+    /// Guest time, as of the CPU's last request when that counts it.
+    fn now(&self) -> u64 {
+        match self.clock.is_counted() {
+            true => self.map.dword(device::NOW).load(Ordering::Acquire),
+            false => self.clock.now(),
+        }
+    }
+
     fn call<R>(&mut self, call: impl FnOnce(&mut C, &mut Env<'_>) -> R) -> R {
         let mut env = Env {
-            now: self.clock.now(),
+            now: self.now(),
             ram: self.ram.as_ref(),
             bytes: &self.bytes,
             blocks: &self.blocks,
@@ -466,6 +474,7 @@ impl<C: Chip> Server<C> {
         let mut outputs = Outputs::default();
         self.chip.sync_outputs(&mut outputs);
         self.outputs = outputs;
+        self.map.dword(device::DEADLINE).store(self.deadline().map_or(0, |at| at.max(1)), Ordering::Release);
         // The mirror first: the handler of the interrupt may read a mirrored status register at once.
         self.mirror();
         let told = irq::publish(&self.map, &self.outputs, &self.tracer);
@@ -566,12 +575,14 @@ impl<C: Chip> Server<C> {
         self.outputs.deadline.filter(|at| self.left_out != Some(*at))
     }
 
+    /// Whether a timer is due by itself; where time is counted, the CPU says so ([`kind::TIMER`]).
     fn is_due(&self) -> bool {
-        self.deadline().is_some_and(|at| self.clock.is_running() && self.clock.now() >= at)
+        let runs = self.clock.is_running() && !self.clock.is_counted();
+        self.deadline().is_some_and(|at| runs && self.clock.now() >= at)
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let at = self.deadline().filter(|_| self.clock.is_running())?;
+        let at = self.deadline().filter(|_| self.clock.is_running() && !self.clock.is_counted())?;
         Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
     }
 
@@ -621,7 +632,7 @@ impl<C: Chip> Server<C> {
         let reg =
             Reg { region: request.region, offset: u64::from(request.offset), size: 1 << request.size.min(3) };
         let size = self.description.regions.get(usize::from(reg.region)).map_or(0, |region| region.size);
-        if request.kind != kind::RESET && reg.offset >= size {
+        if !matches!(request.kind, kind::RESET | kind::TIMER) && reg.offset >= size {
             self.tracer.count(counter::REJECTED, 1);
             return u64::MAX;
         }
@@ -653,6 +664,12 @@ impl<C: Chip> Server<C> {
                 let access = self.call(|chip, env| chip.write_block(reg, data, env));
                 let _ = self.counted(access);
                 self.block = block;
+                0
+            }
+            kind::TIMER => {
+                if self.clock.is_counted() && self.deadline().is_some_and(|at| self.now() >= at) {
+                    self.timer();
+                }
                 0
             }
             kind::RESET => {

@@ -67,6 +67,11 @@ impl Code {
         &self.0
     }
 
+    /// Adds what `more` adds, which may ask where it stands.
+    pub fn then(self, more: impl FnOnce(Code) -> Code) -> Code {
+        more(self)
+    }
+
     /// Sends AL.
     pub fn put(self) -> Code {
         let next = self.0.len() + 3;

@@ -68,6 +68,7 @@ pub const TOPICS: &[Topic] = &[
     unbuilt("tlb", "show virtual to physical memory mappings"),
     unbuilt("mem", "show the active virtual memory mappings"),
     topic("hpet", "show state of HPET", |vm, _, out| ask(vm, Query::Hpet, out)),
+    topic("jit", "show dynamic compiler info", |vm, _, out| ask(vm, Query::Jit, out)),
     unbuilt("kqemu", "show KQEMU information"),
     unbuilt("kvm", "show KVM information"),
     unbuilt("usb", "show guest USB devices"),

@@ -37,6 +37,10 @@ pub fn show(out: &mut String, names: &Names, show: Show, value: u64) {
                     out.push_str("reset");
                     return;
                 }
+                kind::TIMER => {
+                    out.push_str("timer");
+                    return;
+                }
                 _ => "unknown",
             };
             let _ = write!(out, "{kind} ");

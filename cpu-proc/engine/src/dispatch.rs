@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use bulkhead_ir::Block;
 
 use crate::blocks::{self, BlockId, BlockInfo, Ident, Link, LinkId};
+use crate::count;
 use crate::engine::Engine;
 use crate::fetch::Fetcher;
 use crate::guest::{Fault, Next};
@@ -34,7 +35,7 @@ pub fn run(core: &mut CoreState) {
             }
             Next::Leave => return peers::rest(core),
         }
-        if core.attention().load(Ordering::Relaxed) != 0 {
+        if core.attention().load(Ordering::Relaxed) != 0 || count::is_spent(core) {
             next = attend(core, false);
             continue;
         }
@@ -75,12 +76,21 @@ fn advance(core: &mut CoreState) {
         // SAFETY: `find` returned a live block of this CPU's engine for the current pc and context.
         link = unsafe { jit::enter(core, enter, entry) } as LinkId;
         core.running = NO_BLOCK;
+        count::settle(core);
         let engine = Engine::of(core);
         engine.stats.returns += 1;
         if link != 0
             && let Some(l) = engine.table.links.get(link as usize - 1)
         {
             core.pc = l.target_pc;
+        }
+        if core.exit == exit::SPENT {
+            // What is left before the limit is stepped.
+            core.exit = exit::NONE;
+            if !count::is_spent(core) {
+                interpret(core);
+            }
+            return;
         }
         if core.exit != exit::NONE || core.attention().load(Ordering::Relaxed) != 0 {
             return;
@@ -245,10 +255,12 @@ fn install(
     let mut ident = ident;
     for _ in 0..2 {
         let helpers = core.ops.helpers;
+        let counting = core.counter.is_on();
         let engine = Engine::of(core);
         let id = engine.table.blocks.len() as BlockId;
         let first_link = engine.table.links.len() as LinkId;
         let Some(jit) = &mut engine.jit else { return Ok(None) };
+        jit.counting = counting;
         let made = jit.compile(&mut engine.side, helpers, block, (id, first_link), mode, base);
         if let Some(made) = made.as_ref().filter(|_| core.log & log::OUT_ASM != 0) {
             log_host_code(core, made.entry);
@@ -426,9 +438,11 @@ fn interpret(core: &mut CoreState) {
     Engine::of(core).stats.stepped += 1;
     let mut block = std::mem::take(&mut Engine::of(core).scratch);
     if lower(core, 1, &mut block).is_ok() {
+        count::begin(core);
         let mut thunks = std::mem::take(&mut Engine::of(core).thunks);
         crate::interp::run(core, &mut thunks, &block);
         Engine::of(core).thunks = thunks;
+        count::settle(core);
     }
     Engine::of(core).scratch = block;
 }

@@ -103,6 +103,7 @@ impl Engine {
         self.table.clear();
         self.side.records.clear();
         self.side.pairs.clear();
+        self.side.tails.clear();
         if let Some(jit) = &mut self.jit {
             jit.clear();
         }

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use bulkhead_ir::*;
 
 use crate::testing::{DEVICE, OPS, Rig, TestCpu, stop_ops};
-use crate::{CoreState, Engine};
+use crate::{CoreState, Engine, count};
 
 /// Xorshift.
 pub struct Rng(pub u64);
@@ -670,10 +670,13 @@ fn observe(core: &CoreState) -> String {
     )
 }
 
-fn compare(seed: u64) {
+fn compare(seed: u64, counting: bool) {
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let p = program(&mut rng);
     let (mut a, mut b) = (rig(&p, false), rig(&p, true));
+    if counting {
+        [&mut a, &mut b].into_iter().for_each(|rig| count::start(rig.core()));
+    }
     for round in 0..3 {
         let state = rng.next() | 1;
         for rig in [&mut a, &mut b] {
@@ -699,6 +702,11 @@ fn compare(seed: u64) {
         let rest =
             |r: &Rig| (r.cpu.faults, r.cpu.fault_address, r.cpu.field, r.cpu.calls, r.cpu.delivered_pc);
         assert_eq!(rest(&a), rest(&b), "{place}\n{}", dump());
+        let counted =
+            |r: &Rig| (r.cpu.core.counter.executed(), r.cpu.core.counter.trace(), r.cpu.marks, r.cpu.attends);
+        if counting {
+            assert_eq!(counted(&a), counted(&b), "{place}\n{}", dump());
+        }
         assert_eq!(a.machine().device_log, b.machine().device_log, "{place}\n{}", dump());
         assert!(a.machine().bytes() == b.machine().bytes(), "memory {place}\n{}", dump());
     }
@@ -708,5 +716,10 @@ fn compare(seed: u64) {
 fn random_programs_end_equal_on_both_engines() {
     let first = std::env::var("FUZZ_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1u64);
     let count = std::env::var("FUZZ_COUNT").ok().and_then(|s| s.parse().ok()).unwrap_or(1500u64);
-    (first..first + count).for_each(compare);
+    (first..first + count).for_each(|seed| compare(seed, false));
+}
+
+#[test]
+fn random_programs_are_counted_equally_on_both_engines() {
+    (1..800).for_each(|seed| compare(seed, true));
 }

@@ -5,6 +5,7 @@ pub mod alloc;
 pub mod atomic;
 mod blocks;
 mod codebuf;
+pub mod count;
 pub mod dispatch;
 pub mod engine;
 mod fetch;
@@ -25,6 +26,7 @@ mod testing;
 mod vecinsn;
 
 pub use alloc::{CpuBox, FrontCpu, insist};
+pub use count::Counter;
 pub use dispatch::{flush_code, run, step};
 pub use engine::Engine;
 pub use guest::{

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicPtr, AtomicU32};
 
+use crate::count::Counter;
 use crate::guest::{GuestOps, Machine};
 
 /// Sets in each software TLB. A power of two.
@@ -107,6 +108,10 @@ pub mod exit {
     pub const RETRY_STEP: u32 = 4;
     /// The attention word was set at a poll.
     pub const ATTENTION: u32 = 5;
+    /// As [`RESUME`], but the instruction at `pc` has not ended: a repetition was interrupted.
+    pub const AGAIN: u32 = 6;
+    /// The next block would pass the limit of the [counter](crate::Counter).
+    pub const SPENT: u32 = 7;
 }
 
 /// x87 state apart from the register file ([`CoreState::media`], physical registers R0..R7).
@@ -225,6 +230,8 @@ pub struct CoreState {
     pub guessed: u32,
     /// Translations of loads in loops.
     pub guesses: [[Guess; GUESSES]; MMU_MODES],
+    /// Instructions, while they are counted.
+    pub counter: Counter,
 }
 
 /// Things that can be written to the debug log (`-d`), a bit each.

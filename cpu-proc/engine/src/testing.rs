@@ -130,6 +130,17 @@ pub struct TestCpu {
     pub attends: u32,
     pub lowering: Option<Lowering>,
     pub calls: u64,
+    /// Mixed from the counts of instructions at which helper 1 was called and the CPU attended, with the pc then.
+    pub marks: u64,
+}
+
+/// Instructions between two limits, while they are counted.
+const STRIDE: u64 = 37;
+
+fn mark(core: &mut CoreState) {
+    let (count, pc) = (core.counter.executed(), core.pc);
+    let cpu = cpu(core);
+    cpu.marks = cpu.marks.rotate_left(5).wrapping_mul(31).wrapping_add(count << 20 ^ pc);
 }
 
 // SAFETY: `CoreState` comes first; zero is valid for the rest (`None` for the box).
@@ -215,6 +226,10 @@ fn deliver(core: &mut CoreState) -> Next {
 
 fn attend(core: &mut CoreState, halted: bool) -> Next {
     cpu(core).attends += 1;
+    if core.counter.is_on() {
+        mark(core);
+        core.counter.set_limit(core.counter.executed() + STRIDE);
+    }
     if halted || cpu(core).attends > 1000 { Next::Leave } else { Next::Run }
 }
 
@@ -235,7 +250,11 @@ unsafe extern "sysv64" fn stop(core: *mut CoreState, a: u64, _: u64, _: u64, _: 
 /// Helper 1: pure mix of its arguments.
 unsafe extern "sysv64" fn mix(core: *mut CoreState, a: u64, b: u64, c: u64, imm: u64) -> u64 {
     // SAFETY: as above.
-    unsafe { (*core.cast::<TestCpu>()).calls += 1 };
+    let core = unsafe { &mut *core };
+    cpu(core).calls += 1;
+    // The pc need not be in memory here.
+    core.pc = 0;
+    mark(core);
     a.rotate_left(7) ^ b.wrapping_mul(3) ^ c.wrapping_sub(imm)
 }
 

@@ -12,6 +12,7 @@ use bulkhead_engine::{ApicAccess, Machine, Page, Requests, log};
 use crate::physmap::{MEGABYTE, Map, SHADOW, VIDEO};
 use crate::ports::log2;
 use crate::shared::Shared;
+use crate::time::Counted;
 
 /// How long a posted write may wait for its bell while the guest does nothing that rings it.
 const BELL_NS: u64 = 1_000_000;
@@ -83,6 +84,7 @@ impl Pc {
         self.shared.set_in_device(self.cpu, true);
         let value = access(&self.shared, &self.map);
         self.shared.set_in_device(self.cpu, false);
+        self.shared.follow_devices(self.cpu);
         // Who sees that a transfer is over must not run the code that it has replaced.
         self.shared.pass_on_changes();
         // What the device has done to its lines is told to the first vCPU only. And a guest that does nothing but wait for a device, its
@@ -115,6 +117,24 @@ impl Pc {
         }
         drop(chips);
         self.with_device(device)
+    }
+
+    /// A halt where time is counted: it lasts until something comes from outside, or until the next thing is due.
+    fn wait_counted(&self, counted: &Counted) {
+        let next = self.shared.next_event(self.cpu);
+        let left = next.map_or(LOOK_NS, |at| self.shared.clock.halt_left_ns(at));
+        let start = monotonic_ns();
+        if left != 0 {
+            self.shared.sleep(self.cpu, left.min(LOOK_NS));
+            counted.slept(monotonic_ns().saturating_sub(start));
+        }
+        if let Some(at) = next
+            && !self.shared.called(self.cpu)
+            && self.shared.clock.halt_left_ns(at) == 0
+        {
+            counted.skip_to(at);
+        }
+        self.shared.irq.attention().store(1, Ordering::SeqCst);
     }
 
     /// Looks for something to do, as long as the last halts promise that it comes soon. True when it has come.
@@ -331,6 +351,9 @@ impl Machine for Pc {
 
     fn wait(&mut self) {
         self.shared.devices.flush_posted();
+        if let Some(counted) = self.shared.clock.counted() {
+            return self.wait_counted(counted);
+        }
         // The alarm comes no later, but maybe just before the sleep begins.
         let deadline = self.shared.chips().board.deadline_of(self.number());
         let clock = &self.shared.clock;

@@ -11,6 +11,7 @@ mod ports;
 mod query;
 mod setup;
 mod shared;
+mod time;
 
 use std::sync::Arc;
 

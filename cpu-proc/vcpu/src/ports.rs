@@ -1,10 +1,12 @@
 //! I/O port and device-memory decoding: from an address to a device's register region.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bulkhead_bus::device::{DevicePort, PortView};
 use bulkhead_bus::irq::Line;
+
+use crate::time::GuestTime;
 
 /// A range of addresses that one device region answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,22 +82,47 @@ pub struct Devices {
     posted: AtomicU64,
     /// A vCPU keeps meeting devices on its own processor.
     crowded: AtomicBool,
+    time: Arc<GuestTime>,
 }
 
 impl Devices {
-    /// Over the rings.
-    pub fn new(ports: Vec<DevicePort>) -> Devices {
+    /// Over the rings, whose ends go in step with `time` when that is counted.
+    pub fn new(ports: Vec<DevicePort>, time: Arc<GuestTime>) -> Devices {
+        let counted = time.counted().is_some();
+        let ports: Vec<DevicePort> =
+            ports.into_iter().map(|port| if counted { port.in_step() } else { port }).collect();
         let views = ports.iter().map(DevicePort::view).collect();
         Devices {
             ends: ports.into_iter().map(Mutex::new).collect(),
             views,
             posted: AtomicU64::new(0),
             crowded: AtomicBool::new(false),
+            time,
         }
     }
 
     fn end(&self, device: usize) -> Option<MutexGuard<'_, DevicePort>> {
-        self.ends.get(device).map(|end| end.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut end = self.ends.get(device)?.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.time.counted().is_some() {
+            end.set_now(self.time.now());
+        }
+        Some(end)
+    }
+
+    /// When the next device has something to do, where time is counted.
+    pub fn deadline(&self) -> Option<u64> {
+        self.views.iter().filter_map(PortView::deadline).min()
+    }
+
+    /// Where time is counted: lets devices do what is due at `now`.
+    pub fn tick(&self, now: u64) {
+        for (device, view) in self.views.iter().enumerate() {
+            if view.deadline().is_some_and(|at| at <= now)
+                && let Some(mut end) = self.end(device)
+            {
+                end.tick();
+            }
+        }
     }
 
     /// Reads `1 << size` bytes at `address`; what nothing answers reads as ones.

@@ -27,6 +27,7 @@ use crate::machine::Pc;
 use crate::physmap::PhysMap;
 use crate::ports::Devices;
 use crate::shared::{Layout, MEANWHILE, Parts, Shared};
+use crate::time::GuestTime;
 
 fn refused(error: impl std::fmt::Display) -> StartError {
     StartError::Refused(error.to_string())
@@ -42,6 +43,7 @@ pub fn start() -> Result<Vm, StartError> {
         irq.cpu_bell().share();
     }
     let clock = Clock::new(manifest.map(fd::CLOCK, CLOCK_BYTES, false)?);
+    let clock = Arc::new(GuestTime::new(clock, config.icount));
     // Without an interrupt page here: the CPU's own stores need no code bitmap, its TLB sees them.
     let ram = manifest.guest_ram(None)?;
     let code = CodeMap::new(
@@ -84,7 +86,7 @@ pub fn start() -> Result<Vm, StartError> {
     if config.chipset == Chipset::Isa {
         phys.keep_firmware_in_ram(resident);
     }
-    let devices = Devices::new(ports);
+    let devices = Devices::new(ports, clock.clone());
     let pipe = manifest.descriptor("log").is_some().then(|| manifest.take("log")).transpose()?;
     let mut keep: Vec<i32> = pipe.iter().map(AsRawFd::as_raw_fd).collect();
     let log = Log::new(pipe, &config.log_items);
@@ -123,6 +125,11 @@ pub fn start() -> Result<Vm, StartError> {
             unsafe { peers.join(number, &mut cpu.core) };
         }
         cpu.core.log = mask;
+        if let Some(counted) = shared.clock.counted() {
+            bulkhead_engine::count::start(&mut cpu.core);
+            // SAFETY: boxed and never dropped.
+            unsafe { counted.count_with(&raw const cpu.core.counter) };
+        }
         shared.connect(number, &raw const cpu.core.attention);
         all.push(Vcpu { cpu, pc });
     }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bulkhead_bus::clock::Clock;
 use bulkhead_bus::irq::{IrqPage, LOOK_NS};
 use bulkhead_bus::messages::{BulkMap, RegionMap, Space, Wire, WireMap};
 use bulkhead_bus::ram::{CodeMap, HIGH_BASE, LOW_LIMIT};
@@ -20,6 +19,7 @@ use crate::alarm::Alarm;
 use crate::log::Log;
 use crate::physmap::{Map, PhysMap, SHADOW, Shadow, Window};
 use crate::ports::{Decoder, Devices, Range};
+use crate::time::{AGAIN_NS, GuestTime};
 
 /// Why the vCPUs left their run loops for the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub struct Shared {
     /// Device processes.
     pub devices: Devices,
     /// Guest time.
-    pub clock: Clock,
+    pub clock: Arc<GuestTime>,
     /// Lines in, attention out.
     pub irq: Arc<IrqPage>,
     /// Physical memory.
@@ -121,7 +121,7 @@ pub struct Parts {
     /// Device processes.
     pub devices: Devices,
     /// Guest time.
-    pub clock: Clock,
+    pub clock: Arc<GuestTime>,
     /// Lines in, attention out.
     pub irq: Arc<IrqPage>,
     /// Physical memory.
@@ -444,10 +444,31 @@ impl Shared {
     fn arm(&self, chips: &mut Chips, cpu: usize) {
         let timer = chips.board.deadline_of(cpu as u8);
         let timer = timer.into_iter().chain((cpu == 0).then_some(chips.look_due)).min();
+        if let Some(counted) = self.clock.counted() {
+            return counted.attend_at(timer.into_iter().chain(self.device_deadline()).min());
+        }
         let bell = chips.bell_due.get(cpu).copied().flatten();
         let at = timer.and_then(|at| self.clock.host_time(at)).into_iter().chain(bell).min();
         if let Some(alarm) = chips.alarms.get_mut(cpu) {
             alarm.set(at.map_or(0, |at| at.max(1)));
+        }
+    }
+
+    /// When the next device has something to do, where time is counted. One that cannot be satisfied does not hold it up.
+    fn device_deadline(&self) -> Option<u64> {
+        self.devices.deadline().map(|at| at.max(self.clock.now().saturating_add(AGAIN_NS)))
+    }
+
+    /// Where time is counted: the next time at which anything is due.
+    pub fn next_event(&self, cpu: usize) -> Option<u64> {
+        let chips = self.chips().board.deadline_of(cpu as u8);
+        chips.into_iter().chain(self.device_deadline()).min()
+    }
+
+    /// Where time is counted: after an access to a device, which may have another deadline now.
+    pub fn follow_devices(&self, cpu: usize) {
+        if self.clock.counted().is_some() {
+            self.arm(&mut self.chips(), cpu);
         }
     }
 
@@ -563,6 +584,11 @@ impl Shared {
     /// Brings chips and lines up to date and says whether an interrupt waits for vCPU `cpu`.
     pub fn interrupt_pending(&self, cpu: usize) -> bool {
         self.devices.flush_posted();
+        self.clock.adjust();
+        let counted = self.clock.counted().is_some();
+        if counted {
+            self.devices.tick(self.clock.now());
+        }
         let mut chips = self.chips();
         let chips = &mut *chips;
         if let Some(due) = chips.bell_due.get_mut(cpu) {
@@ -570,7 +596,7 @@ impl Shared {
         }
         let news = self.irq.take_news();
         let now = self.clock.now();
-        if now >= chips.look_due {
+        if now >= chips.look_due || counted {
             // A device that was taken over can take back what another one has announced.
             chips.look_due = now.saturating_add(LOOK_NS);
             self.sample(chips, u64::MAX);

@@ -168,6 +168,7 @@ fn note_waiting(cpu: &mut Cpu) {
 }
 
 fn external(cpu: &mut Cpu, vector: u8) -> Next {
+    bulkhead_engine::count::note(&mut cpu.core, vector.into());
     let event = Event { vector, error: None, origin: Origin::External, return_pc: cpu.core.pc };
     deliver_event(cpu, event)
 }

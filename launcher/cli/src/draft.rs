@@ -63,6 +63,12 @@ impl Draft {
                 return only_with_kernel("-initrd");
             }
         }
+        if config.icount.is_some() && config.cpus > 1 {
+            return Err(OptionError::Value {
+                what: "-icount".to_owned(),
+                reason: "only with one CPU (-smp 1)".to_owned(),
+            });
+        }
         config.drives = drive::place(self.drives, self.hda_geometry, config.snapshot)?;
         (config.serials, config.parallels, config.monitor) =
             chardev::with_defaults(config.nographic, self.serials, self.parallels, self.monitor)?;

@@ -56,6 +56,8 @@ pub struct MachineConfig {
     pub stopped: bool,
     /// `-singlestep`.
     pub single_step: bool,
+    /// `-icount`, only with one CPU.
+    pub icount: Option<Icount>,
     /// `-d` items, each one of the known names, `all` included.
     pub log_items: Vec<String>,
     /// `-L`.
@@ -124,6 +126,7 @@ impl MachineConfig {
             pidfile: None,
             stopped: false,
             single_step: false,
+            icount: None,
             log_items: Vec::new(),
             firmware_dir: None,
             bios: None,
@@ -146,6 +149,15 @@ impl MachineConfig {
             trace: Trace::default(),
         }
     }
+}
+
+/// `-icount`: guest time follows from the number of instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Icount {
+    /// One instruction every `1 << n` nanoseconds, n at most 10.
+    Shift(u8),
+    /// As many as keep guest time close to the host's.
+    Auto,
 }
 
 /// Whom `-runas` names.

@@ -11,6 +11,7 @@ use bulkhead_ir::liveness::{ALL_SLOTS, Life, bit};
 use bulkhead_ir::{Block, NONE, Name, Op, Opcode, TEMP0, W8, W16, W32, W64, cc};
 
 use super::asm::{Asm, M, NOREG, Patch, reg};
+use super::count::Counts;
 use super::flags::Pending;
 use super::memory::{Linear, Redo};
 use super::moves::Kind;
@@ -46,7 +47,7 @@ pub(super) enum Cold {
     /// Alignment fault.
     Misaligned { jump: Patch, record: u32 },
     /// A way out to this pc before the end: what is newer than memory, and whether the host's flags are.
-    Side { jump: Patch, flags: bool, slots: Vec<(Name, u8)>, vectors: Vec<(u8, u8)>, pc: u64 },
+    Side { jump: Patch, flags: bool, slots: Vec<(Name, u8)>, vectors: Vec<(u8, u8)>, pc: u64, behind: u32 },
     /// What an instruction done in line leaves to the helper: first to memory with what is newer, then on at `next`.
     Helper {
         jumps: Vec<Patch>,
@@ -57,11 +58,14 @@ pub(super) enum Cold {
         func: HelperFn,
         imm: i64,
         args: [u8; 3],
+        behind: u32,
     },
     /// A helper asked to leave.
     Leave { jump: Patch },
     /// The attention word was set before a jump back to this pc.
     Attention { jump: Patch, pc: u64 },
+    /// The block would pass the limit of the count.
+    Spent { jump: Patch },
 }
 
 /// A direct exit: the position (in the block's code) of its displacement, of its stub, and its pc.
@@ -84,6 +88,8 @@ pub(super) struct Target {
     pub base: u64,
     /// Whether the host has BMI2.
     pub bmi2: bool,
+    /// Whether instructions are counted.
+    pub counting: bool,
 }
 
 pub(super) struct Emitter<'a> {
@@ -116,6 +122,8 @@ pub(super) struct Emitter<'a> {
     pub guesses: Vec<(usize, usize)>,
     /// The number of the next one.
     pub next_guess: &'a mut usize,
+    /// How instructions are counted.
+    pub count: Counts,
 }
 
 /// Outcome of preparing a condition: the host condition code to test.
@@ -136,6 +144,7 @@ impl Emitter<'_> {
         self.host = false;
         self.mem = true;
         let block = self.block;
+        self.count_block();
         for _ in 1..self.rounds() {
             if let Some((branch, body)) = block.ops.split_last() {
                 self.ops(body);
@@ -158,7 +167,8 @@ impl Emitter<'_> {
                 && o.imm as u64 == self.block.pc
                 && self.block.next_pc > self.block.pc
         });
-        if !loops || ops.iter().any(|o| o.op == Opcode::Call && !Self::is_x87(o)) {
+        // Each round is counted where it begins.
+        if !loops || self.target.counting || ops.iter().any(|o| o.op == Opcode::Call && !Self::is_x87(o)) {
             return 1;
         }
         match ops.len() {
@@ -193,10 +203,11 @@ impl Emitter<'_> {
         let slots: Vec<(Name, u8)> = self.regs.dirty_slots().collect();
         let vectors: Vec<(u8, u8)> = self.vectors.dirty_slots().collect();
         let jump = self.asm.jcc(code);
-        if !flags && slots.is_empty() && vectors.is_empty() && self.same_page(pc) {
+        let behind = self.behind();
+        if !flags && slots.is_empty() && vectors.is_empty() && behind == 0 && self.same_page(pc) {
             self.exits.push(Exit { patch: jump, stub: 0, pc });
         } else {
-            self.cold.push(Cold::Side { jump, flags, slots, vectors, pc });
+            self.cold.push(Cold::Side { jump, flags, slots, vectors, pc, behind });
         }
     }
 
@@ -359,7 +370,10 @@ impl Emitter<'_> {
     fn op(&mut self, op: &Op, life: Life, next: Option<(&Op, &Life)>) -> bool {
         let w = op.w;
         match op.op {
-            Opcode::Insn => self.pc = op.imm as u64,
+            Opcode::Insn => {
+                self.pc = op.imm as u64;
+                self.count.begun += 1;
+            }
             Opcode::Mov => self.mov(op, life),
             Opcode::MovI => {
                 if op.d >= TEMP0 && bit(op.d) != 0 {
@@ -518,6 +532,8 @@ impl Emitter<'_> {
             self.store_pc(self.pc);
             self.store_running();
         }
+        let behind = self.behind();
+        self.look_behind(behind);
         self.asm.call_abs(helper.func as usize as u64);
         self.regs.forget(info.writes);
         if info.may_exit {
@@ -525,6 +541,7 @@ impl Emitter<'_> {
             let jump = self.asm.jcc(cc::NE);
             self.cold.push(Cold::Leave { jump });
         }
+        self.go_on(behind);
         if op.d != NONE && (op.d < TEMP0 || life.names & bit(op.d) != 0) {
             self.regs.drop_name(op.d);
             let d = self.alloc();
@@ -690,16 +707,17 @@ impl Emitter<'_> {
                     self.name_record(record);
                     self.asm.call_to(self.stubs.with_vectors.misaligned);
                 }
-                Cold::Side { jump, flags, slots, vectors, pc } => {
+                Cold::Side { jump, flags, slots, vectors, pc, behind } => {
                     self.asm.land(jump);
                     if flags {
                         self.save_flags();
                     }
                     slots.into_iter().for_each(|(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
                     vectors.into_iter().for_each(|(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
+                    self.take_back(behind);
                     self.go(pc);
                 }
-                Cold::Helper { jumps, slots, vectors, pc, next, func, imm, args } => {
+                Cold::Helper { jumps, slots, vectors, pc, next, func, imm, args, behind } => {
                     jumps.into_iter().for_each(|jump| self.asm.land(jump));
                     slots.into_iter().for_each(|(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
                     vectors.into_iter().for_each(|(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
@@ -716,16 +734,28 @@ impl Emitter<'_> {
                     self.asm.lea(W64, RDI, M::base(RBP, -128));
                     self.store_pc(pc);
                     self.store_running();
+                    self.look_behind(behind);
                     self.asm.call_abs(func as usize as u64);
                     self.asm.moves.follows(next);
-                    self.asm.mov_ri(RSI, next);
                     self.asm.alu_mi8(W32, 7, state(offset_of!(CoreState, exit)), 0);
-                    self.asm.jcc_to(cc::E, self.stubs.lookup);
+                    let leaves = self.asm.jcc(cc::NE);
+                    self.go_on(behind);
+                    self.take_back(behind);
+                    self.asm.mov_ri(RSI, next);
+                    self.asm.jmp_to(self.stubs.lookup);
+                    self.asm.land(leaves);
                     self.asm.rr(W32, 0x31, RAX, RAX);
                     self.asm.jmp_to(self.stubs.leave);
                 }
                 Cold::Leave { jump } => {
                     self.asm.land(jump);
+                    self.asm.rr(W32, 0x31, RAX, RAX);
+                    self.asm.jmp_to(self.stubs.leave);
+                }
+                Cold::Spent { jump } => {
+                    self.asm.land(jump);
+                    self.store_pc(self.block.pc);
+                    self.asm.mov_mi(W32, state(offset_of!(CoreState, exit)), exit::SPENT as i32);
                     self.asm.rr(W32, 0x31, RAX, RAX);
                     self.asm.jmp_to(self.stubs.leave);
                 }
@@ -762,6 +792,7 @@ impl Emitter<'_> {
             value,
             constant,
             flags_from: self.pending.filter(|_| !self.mem),
+            tail: self.behind(),
         });
         (self.side.records.len() - 1) as u32
     }

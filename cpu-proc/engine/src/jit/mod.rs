@@ -1,6 +1,7 @@
 //! The baseline compiler: one pass from IR to x86-64, a block at a time.
 
 mod asm;
+mod count;
 mod emit;
 mod flags;
 mod memory;
@@ -43,6 +44,8 @@ pub(crate) struct Jit {
     guess: usize,
     /// Of all blocks that can be moved.
     marks: Vec<Mark>,
+    /// Blocks count their instructions.
+    pub counting: bool,
 }
 
 /// Where a compiled block's code and links are.
@@ -81,6 +84,7 @@ impl Jit {
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
             guess: 0,
             marks: Vec::new(),
+            counting: false,
         })
     }
 
@@ -109,10 +113,12 @@ impl Jit {
         liveness::analyse(block, info, &mut self.lives);
         self.asm.code.clear();
         self.asm.base = self.pos;
-        self.asm.moves.begin(block.pc, block.movable);
+        // The hash of counted blocks is of their pcs.
+        self.asm.moves.begin(block.pc, block.movable && !self.counting);
         self.regs.reset();
         self.vectors.reset();
-        let (records, pairs, guess) = (side.records.len(), side.pairs.len(), self.guess);
+        let (records, pairs, tails) = (side.records.len(), side.pairs.len(), side.tails.len());
+        let guess = self.guess;
         let mut emitter = Emitter {
             asm: &mut self.asm,
             regs: &mut self.regs,
@@ -122,7 +128,7 @@ impl Jit {
             helpers,
             block,
             lives: &self.lives,
-            target: Target { id, first_link, mode, base, bmi2: self.bmi2 },
+            target: Target { id, first_link, mode, base, bmi2: self.bmi2, counting: self.counting },
             cold: Vec::new(),
             exits: Vec::new(),
             host: false,
@@ -134,6 +140,7 @@ impl Jit {
             windows: windows::Windows::default(),
             guesses: Vec::new(),
             next_guess: &mut self.guess,
+            count: count::Counts::default(),
         };
         emitter.run();
         #[cfg(test)]
@@ -146,6 +153,7 @@ impl Jit {
         if !self.buf.put(self.pos, &self.asm.code) {
             side.records.truncate(records);
             side.pairs.truncate(pairs);
+            side.tails.truncate(tails);
             return None;
         }
         let entry = self.buf.address(self.pos);

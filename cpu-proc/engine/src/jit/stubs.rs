@@ -4,6 +4,7 @@
 //! scratch.
 
 use std::mem::offset_of;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bulkhead_ir::{ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, VSLOTS, W32, W64};
 
@@ -13,6 +14,7 @@ use super::moves::Kind;
 use super::regs::{ALLOCATABLE, CALLER_SAVED, saved_index, state};
 use super::vectors;
 use crate::blocks;
+use crate::count::Tail;
 use crate::engine::Engine;
 use crate::mem;
 use crate::mmu::{self, PAGE_SIZE, Place};
@@ -41,6 +43,8 @@ pub(crate) struct Record {
     pub constant: i32,
     /// How the guest's flags follow from its slots, when they are not in memory.
     pub flags_from: Option<Pending>,
+    /// Row of [`Side::tails`] for the instructions behind it; 0 when they are not counted.
+    pub tail: u32,
 }
 
 /// Kind bit in [`Record::flags`]: the access is of a vector slot.
@@ -52,6 +56,8 @@ pub(crate) struct Side {
     pub records: Vec<Record>,
     /// `(slot, host register)` of slots newer than memory.
     pub pairs: Vec<(u8, u8)>,
+    /// Instructions to the end of their blocks, from each on, while they are counted. The first row stands for none.
+    pub tails: Vec<Tail>,
 }
 
 /// A load, in [`Stubs::searches`].
@@ -310,9 +316,28 @@ fn record(core: &mut CoreState, index: u32) -> Record {
         value: 0,
         constant: 0,
         flags_from: None,
+        tail: 0,
     });
     core.running = row.block;
+    look_behind(core, row.tail);
     row
+}
+
+/// The running instruction is the one before those of row `tail`, for whoever looks at the count.
+fn look_behind(core: &mut CoreState, tail: u32) {
+    if tail != 0 {
+        let behind = Engine::of(core).side.tails.get(tail as usize).map_or(0, |tail| tail.behind);
+        core.counter.behind.store(behind, Relaxed);
+        core.counter.tail.store(tail, Relaxed);
+    }
+}
+
+/// The access of `row` is done: the block goes on.
+fn go_on(core: &mut CoreState, row: &Record) {
+    if row.tail != 0 {
+        core.counter.behind.store(0, Relaxed);
+        core.counter.tail.store(0, Relaxed);
+    }
 }
 
 /// Puts the state back as it was before the instruction of `row`.
@@ -343,7 +368,10 @@ unsafe extern "sysv64" fn slow_load(core: *mut CoreState, index: u32, linear: u6
     let core = unsafe { &mut *core };
     let row = record(core, index);
     match find_load(core, &row, linear) {
-        Ok(host) => host,
+        Ok(host) => {
+            go_on(core, &row);
+            host
+        }
         Err(_) => {
             unwind(core, row);
             0
@@ -390,8 +418,9 @@ unsafe extern "sysv64" fn slow_store(core: *mut CoreState, index: u32, linear: u
         };
         mem::store_in(core, linear, size, value, mode)
     };
-    if done.is_err() {
-        unwind(core, row);
+    match done {
+        Ok(()) => go_on(core, &row),
+        Err(_) => unwind(core, row),
     }
     u64::from(done.is_ok())
 }

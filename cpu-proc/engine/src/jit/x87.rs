@@ -271,6 +271,7 @@ impl Emitter<'_> {
             func: helper.func,
             imm: op.imm >> 16,
             args,
+            behind: self.behind(),
         });
 
         if observed {

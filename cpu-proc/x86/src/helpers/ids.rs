@@ -137,7 +137,7 @@ pub enum Sys {
 /// String instructions: `helpers/string.rs`. `imm`: bits 0..2 element `w`, bits 2..4 address `w`, bits 4..6 repeat (0 none,
 /// 1 REP/REPE, 2 REPNE), bits 8..11 source segment, bit 12 set when segments are flat. `a` = pc of the instruction,
 /// `b` = next pc. They update RCX, RSI, RDI (and RAX, flags), stay restartable, and on a pending attention leave with
-/// `exit::RESUME` and `pc` at the instruction.
+/// `exit::AGAIN` and `pc` at the instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 #[expect(missing_docs, reason = "the instructions' own names")]

@@ -130,7 +130,7 @@ fn repeat(
         }
         if cpu.core.attention().load(Ordering::Relaxed) != 0 {
             cpu.core.pc = a;
-            cpu.core.exit = exit::RESUME;
+            cpu.core.exit = exit::AGAIN;
             return Ok(a);
         }
     }

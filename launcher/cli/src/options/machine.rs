@@ -1,7 +1,7 @@
 //! Options about the machine itself: type, CPUs, memory, boot order, identity, display and a few switches with
 //! arguments.
 
-use bulkhead_config::{DebugExit, Machine, RunAs, Target, Vga};
+use bulkhead_config::{DebugExit, Icount, Machine, RunAs, Target, Vga};
 
 use crate::draft::Draft;
 use crate::error::Stop;
@@ -158,6 +158,18 @@ pub fn echr(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     let value =
         number(given.text()?, 0..=255).map_err(|reason| given.bad(format!("character code: {reason}")))?;
     draft.config.escape_char = u8::try_from(value).unwrap_or(0x01);
+    Ok(())
+}
+
+/// `-icount N|auto`.
+pub fn icount(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
+    draft.config.icount = Some(match given.text()? {
+        "auto" => Icount::Auto,
+        text => {
+            let shift = number(text, 0..=10).map_err(|reason| given.bad(format!("auto or N: {reason}")))?;
+            Icount::Shift(u8::try_from(shift).unwrap_or(0))
+        }
+    });
     Ok(())
 }
 

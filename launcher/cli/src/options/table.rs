@@ -120,7 +120,7 @@ pub static OPTIONS: &[Row] = &[
     row!(Debug, "clock", NotYet, later("method", "force a method for timer alarms (-clock ? for list)")),
     row!(Debug, "localtime", Flag(|draft| draft.local_time = true), works("", "set the real time clock to local time instead of UTC")),
     row!(Debug, "startdate", Value(date::startdate), works("date", "initial date of the real time clock: now, 2006-06-17T16:01:21 or 2006-06-17")),
-    row!(Debug, "icount", NotYet, later("[N|auto]", "one instruction every 2^N ns of virtual time")),
+    row!(Debug, "icount", Value(machine::icount), works("[N|auto]", "one instruction every 2^N ns of virtual time, N 0 to 10, or as many as keep it close to real time")),
     row!(Debug, "echr", Value(machine::echr), works("numeric_ascii_value", "escape character of the terminal instead of Ctrl-a (1)")),
     row!(Debug, "virtioconsole", NotYet, later("c", "set the virtio console")),
     row!(Debug, "chroot", Value(machine::chroot), works("dir", "change root to dir before the guest starts")),

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use bulkhead_config::{
-    AcpiTable, Cache, CharDevice, DebugExit, Drive, Geometry, Machine, MachineConfig, Media, RtcBase, RunAs,
-    Smbios, Target, Trace, TraceSwitch, Translation, Vga,
+    AcpiTable, Cache, CharDevice, DebugExit, Drive, Geometry, Icount, Machine, MachineConfig, Media, RtcBase,
+    RunAs, Smbios, Target, Trace, TraceSwitch, Translation, Vga,
 };
 
 use super::{error, good, line, printed, request};
@@ -78,6 +78,9 @@ fn every_simple_option_sets_its_field() {
         ("-d in_asm,int", |c| c.log_items == ["in_asm", "int"]),
         ("-d all", |c| c.log_items == ["all"]),
         ("-singlestep", |c| c.single_step),
+        ("-icount 0", |c| c.icount == Some(Icount::Shift(0))),
+        ("-icount 10", |c| c.icount == Some(Icount::Shift(10))),
+        ("-icount auto", |c| c.icount == Some(Icount::Auto)),
         ("-L firmware", |c| c.firmware_dir == Some("firmware".into())),
         ("-bios bios.bin", |c| c.bios.as_deref() == Some("bios.bin")),
         ("-no-reboot", |c| c.no_reboot),
@@ -361,6 +364,9 @@ fn every_bad_line_names_the_option_and_the_reason() {
         (vec!["-echr", "^T"], "-echr ^T: character code: not a number"),
         (vec!["-echr", "256"], "-echr 256: character code: must be 0 to 255"),
         (vec!["-d", "everything"], "-d everything: unknown log item \"everything\" (-d ? for list)"),
+        (vec!["-icount", "11"], "-icount 11: auto or N: must be 0 to 10"),
+        (vec!["-icount", "fast"], "-icount fast: auto or N: not a number"),
+        (vec!["-icount", "3", "-smp", "2"], "-icount: only with one CPU (-smp 1)"),
         (vec!["-append", "quiet"], "-append: only allowed with -kernel"),
         (vec!["-initrd", "i"], "-initrd: only allowed with -kernel"),
         (vec!["-kernel", ""], "-kernel \"\": empty file name"),

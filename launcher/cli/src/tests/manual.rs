@@ -105,7 +105,7 @@ const HEADINGS: &[&str] = &[
 /// The working options that the first release names; all others must say that they are not supported yet.
 const WORKING: &str = "h version M cpu smp m hda hdb hdc hdd cdrom drive hdachs boot snapshot name uuid nographic vga \
     kernel append initrd serial monitor parallel pidfile singlestep S d L bios no-reboot no-shutdown daemonize option-rom \
-    localtime startdate echr chroot runas no-acpi no-hpet no-fd-bootchk rtc-td-hack win2k-hack acpitable smbios device trace vnc net";
+    localtime startdate icount echr chroot runas no-acpi no-hpet no-fd-bootchk rtc-td-hack win2k-hack acpitable smbios device trace vnc net";
 
 #[test]
 fn every_heading_of_the_manual_is_in_the_help_with_its_syntax() {

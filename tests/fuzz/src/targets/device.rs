@@ -94,12 +94,19 @@ impl Rig {
         let tail = self.device.word(device::TAIL);
         let index = tail.load(Ordering::SeqCst);
         let place = device::RING + index as usize % 1024 * 16;
-        let kinds =
-            [kind::READ, kind::WRITE, kind::WRITE_SYNC, kind::READ_BLOCK, kind::WRITE_BLOCK, kind::RESET];
+        let kinds = [
+            kind::READ,
+            kind::WRITE,
+            kind::WRITE_SYNC,
+            kind::READ_BLOCK,
+            kind::WRITE_BLOCK,
+            kind::TIMER,
+            kind::RESET,
+        ];
         let kind = match source.below(16) {
             0 => source.below(256) as u8,
             1 => kind::RESET,
-            _ => kinds.get(source.below(5) as usize).copied().unwrap_or(kind::READ),
+            _ => kinds.get(source.below(6) as usize).copied().unwrap_or(kind::READ),
         };
         let offset = if source.below(8) == 0 { source.draw() as u32 } else { source.below(64) as u32 };
         let stamp = u64::from(device::stamp(index)) << 24;
