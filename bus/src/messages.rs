@@ -256,6 +256,8 @@ pub enum Query {
     Hpet,
     /// `info jit`: text.
     Jit,
+    /// `info profile`: text.
+    Profile,
     /// Code size of CPU `n` in bits (16, 32, 64) as one byte, for `x/i`.
     CodeSize(u32),
 }

@@ -79,6 +79,18 @@ pub fn show(vm: &Vm<'_>, out: &mut String) {
     }
 }
 
+/// A line: how long the CPUs have waited for devices, in all.
+pub fn waits(vm: &Vm<'_>, out: &mut String) {
+    let panels: Vec<(&str, Kind, &Panel)> = vm.tree.tracing.panels().collect();
+    let Some((.., cpu)) = panels.iter().find(|(_, kind, _)| *kind == Kind::Cpu) else { return };
+    let waits = panels.iter().map(|(_, kind, _)| match kind {
+        Kind::Device(device) => cpu.access(*device as usize, access::WAITED),
+        _ => 0,
+    });
+    let ns = waits.fold(0, u64::saturating_add);
+    let _ = writeln!(out, "all CPUs: {} us of that waited for devices (info counters)", ns / 1000);
+}
+
 /// Rows of as many cells as the first has: names to the left, numbers to the right.
 fn table(rows: &[Vec<String>], out: &mut String) {
     let columns = rows.first().map_or(0, Vec::len);

@@ -38,7 +38,7 @@ const fn unbuilt(name: &'static str, help: &'static str) -> Topic {
     Topic { name, help, run: None }
 }
 
-/// Every subcommand of the manual; `processes`, `restarts`, `restart-times` and `counters`; `trace-events` of later QEMU versions.
+/// Every subcommand of the manual; `processes`, `restarts`, `restart-times` and `counters`; `jit` and `trace-events` of later QEMU versions.
 pub const TOPICS: &[Topic] = &[
     topic("version", "show the version of qemu", |_, _, out| {
         out.push_str("0.10.4\n");
@@ -73,7 +73,11 @@ pub const TOPICS: &[Topic] = &[
     unbuilt("kvm", "show KVM information"),
     unbuilt("usb", "show guest USB devices"),
     unbuilt("usbhost", "show host USB devices"),
-    unbuilt("profile", "show profiling information"),
+    topic("profile", "show profiling information", |vm, _, out| {
+        ask(vm, Query::Profile, out)?;
+        counters::waits(vm, out);
+        Ok(())
+    }),
     unbuilt("capture", "show capture information"),
     unbuilt("snapshots", "show the currently saved VM snapshots"),
     topic("status", "show the current VM status (running|paused)", |vm, _, out| {

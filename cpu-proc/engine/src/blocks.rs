@@ -198,6 +198,11 @@ impl Table {
         *self = Table::default();
     }
 
+    /// How many blocks can be found.
+    pub fn live(&self) -> usize {
+        self.index.len()
+    }
+
     /// The block, if compiled.
     pub fn find(&self, ident: &Ident) -> Option<BlockId> {
         self.index.get(ident).copied()

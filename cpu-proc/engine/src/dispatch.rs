@@ -6,12 +6,13 @@
 //! [`GuestOps::attend`]: crate::GuestOps::attend
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bulkhead_ir::Block;
 
 use crate::blocks::{self, BlockId, BlockInfo, Ident, Link, LinkId};
 use crate::count;
-use crate::engine::Engine;
+use crate::engine::{COMPILE_SAMPLE, Engine, SAMPLE};
 use crate::fetch::Fetcher;
 use crate::guest::{Fault, Next};
 use crate::jit;
@@ -25,6 +26,7 @@ const MAX_INSNS: u32 = 64;
 /// Runs until a front-end callback says [`Next::Leave`].
 pub fn run(core: &mut CoreState) {
     peers::wake(core);
+    let start = Instant::now();
     let mut next = attend(core, false);
     loop {
         match next {
@@ -33,7 +35,10 @@ pub fn run(core: &mut CoreState) {
                 next = halt(core);
                 continue;
             }
-            Next::Leave => return peers::rest(core),
+            Next::Leave => {
+                Engine::of(core).stats.run_ns += ns_since(start);
+                return peers::rest(core);
+            }
         }
         if core.attention().load(Ordering::Relaxed) != 0 || count::is_spent(core) {
             next = attend(core, false);
@@ -67,12 +72,20 @@ fn advance(core: &mut CoreState) {
     let enter = jit.enter();
     let mut link = 0;
     loop {
+        let stats = &Engine::of(core).stats;
+        let sampled = stats.returns.is_multiple_of(SAMPLE).then(|| (Instant::now(), stats.compiled));
         let Ok(found) = find(core) else { return };
         let Some(id) = found else { return interpret(core) };
         if link != 0 {
             join(core, link - 1, id);
         }
         let Some(entry) = Engine::of(core).table.blocks.get(id as usize).map(|b| b.entry) else { return };
+        if let Some((start, compiled)) = sampled {
+            let stats = &mut Engine::of(core).stats;
+            if stats.compiled == compiled {
+                stats.dispatch_ns += ns_since(start) * SAMPLE;
+            }
+        }
         // SAFETY: `find` returned a live block of this CPU's engine for the current pc and context.
         link = unsafe { jit::enter(core, enter, entry) } as LinkId;
         core.running = NO_BLOCK;
@@ -122,6 +135,7 @@ fn find(core: &mut CoreState) -> Result<Option<BlockId>, Fault> {
         let second = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.second_page);
         let same = !peers::doubtful(core, id) || peers::holds(core, id);
         if same && (second == 0 || second_page(core, linear, mode)? == Some(second)) {
+            Engine::of(core).stats.found += 1;
             if peers::doubtful(core, id) {
                 return Ok(Some(id));
             }
@@ -208,6 +222,7 @@ fn compile(
     base: u64,
     mode: usize,
 ) -> Result<Option<BlockId>, Fault> {
+    let sampled = Engine::of(core).stats.compiled.is_multiple_of(COMPILE_SAMPLE).then(Instant::now);
     watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;
     let mut block = std::mem::take(&mut Engine::of(core).scratch);
     let max_insns = if Engine::of(core).single_step { 1 } else { MAX_INSNS };
@@ -217,6 +232,9 @@ fn compile(
         Ok(code) => install(core, ident, &block, &code, linear, base, mode),
     };
     Engine::of(core).scratch = block;
+    if let Some(start) = sampled {
+        Engine::of(core).stats.compile_ns += ns_since(start) * COMPILE_SAMPLE;
+    }
     // What did not become a block needs no watching.
     peers::let_go(core, ident.host & !(PAGE_SIZE - 1));
     made
@@ -287,6 +305,8 @@ fn install(
         engine.table.insert(BlockInfo::new(ident, block.len, second, made.entry, made.shape));
         engine.stats.compiled += 1;
         engine.stats.compiled_insns += u64::from(block.insns);
+        engine.stats.compiled_bytes += u64::from(block.len);
+        engine.stats.code_bytes += made.bytes as u64;
         fresh.into_iter().filter(|page| *page != 0).for_each(|page| mmu::protect(core, page));
         if !peers::made(core, id, code.taken(block.len as usize)) {
             // Written while it was compiled: one instruction of what is there now.
@@ -370,8 +390,23 @@ fn after(core: &mut CoreState) -> Next {
     }
 }
 
+fn ns_since(start: Instant) -> u64 {
+    start.elapsed().as_nanos() as u64
+}
+
 /// Takes what others asked of the CPU.
 fn attend(core: &mut CoreState, halted: bool) -> Next {
+    let start = Instant::now();
+    let next = attended(core, halted);
+    let stats = &mut Engine::of(core).stats;
+    stats.attends += 1;
+    if !halted {
+        stats.attend_ns += ns_since(start);
+    }
+    next
+}
+
+fn attended(core: &mut CoreState, halted: bool) -> Next {
     core.take_attention();
     let next = (core.ops.attend)(core, halted);
     // Afterwards, so that no handler of an interrupt runs code that was replaced before it came.
@@ -385,6 +420,13 @@ fn attend(core: &mut CoreState, halted: bool) -> Next {
 
 /// Sleeps until something is to be done.
 fn halt(core: &mut CoreState) -> Next {
+    let start = Instant::now();
+    let next = sleep(core);
+    Engine::of(core).stats.halt_ns += ns_since(start);
+    next
+}
+
+fn sleep(core: &mut CoreState) -> Next {
     loop {
         match attend(core, true) {
             Next::Halt => {
@@ -435,7 +477,9 @@ fn interpret(core: &mut CoreState) {
         let text = format!("Trace {:016x}", (core.ops.linear_pc)(core, core.pc));
         core.machine().log(log::EXEC, &text);
     }
-    Engine::of(core).stats.stepped += 1;
+    let stats = &mut Engine::of(core).stats;
+    let sampled = stats.stepped.is_multiple_of(SAMPLE).then(Instant::now);
+    stats.stepped += 1;
     let mut block = std::mem::take(&mut Engine::of(core).scratch);
     if lower(core, 1, &mut block).is_ok() {
         count::begin(core);
@@ -445,4 +489,7 @@ fn interpret(core: &mut CoreState) {
         count::settle(core);
     }
     Engine::of(core).scratch = block;
+    if let Some(start) = sampled {
+        Engine::of(core).stats.step_ns += ns_since(start) * SAMPLE;
+    }
 }

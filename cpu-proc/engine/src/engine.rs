@@ -17,6 +17,16 @@ pub struct Stats {
     pub compiled: u64,
     /// Guest instructions in them.
     pub compiled_insns: u64,
+    /// Guest bytes of them.
+    pub compiled_bytes: u64,
+    /// Bytes of host code made of them.
+    pub code_bytes: u64,
+    /// Nanoseconds that decoding, lowering and compiling took, from a sample of one in [`COMPILE_SAMPLE`].
+    pub compile_ns: u64,
+    /// Times the dispatcher found a compiled block that generated code had not gone to by itself.
+    pub found: u64,
+    /// Accesses that the inline lookup of compiled code left to Rust code.
+    pub slow_accesses: u64,
     /// Blocks made of one for the same code at another pc.
     pub moved: u64,
     /// Instructions stepped by the interpreter.
@@ -27,7 +37,24 @@ pub struct Stats {
     pub flushes: u64,
     /// Returns from generated code to the dispatcher.
     pub returns: u64,
+    /// Times the CPU looked for interrupts and requests.
+    pub attends: u64,
+    /// Nanoseconds in the run loop.
+    pub run_ns: u64,
+    /// Nanoseconds of those asleep, and what led to it.
+    pub halt_ns: u64,
+    /// Nanoseconds spent with interrupts and requests while running.
+    pub attend_ns: u64,
+    /// Nanoseconds between generated code and generated code, from a sample of one in [`SAMPLE`]: lookups, links; not compiling.
+    pub dispatch_ns: u64,
+    /// Nanoseconds in the interpreter, from such a sample.
+    pub step_ns: u64,
 }
+
+/// One of so many is timed, where timing each would cost as much as what is timed.
+pub const SAMPLE: u64 = 64;
+/// The same for compiling, which takes longer.
+pub const COMPILE_SAMPLE: u64 = 8;
 
 /// Engine of one CPU, behind `CoreState::engine`.
 #[derive(Default)]
@@ -61,6 +88,16 @@ impl Engine {
         let mut engine = Engine { jit: Some(Jit::new(code_bytes)?), ..Engine::default() };
         engine.thunks.prepare()?;
         Ok(engine)
+    }
+
+    /// Bytes that the code buffer holds at most.
+    pub fn code_room(&self) -> usize {
+        self.jit.as_ref().map_or(0, Jit::room)
+    }
+
+    /// Blocks that lead somewhere, and those that stay in the table until it is emptied.
+    pub fn blocks(&self) -> (usize, usize) {
+        (self.table.live(), self.table.blocks.len())
     }
 
     /// Bytes of code in use.

@@ -28,7 +28,7 @@ mod vecinsn;
 pub use alloc::{CpuBox, FrontCpu, insist};
 pub use count::Counter;
 pub use dispatch::{flush_code, run, step};
-pub use engine::Engine;
+pub use engine::{Engine, Stats};
 pub use guest::{
     ApicAccess, CodeSource, Fault, Gpa, GuestOps, Helper, HelperFn, Machine, Next, Page, Requests,
     Translation,

@@ -8,6 +8,7 @@ mod log;
 mod machine;
 mod physmap;
 mod ports;
+mod profile;
 mod query;
 mod setup;
 mod shared;

@@ -1,7 +1,5 @@
 //! Answers to the monitor's questions.
 
-use std::fmt::Write as _;
-
 use bulkhead_bus::messages::{Query, READ_MAX};
 use bulkhead_bus::wire;
 use bulkhead_engine::{Machine, Page};
@@ -11,6 +9,7 @@ use bulkhead_x86::Cpu;
 
 use crate::Vm;
 use crate::cpus::Vcpu;
+use crate::profile;
 
 fn vcpu(vm: &mut Vm, cpu: u32) -> Result<&mut Vcpu, String> {
     vm.cpus.all().get_mut(cpu as usize).ok_or_else(|| format!("no CPU {cpu}"))
@@ -21,24 +20,6 @@ fn summary(number: usize, cpu: &Cpu, current: bool) -> String {
     let star = if current { '*' } else { ' ' };
     let halted = if cpu.halted != 0 || cpu.awaits_start != 0 { " (halted)" } else { "" };
     format!("{star} CPU #{number}: pc=0x{:016x}{halted}\n", cpu.linear_pc(cpu.core.pc))
-}
-
-/// `info jit`.
-fn jit(vm: &mut Vm) -> String {
-    let mut out = String::new();
-    for (number, vcpu) in vm.cpus.all().iter_mut().enumerate() {
-        let counter = &vcpu.cpu.core.counter;
-        if counter.is_on() {
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                out,
-                "CPU #{number}: {} instructions, trace {:016x}",
-                counter.executed(),
-                counter.trace()
-            );
-        }
-    }
-    out
 }
 
 /// Answers `what` with text or encoded data.
@@ -56,7 +37,8 @@ pub fn answer(vm: &mut Vm, what: Query) -> Result<Vec<u8>, String> {
         Query::Pci => vm.shared.chips().board.info_pci(),
         Query::Irq => vm.shared.chips().board.info_irq(),
         Query::Hpet => vm.shared.chips().board.info_hpet(vm.shared.clock.now()),
-        Query::Jit => jit(vm),
+        Query::Jit => profile::jit(&mut vm.cpus),
+        Query::Profile => profile::times(&mut vm.cpus),
         Query::CodeSize(cpu) => {
             let bits = match vcpu(vm, cpu)?.cpu.key {
                 flags if flags & key::CODE64 != 0 => 64,

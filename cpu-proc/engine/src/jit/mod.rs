@@ -52,6 +52,8 @@ pub(crate) struct Jit {
 pub(crate) struct Compiled {
     /// Address of the code.
     pub entry: u64,
+    /// Bytes of it.
+    pub bytes: usize,
     /// Its direct exits: position of the displacement, of the stub, and pc.
     pub exits: Vec<(u32, u32, u64)>,
     /// How it can be moved.
@@ -86,6 +88,11 @@ impl Jit {
             marks: Vec::new(),
             counting: false,
         })
+    }
+
+    /// Bytes that there is room for.
+    pub fn room(&self) -> usize {
+        self.buf.len()
     }
 
     /// Bytes of code.
@@ -160,7 +167,7 @@ impl Jit {
         let len = self.asm.code.len();
         self.pos = (self.pos + len).next_multiple_of(ALIGN);
         let shape = self.shape(len, side, records, (first_link, exits.len()), guess);
-        Some(Compiled { entry, exits, shape })
+        Some(Compiled { entry, bytes: len, exits, shape })
     }
 
     /// Lets the displacement at `patch` lead to position `target`.

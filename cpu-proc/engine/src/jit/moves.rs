@@ -228,7 +228,8 @@ impl Jit {
         self.pos = (start + shape.len as usize).next_multiple_of(ALIGN);
         let links = (first_link, shape.links.1);
         let shape = Shape { rows: (row, shape.rows.1), links, ..shape };
-        Some(Compiled { entry: self.buf.address(start), exits, shape: Some(shape) })
+        let bytes = shape.len as usize;
+        Some(Compiled { entry: self.buf.address(start), bytes, exits, shape: Some(shape) })
     }
 
     /// Makes block `id`, to and from which no link leads any more, one for `pc` instead.

@@ -319,6 +319,7 @@ fn record(core: &mut CoreState, index: u32) -> Record {
         tail: 0,
     });
     core.running = row.block;
+    Engine::of(core).stats.slow_accesses += 1;
     look_behind(core, row.tail);
     row
 }
