@@ -60,7 +60,7 @@ fn legacy_mode(cpu: &Cpu) -> bool {
 }
 
 /// Logs a far transfer in protected mode (`-d pcall`).
-fn log_transfer(cpu: &mut Cpu, what: &str, selector: u64, offset: u64) {
+pub fn log_transfer(cpu: &mut Cpu, what: &str, selector: u64, offset: u64) {
     if cpu.core.log & log::PCALL != 0 && !legacy_mode(cpu) {
         let text = format!("{what} {:04x}:{offset:x} cpl={} pc={:x}", selector as u16, cpu.cpl, cpu.core.pc);
         cpu.machine().log(log::PCALL, &text);
@@ -321,13 +321,13 @@ pub fn long_null_stack(cpl: u32) -> Segment {
 
 /// `Sys::FarRet`.
 fn far_ret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
-    log_transfer(cpu, "lret", 0, 0);
     let size = 1u8 << (imm & 3);
     let release = imm >> 8 & 0xffff;
     let mut stack = Stack::current(cpu);
     let ip = stack.pop(cpu, size)?;
     let selector = stack.pop(cpu, size)? as u16;
     stack.skip(release);
+    log_transfer(cpu, "lret", selector.into(), ip);
     if legacy_mode(cpu) {
         let cs = legacy_cs(cpu, selector);
         check_target(cpu, &cs, ip)?;

@@ -99,14 +99,16 @@ pub fn deliver(cpu: &mut Cpu, mut event: Event) -> Next {
     cpu.halted = 0;
     loop {
         cpu.delivering = u32::from(event.vector);
-        if cpu.core.log & log::INT != 0 {
+        let protected = cpu.cr0 & cr0::PE != 0 && event.origin == Origin::Exception;
+        let items = log::INT | if protected { log::PCALL } else { 0 };
+        if cpu.core.log & items != 0 {
             let place = (cpu.segs[seg::CS].selector, cpu.core.pc, cpu.cpl);
             let error = event.error.map_or_else(String::new, |code| format!(" e={code:04x}"));
             let text = format!(
                 "v={:02x}{error} {:?} cpl={} at {:04x}:{:016x} CR2={:016x} RAX={:016x}",
                 event.vector, event.origin, place.2, place.0, place.1, cpu.cr2, cpu.core.slots[0]
             );
-            cpu.machine().log(log::INT, &text);
+            cpu.machine().log(items, &text);
         }
         match enter(cpu, event) {
             Ok(()) => break,

@@ -3,7 +3,7 @@
 use bulkhead_engine::Fault;
 
 use super::descriptor::{changeable_flags, drop_inner_segments, mark_accessed, set_cs, set_cs_protected};
-use super::far::{check_return, check_target, return_outward};
+use super::far::{check_return, check_target, log_transfer, return_outward};
 use super::flags::{virtual_interrupts, virtual_merge};
 use super::ids::Sys;
 use super::mem::{Stack, load_system};
@@ -81,6 +81,7 @@ fn return_protected(cpu: &mut Cpu, size: u8) -> Result<(), Fault> {
     let ip = stack.pop(cpu, size)?;
     let selector = stack.pop(cpu, size)? as u16;
     let flags = stack.pop(cpu, size)?;
+    log_transfer(cpu, "iret", selector.into(), ip);
     if flags as u32 & eflags::VM != 0 && size == 4 && cpu.cpl == 0 && !cpu.long_mode() {
         return return_to_v86(cpu, stack, ip, selector, flags);
     }
