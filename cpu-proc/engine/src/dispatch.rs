@@ -198,8 +198,9 @@ fn copy(core: &mut CoreState, from: BlockId, ident: Ident) -> Option<BlockId> {
     let len = engine.table.blocks.get(from as usize)?.len;
     let id = engine.table.blocks.len() as BlockId;
     let first_link = engine.table.links.len() as LinkId;
+    let jit = engine.jit.as_mut().filter(|jit| engine.table.blocks.len() < jit.most_blocks())?;
     let block = engine.table.movable(from)?;
-    let made = engine.jit.as_mut()?.copy(&mut engine.side, &block, ident.pc, (id, first_link))?;
+    let made = jit.copy(&mut engine.side, &block, ident.pc, (id, first_link))?;
     for (patch, stub, pc) in made.exits {
         engine.table.links.push(Link::new(id, pc, patch, stub));
     }
@@ -279,7 +280,12 @@ fn install(
         let first_link = engine.table.links.len() as LinkId;
         let Some(jit) = &mut engine.jit else { return Ok(None) };
         jit.counting = counting;
-        let made = jit.compile(&mut engine.side, helpers, block, (id, first_link), mode, base);
+        let room = engine.table.blocks.len() < jit.most_blocks();
+        let made = if room {
+            jit.compile(&mut engine.side, helpers, block, (id, first_link), mode, base)
+        } else {
+            None
+        };
         if let Some(made) = made.as_ref().filter(|_| core.log & log::OUT_ASM != 0) {
             log_host_code(core, made.entry);
         }

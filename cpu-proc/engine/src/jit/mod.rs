@@ -60,6 +60,9 @@ pub(crate) struct Compiled {
     pub shape: Option<Shape>,
 }
 
+/// Blocks are counted as if none had less code. Those of real programs have three times as much.
+const BYTES_A_BLOCK: usize = 128;
+
 /// Code starts at multiples of this.
 const ALIGN: usize = 16;
 
@@ -88,6 +91,11 @@ impl Jit {
             marks: Vec::new(),
             counting: false,
         })
+    }
+
+    /// Blocks that there may be: the tables about them are not to outgrow the buffer by much, however small they are.
+    pub fn most_blocks(&self) -> usize {
+        self.buf.len() / BYTES_A_BLOCK
     }
 
     /// Bytes that there is room for.
