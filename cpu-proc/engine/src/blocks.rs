@@ -190,7 +190,9 @@ pub(crate) struct Table {
     local_jumps: [bool; MMU_MODES],
 }
 
-const PAGE_FILTER: usize = 4096;
+/// Bits for linear pages: so many that few of those a kernel runs on, which are a thousand, share theirs with a page that is flushed.
+const PAGE_FILTER: usize = 1 << PAGE_FILTER_BITS;
+const PAGE_FILTER_BITS: u32 = 16;
 
 impl Table {
     /// Empties the table; the caller has emptied the code buffer.
@@ -227,7 +229,7 @@ impl Table {
     }
 
     fn filter_bit(linear: u64) -> (usize, u64) {
-        let h = ((linear >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize % PAGE_FILTER;
+        let h = ((linear >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PAGE_FILTER_BITS)) as usize;
         (h / 64, 1 << (h % 64))
     }
 
