@@ -161,6 +161,24 @@ pub fn echr(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Timer alarms that there are.
+const ALARMS: &[(&str, &str)] =
+    &[("dynticks", "a timer of the host's kernel for the next deadline, none while nothing is due")];
+
+/// `-clock method[,...]`: of those named, the first that there is. There is one, so nothing is to be kept.
+pub fn clock(_: &mut Draft, given: &Given) -> Result<(), Stop> {
+    let text = given.text()?;
+    if text == "?" {
+        let lines = ALARMS.iter().map(|(name, help)| format!("{name:<10} {help}\n"));
+        let head = std::iter::once("Available alarm timers, in order of precedence:\n".to_owned());
+        return Err(Stop::Print(head.chain(lines).collect()));
+    }
+    match text.split(',').any(|name| ALARMS.iter().any(|(known, _)| *known == name)) {
+        true => Ok(()),
+        false => Err(given.bad("no such alarm timer (-clock ? for list)").into()),
+    }
+}
+
 /// `-icount N|auto`.
 pub fn icount(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     draft.config.icount = Some(match given.text()? {

@@ -117,7 +117,7 @@ pub static OPTIONS: &[Row] = &[
     row!(Debug, "loadvm", NotYet, later("file", "start from a saved state")),
     row!(Debug, "daemonize", Flag(|draft| draft.config.daemonize = true), works("", "run in the background once everything is set up")),
     row!(Debug, "option-rom", Value(firmware::option_rom), works("file", "load file as an option ROM")),
-    row!(Debug, "clock", NotYet, later("method", "force a method for timer alarms (-clock ? for list)")),
+    row!(Debug, "clock", Value(machine::clock), works("method", "force a method for timer alarms (-clock ? for list)")),
     row!(Debug, "localtime", Flag(|draft| draft.local_time = true), works("", "set the real time clock to local time instead of UTC")),
     row!(Debug, "startdate", Value(date::startdate), works("date", "initial date of the real time clock: now, 2006-06-17T16:01:21 or 2006-06-17")),
     row!(Debug, "icount", Value(machine::icount), works("[N|auto]", "one instruction every 2^N ns of virtual time, N 0 to 10, or as many as keep it close to real time")),

@@ -105,7 +105,7 @@ const HEADINGS: &[&str] = &[
 /// The working options that the first release names; all others must say that they are not supported yet.
 const WORKING: &str = "h version M cpu smp m hda hdb hdc hdd cdrom drive hdachs boot snapshot name uuid nographic vga \
     kernel append initrd serial monitor parallel pidfile singlestep S d L bios no-reboot no-shutdown daemonize option-rom \
-    localtime startdate icount echr chroot runas no-acpi no-hpet no-fd-bootchk rtc-td-hack win2k-hack acpitable smbios device trace vnc net";
+    localtime startdate icount clock echr chroot runas no-acpi no-hpet no-fd-bootchk rtc-td-hack win2k-hack acpitable smbios device trace vnc net";
 
 #[test]
 fn every_heading_of_the_manual_is_in_the_help_with_its_syntax() {
@@ -168,6 +168,12 @@ fn help_is_grouped_and_marks_what_is_missing() {
     assert!(help.contains("\n-m megs         RAM size in megabytes, or with suffix M or G (default 128)\n"));
     let marked = OPTIONS.iter().flat_map(|row| row.forms).filter(|form| !form.supported).count();
     assert_eq!(help.lines().filter(|line| line.ends_with(" (not supported yet)")).count(), marked);
+}
+
+#[test]
+fn alarm_timers_are_listed() {
+    let list = printed("-clock ?");
+    assert!(list.starts_with("Available alarm timers") && list.contains("\ndynticks "), "{list}");
 }
 
 #[test]
