@@ -24,6 +24,8 @@ use crate::spawn::{Standby, printable};
 use crate::sys;
 use crate::tree::{Parts, Tree};
 
+/// Most pieces of the log that can lie in its pipe: more than any pipe holds.
+const LOG_PIECES: usize = 1024;
 /// Default of the `logfile` command.
 const LOG_FILE: &str = "/tmp/qemu.log";
 /// How long devices may take for what the guest has asked for last, one that is stopped included; and how often they are looked at.
@@ -397,6 +399,18 @@ impl<'a> Vm<'a> {
         for process in &self.tree.processes {
             process.collect();
         }
+        self.copy_rest_of_log();
         self.tree.tracing.finish();
+    }
+
+    /// Whoever wrote to the log is gone: what still lies in the pipe.
+    fn copy_rest_of_log(&mut self) {
+        for _ in 0..LOG_PIECES {
+            let mut fds = [PollFd::new(self.tree.log.as_fd(), PollFlags::POLLIN)];
+            if self.log_ended || !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) {
+                return;
+            }
+            self.copy_log();
+        }
     }
 }
