@@ -172,6 +172,15 @@ pub enum ApicAccess {
     ReadTpr,
     /// Write it.
     WriteTpr(u64),
+    /// Read the deadline of the timer, 0 when it is not armed (x86 MSR 0x6e0).
+    ReadDeadline,
+    /// Write it.
+    WriteDeadline {
+        /// The register's value, a value of the guest's time-stamp counter.
+        value: u64,
+        /// The same as a value of [`Machine::tsc`].
+        due: u64,
+    },
 }
 
 /// Requests to a CPU from the machine.

@@ -322,6 +322,11 @@ impl Machine for Pc {
                 chips.board.set_cr8(cpu, value as u8);
                 0
             }
+            ApicAccess::ReadDeadline => chips.board.tsc_deadline(cpu, now),
+            ApicAccess::WriteDeadline { value, due } => {
+                chips.board.set_tsc_deadline(cpu, value, due, now);
+                0
+            }
         };
         self.shared.settle_and_notify(&mut chips, self.cpu, now);
         value

@@ -81,7 +81,13 @@ pub fn start() -> Result<Vm, StartError> {
             resident.push((rom.base, bytes));
         }
     }
-    let board = board(&config)?;
+    let model = match (config.model.as_str(), config.long_mode) {
+        ("", true) => "qemu64",
+        ("", false) => "qemu32",
+        (name, _) => name,
+    };
+    let choice = cpuid::parse(model).map_err(|refusal| refused(format!("-cpu {model}: {refusal:?}")))?;
+    let board = board(&config, choice.has_tsc_deadline())?;
     let mut phys = PhysMap::new(ram, &bios, memories).map_err(refused)?;
     if config.chipset == Chipset::Isa {
         phys.keep_firmware_in_ram(resident);
@@ -101,12 +107,6 @@ pub fn start() -> Result<Vm, StartError> {
         roms,
     };
     let shared = Shared::new(parts, layout, cpus);
-    let model = match (config.model.as_str(), config.long_mode) {
-        ("", true) => "qemu64",
-        ("", false) => "qemu32",
-        (name, _) => name,
-    };
-    let choice = cpuid::parse(model).map_err(|refusal| refused(format!("-cpu {model}: {refusal:?}")))?;
     let mut all = Vec::new();
     for number in 0..cpus {
         let mut pc = Box::new(Pc::new(number, shared.clone(), tracer.clone()));
@@ -158,12 +158,13 @@ fn code_bytes(cpus: usize) -> usize {
     (share & !0xffff).clamp(LEAST_CODE_BYTES, CODE_BYTES)
 }
 
-fn board(config: &CpuConfig) -> Result<Board, StartError> {
+fn board(config: &CpuConfig, deadline: bool) -> Result<Board, StartError> {
     let cpus = u8::try_from(config.cpus).map_err(refused)?;
     let mut parts = match config.chipset {
         Chipset::I440fx => BoardConfig::pc(cpus),
         Chipset::Isa => BoardConfig::isapc(cpus),
     };
+    parts.deadline = deadline;
     parts.hpet &= !config.no_hpet;
     parts.acpi &= !config.no_acpi;
     // The firmware's ACPI tables name the ports that the power management function reports.

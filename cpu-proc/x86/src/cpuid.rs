@@ -98,7 +98,7 @@ const NAMES_ECX: [&str; 32] = [
     "",
     "",
     "popcnt",
-    "",
+    "tsc-deadline",
     "aes",
     "",
     "",
@@ -193,7 +193,19 @@ pub const SUPPORTED: Features = [
     ]),
     mask(
         &NAMES_ECX,
-        &["pni", "ssse3", "sse4_1", "sse4_2", "cx16", "popcnt", "hypervisor", "pclmulqdq", "aes", "rdrand"],
+        &[
+            "pni",
+            "ssse3",
+            "sse4_1",
+            "sse4_2",
+            "cx16",
+            "popcnt",
+            "hypervisor",
+            "pclmulqdq",
+            "aes",
+            "rdrand",
+            "tsc-deadline",
+        ],
     ),
     AMD_REPEATED
         | mask(
@@ -353,7 +365,7 @@ fn table() -> Vec<Model> {
             32,
             "Intel(R) Atom(TM) CPU N270   @ 1.60GHz",
         ),
-        row("max", AMD, (15, 107, 1), (5, 0x8000_000a), SUPPORTED, 40, qemu),
+        row("max", AMD, (15, 107, 1), (0xb, 0x8000_000a), SUPPORTED, 40, qemu),
     ]
 }
 
@@ -377,6 +389,13 @@ pub struct Choice {
     pub features: Features,
     /// One line each for what was asked and is not there.
     pub warnings: Vec<String>,
+}
+
+impl Choice {
+    /// Whether the timer of the local APIC can wait for a time of the time-stamp counter.
+    pub fn has_tsc_deadline(&self) -> bool {
+        self.features[1] & mask(&NAMES_ECX, &["tsc-deadline"]) != 0
+    }
 }
 
 /// Why a `-cpu` argument was refused.
@@ -507,6 +526,16 @@ pub fn leaf(cpu: &mut Cpu, leaf: u32, subleaf: u32) -> [u32; 4] {
             2 => [0x0000_0143, 0x03c0_003f, 0xfff, 1],
             _ => [0; 4],
         },
+        // The place of the CPU: each is the only thread of the only core of its package, as QEMU has it unless told otherwise.
+        // Bits of the APIC id below the next level, how many there are at this level, its number and type.
+        0xb => {
+            let (count, kind) = match subleaf {
+                0 => (1, 1 << 8),
+                1 => (1, 2 << 8),
+                _ => (0, 0),
+            };
+            [0, count, kind | subleaf & 0xff, cpu.apic_id]
+        }
         0x8000_0000 => [model.xlevel, vendor[0], vendor[2], vendor[1]],
         0x8000_0001 => {
             let mut repeated = ext_edx;

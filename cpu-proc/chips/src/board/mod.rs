@@ -52,6 +52,8 @@ pub struct BoardConfig {
     pub hpet: bool,
     /// The CPUs have system management mode. Without it firmware is told that SMM is set up already.
     pub smm: bool,
+    /// The CPUs' timers have the TSC-deadline mode.
+    pub deadline: bool,
     /// Ports that the power management function reports.
     pub resources: acpipm::Resources,
 }
@@ -61,7 +63,7 @@ impl BoardConfig {
     #[must_use]
     pub fn pc(cpus: u8) -> Self {
         let resources = acpipm::Resources::default();
-        Self { cpus, pci: true, ioapic: true, acpi: true, hpet: true, smm: true, resources }
+        Self { cpus, pci: true, ioapic: true, acpi: true, hpet: true, smm: true, deadline: false, resources }
     }
 
     /// Machine `isapc`.
@@ -200,7 +202,7 @@ impl Board {
             config,
             pic: Pic8259::new(),
             pit: Pit8254::new(),
-            lapics: (0..config.cpus).map(Lapic::new).collect(),
+            lapics: (0..config.cpus).map(|cpu| Lapic::new(cpu).with_deadline(config.deadline)).collect(),
             ioapic: Ioapic82093::new(),
             hpet: Hpet::new(),
             pm: AcpiPm::new(),
@@ -635,6 +637,22 @@ impl Board {
         lapic.set_base(value);
         if lapic.page() != before {
             self.map_changed();
+        }
+    }
+
+    /// IA32_TSC_DEADLINE of `cpu`.
+    pub fn tsc_deadline(&mut self, cpu: u8, now: u64) -> u64 {
+        self.poll(now);
+        self.lapics.get_mut(usize::from(cpu)).map_or(0, |lapic| lapic.deadline(now))
+    }
+
+    /// Writes IA32_TSC_DEADLINE of `cpu`, whose time-stamp counter has that value at guest time `due`.
+    pub fn set_tsc_deadline(&mut self, cpu: u8, value: u64, due: u64, now: u64) {
+        self.poll(now);
+        let Some(lapic) = self.lapics.get_mut(usize::from(cpu)) else { return };
+        lapic.set_deadline(value, due, now);
+        if let Some(deadline) = lapic.next_deadline() {
+            self.due = self.due.min(deadline);
         }
     }
 

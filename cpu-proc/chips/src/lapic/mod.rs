@@ -7,7 +7,7 @@
 //! arrive before firmware has programmed the APIC; a lost timer period is merged into the next; delivery is immediate, so
 //! the delivery status bits read idle and the spurious vector is never used.
 //!
-//! *Not emulated*: x2APIC, TSC-deadline mode, thermal and performance sources, the APIC bus arbitration of the 82489DX.
+//! *Not emulated*: x2APIC, thermal and performance sources, the APIC bus arbitration of the 82489DX.
 
 mod message;
 pub mod spec;
@@ -83,6 +83,8 @@ struct State {
     loaded: u64,
     /// Guest time of the next timer event.
     due: Option<u64>,
+    /// IA32_TSC_DEADLINE: 0 while that timer is not armed.
+    deadline: u64,
 }
 
 /// The local APIC.
@@ -90,6 +92,7 @@ struct State {
 pub struct Lapic {
     // Fixed configuration.
     cpu: u8,
+    has_deadline: bool,
     // Guest-visible state.
     state: State,
     // Book-keeping.
@@ -121,10 +124,17 @@ impl Lapic {
             divide: 0,
             loaded: 0,
             due: None,
+            deadline: 0,
         };
-        let mut lapic = Self { cpu, state, missed: 0 };
+        let mut lapic = Self { cpu, has_deadline: false, state, missed: 0 };
         lapic.wire_lint0();
         lapic
+    }
+
+    /// The same, with or without the timer's TSC-deadline mode.
+    #[must_use]
+    pub fn with_deadline(self, has_deadline: bool) -> Self {
+        Self { has_deadline, ..self }
     }
 
     fn wire_lint0(&mut self) {
@@ -136,7 +146,7 @@ impl Lapic {
     /// Power-on values; the input levels stay.
     pub fn reset(&mut self) {
         let lint = self.state.lint;
-        *self = Self::new(self.cpu);
+        *self = Self::new(self.cpu).with_deadline(self.has_deadline);
         self.state.lint = lint;
     }
 
@@ -320,13 +330,33 @@ impl Lapic {
     }
 
     fn periodic(&self) -> bool {
-        self.state.lvt[TIMER] & LVT_PERIODIC != 0
+        self.state.lvt[TIMER] & (LVT_PERIODIC | LVT_DEADLINE) == LVT_PERIODIC
+    }
+
+    /// Whether the time-stamp counter decides, and not the count.
+    fn waits_for_deadline(&self) -> bool {
+        self.state.lvt[TIMER] & LVT_DEADLINE != 0
+    }
+
+    /// IA32_TSC_DEADLINE at `now`.
+    pub fn deadline(&mut self, now: u64) -> u64 {
+        self.poll(now);
+        self.state.deadline
+    }
+
+    /// Writes IA32_TSC_DEADLINE; the counter has that value at guest time `due`. Of no effect in the timer's other modes.
+    pub fn set_deadline(&mut self, value: u64, due: u64, now: u64) {
+        if self.waits_for_deadline() {
+            self.state.deadline = value;
+            self.state.due = (value != 0).then_some(due);
+            self.poll(now);
+        }
     }
 
     /// Current count of the timer.
     fn current_count(&self, now: u64) -> u32 {
         let period = self.period();
-        if period == 0 {
+        if period == 0 || self.waits_for_deadline() {
             return 0;
         }
         let elapsed = now.saturating_sub(self.state.loaded);
@@ -354,11 +384,15 @@ impl Lapic {
         if now < due {
             return;
         }
-        if self.periodic() {
-            let period = self.period().max(1);
-            self.missed = self.missed.saturating_add(now.saturating_sub(due) / period);
+        if self.waits_for_deadline() {
+            (self.state.due, self.state.deadline) = (None, 0);
+        } else {
+            if self.periodic() {
+                let period = self.period().max(1);
+                self.missed = self.missed.saturating_add(now.saturating_sub(due) / period);
+            }
+            self.arm(now);
         }
-        self.arm(now);
         let entry = self.state.lvt[TIMER];
         if entry & LVT_MASKED == 0 {
             self.accept(entry as u8, false);
@@ -419,6 +453,7 @@ impl Lapic {
     /// Writes the 32-bit register at `offset` of the page.
     pub fn write(&mut self, offset: u16, value: u32, now: u64) -> Option<Effect> {
         self.poll(now);
+        let by_deadline = self.waits_for_deadline();
         let state = &mut self.state;
         let register = offset & 0xff0;
         match register {
@@ -440,6 +475,8 @@ impl Lapic {
             }
             ICR_HIGH => state.icr[1] = value & 0xff00_0000,
             LVT_TIMER..=LVT_ERROR => self.write_lvt(usize::from((register - LVT_TIMER) >> 4), value, now),
+            TIMER_INITIAL if by_deadline => {}
+            TIMER_DIVIDE if by_deadline => state.divide = (value & 0xb) as u8,
             TIMER_INITIAL => {
                 state.initial = value;
                 state.loaded = now;
@@ -464,9 +501,19 @@ impl Lapic {
     fn write_lvt(&mut self, index: usize, value: u32, now: u64) {
         let enabled = self.state.svr & SVR_ENABLE != 0;
         let writable = LVT_WRITABLE.get(index).copied().unwrap_or(0);
+        let deadline = if index == TIMER && self.has_deadline { LVT_DEADLINE } else { 0 };
         let Some(entry) = self.state.lvt.get_mut(index) else { return };
-        let was_periodic = *entry & LVT_PERIODIC != 0;
-        *entry = value & writable | if enabled { 0 } else { LVT_MASKED };
+        let (was_periodic, changed) = (*entry & LVT_PERIODIC != 0, *entry ^ value);
+        *entry = value & (writable | deadline) | if enabled { 0 } else { LVT_MASKED };
+        if changed & deadline != 0 {
+            // "A write to the LVT timer register that changes the timer mode disarms the local APIC timer."
+            (self.state.initial, self.state.due, self.state.deadline) = (0, None, 0);
+            return;
+        }
+        if self.waits_for_deadline() {
+            return;
+        }
+        let Some(entry) = self.state.lvt.get(index) else { return };
         if index == TIMER && was_periodic != (*entry & LVT_PERIODIC != 0) {
             if was_periodic {
                 // Carry the phase over into the single shot that is left.
@@ -530,7 +577,10 @@ impl Lapic {
         self.state.base &= BASE_ADDRESS | BASE_ENABLE | BASE_BSP;
         self.state.divide &= 0xb;
         for (entry, writable) in self.state.lvt.iter_mut().zip(LVT_WRITABLE) {
-            *entry &= writable;
+            *entry &= writable | LVT_DEADLINE;
+        }
+        if !self.has_deadline {
+            self.state.lvt[TIMER] &= !LVT_DEADLINE;
         }
     }
 }

@@ -65,6 +65,8 @@ pub const SVR_WRITABLE: u32 = 0x3ff;
 pub const LVT_MASKED: u32 = 1 << 16;
 /// LVT timer: periodic.
 pub const LVT_PERIODIC: u32 = 1 << 17;
+/// LVT timer: at a time of the time-stamp counter ("TSC-Deadline Mode").
+pub const LVT_DEADLINE: u32 = 1 << 18;
 /// LVT LINT: remote IRR (RO).
 pub const LVT_REMOTE_IRR: u32 = 1 << 14;
 /// LVT LINT: level triggered.
@@ -72,7 +74,7 @@ pub const LVT_LEVEL: u32 = 1 << 15;
 
 /// Number of LVT entries.
 pub const LVT_COUNT: usize = 6;
-/// Writable bits of each LVT entry: timer, thermal, performance, LINT0, LINT1, error.
+/// Writable bits of each LVT entry, for the timer [`LVT_DEADLINE`] where the CPU has it: timer, thermal, performance, LINT0, LINT1, error.
 pub const LVT_WRITABLE: [u32; LVT_COUNT] = [0x300ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff];
 /// Index of the timer's LVT entry.
 pub const TIMER: usize = 0;

@@ -205,3 +205,45 @@ fn disabling_by_the_base_register_lets_the_pic_through() {
     assert_eq!(apic.page(), Some(0xfed0_0000));
     assert_eq!(apic.base() & BASE_BSP, BASE_BSP, "read only");
 }
+
+#[test]
+fn deadline_timer_fires_once_at_its_time_and_only_in_its_mode() {
+    let mut apic = enabled();
+    apic.write(LVT_TIMER, LVT_DEADLINE | 0xec, 0);
+    assert_eq!(apic.read(LVT_TIMER, 0), 0xec, "a processor without it");
+    apic.set_deadline(5000, 5000, 0);
+    assert_eq!((apic.deadline(0), apic.next_deadline()), (0, None));
+    let mut apic = enabled().with_deadline(true);
+    apic.write(LVT_TIMER, 0xec, 0);
+    apic.write(TIMER_INITIAL, 1000, 0);
+    apic.write(LVT_TIMER, LVT_DEADLINE | 0xec, 0);
+    assert_eq!((apic.next_deadline(), apic.read(TIMER_CURRENT, 10)), (None, 0), "another mode disarms");
+    // The counter is 700 ahead of guest time.
+    apic.set_deadline(5700, 5000, 100);
+    apic.write(TIMER_INITIAL, 1000, 100);
+    apic.write(TIMER_DIVIDE, 0xb, 100);
+    assert_eq!(
+        (apic.deadline(4999), apic.next_deadline(), apic.read(TIMER_CURRENT, 200)),
+        (5700, Some(5000), 0)
+    );
+    apic.poll(5000);
+    assert_eq!((apic.acknowledge(), apic.deadline(5000), apic.next_deadline()), (Some(0xec), 0, None));
+    apic.write(EOI, 0, 5000);
+    apic.set_deadline(5600, 4900, 6000);
+    assert_eq!(apic.acknowledge(), Some(0xec), "one that has passed fires at once");
+    apic.write(EOI, 0, 6000);
+    apic.set_deadline(9000, 8300, 6000);
+    apic.set_deadline(0, 0, 6000);
+    assert_eq!(
+        (apic.deadline(6000), apic.next_deadline(), apic.acknowledge()),
+        (0, None, None),
+        "zero disarms"
+    );
+    apic.set_deadline(9000, 8300, 6000);
+    apic.write(LVT_TIMER, 0xec, 6000);
+    assert_eq!((apic.deadline(6000), apic.next_deadline()), (0, None));
+    apic.reset();
+    apic.write(SVR, 0x1ff, 0);
+    apic.write(LVT_TIMER, LVT_DEADLINE | 0xec, 0);
+    assert_eq!(apic.read(LVT_TIMER, 0), LVT_DEADLINE | 0xec, "a reset takes no mode away");
+}

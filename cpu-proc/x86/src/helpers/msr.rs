@@ -52,6 +52,7 @@ pub mod number {
     pub const PAT: u32 = 0x277;
     pub const MTRR_DEF_TYPE: u32 = 0x2ff;
     pub const MC0_CTL: u32 = 0x400;
+    pub const TSC_DEADLINE: u32 = 0x6e0;
     pub const EFER: u32 = 0xc000_0080;
     pub const STAR: u32 = 0xc000_0081;
     pub const LSTAR: u32 = 0xc000_0082;
@@ -80,6 +81,7 @@ const EDX_SEP: u32 = 1 << 11;
 const EDX_MTRR: u32 = 1 << 12;
 const EDX_MCA: u32 = 1 << 14;
 const EDX_PAT: u32 = 1 << 16;
+const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const EXT_SYSCALL: u32 = 1 << 11;
 const EXT_NX: u32 = 1 << 20;
 const EXT_FFXSR: u32 = 1 << 25;
@@ -141,7 +143,7 @@ fn fixed_mtrr(index: u32) -> Option<usize> {
 
 /// Reads register `index`; `None` when the model has none.
 fn read(cpu: &mut Cpu, index: u32) -> Option<u64> {
-    let [edx, _, ext, _] = cpu.features;
+    let [edx, ecx, ext, _] = cpu.features;
     let long = ext & EXT_LM != 0;
     let m = &cpu.msrs;
     Some(match index {
@@ -173,6 +175,7 @@ fn read(cpu: &mut Cpu, index: u32) -> Option<u64> {
         number::MC0_CTL..0x428 if edx & EDX_MCA != 0 => {
             *m.mc.as_flattened().get((index - number::MC0_CTL) as usize)?
         }
+        number::TSC_DEADLINE if ecx & ECX_TSC_DEADLINE != 0 => cpu.machine().apic(ApicAccess::ReadDeadline),
         number::EFER if ext & (EXT_LM | EXT_NX | EXT_SYSCALL) != 0 => m.efer,
         number::STAR if ext & EXT_SYSCALL != 0 => m.star,
         number::LSTAR if long => m.lstar,
@@ -196,14 +199,20 @@ fn read(cpu: &mut Cpu, index: u32) -> Option<u64> {
 
 /// Writes register `index`; `None` when the model has none or refuses the value.
 fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
-    let [edx, _, ext, _] = cpu.features;
+    let [edx, ecx, ext, _] = cpu.features;
     let long = ext & EXT_LM != 0;
     let canonical = Cpu::canonical(value).then_some(value);
     match index {
         number::TSC if edx & EDX_TSC != 0 => {
             let now = cpu.machine().tsc();
             cpu.msrs.tsc_offset = value.wrapping_sub(now);
+            if ecx & ECX_TSC_DEADLINE != 0 {
+                // One that is armed waits for the same value of the counter as before.
+                let deadline = cpu.machine().apic(ApicAccess::ReadDeadline);
+                write_deadline(cpu, deadline);
+            }
         }
+        number::TSC_DEADLINE if ecx & ECX_TSC_DEADLINE != 0 => write_deadline(cpu, value),
         number::APIC_BASE => {
             cpu.machine().apic(ApicAccess::WriteBase(value));
             paging::flush_map(cpu);
@@ -250,6 +259,14 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
         }
     }
     Some(())
+}
+
+fn write_deadline(cpu: &mut Cpu, value: u64) {
+    let now = cpu.machine().tsc();
+    let left = value.wrapping_sub(now.wrapping_add(cpu.msrs.tsc_offset));
+    // The counter does not wrap in a machine's life: what is that far ahead lies behind.
+    let due = if left as i64 <= 0 { now } else { now.saturating_add(left) };
+    cpu.machine().apic(ApicAccess::WriteDeadline { value, due });
 }
 
 fn write_efer(cpu: &mut Cpu, value: u64) -> Option<()> {

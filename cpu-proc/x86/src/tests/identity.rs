@@ -58,6 +58,57 @@ fn qemu64_is_a_long_mode_amd_processor() {
 }
 
 #[test]
+fn each_processor_is_the_only_thread_of_its_package() {
+    for name in ["qemu64", "core2duo", "max"] {
+        let mut rig = Rig::of(name);
+        rig.cpu.apic_id = 5;
+        let [_, b, _, edx] = leaf(&mut rig, 1);
+        assert_eq!((b >> 24, b >> 16 & 0xff, edx >> 28 & 1), (5, 0, 0), "{name}: no HTT, no count");
+    }
+    let mut rig = Rig::of("core2duo");
+    // Cores of the package and threads that share the cache, each less one.
+    assert_eq!(leaf(&mut rig, 4)[0] & 0xffff_c000, 0);
+    let mut rig = Rig::of("max");
+    rig.cpu.apic_id = 5;
+    let mut level = |number: u64| {
+        rig.cpu.core.slots[reg::RAX] = 0xb;
+        rig.cpu.core.slots[reg::RCX] = number;
+        rig.call(Sys::Cpuid, 0, 0, 0, 0).unwrap();
+        [reg::RAX, reg::RBX, reg::RCX, reg::RDX].map(|register| rig.cpu.core.slots[register])
+    };
+    assert_eq!([level(0), level(1), level(2)], [[0, 1, 0x100, 5], [0, 1, 0x201, 5], [0, 0, 2, 5]]);
+}
+
+#[test]
+fn only_max_has_a_deadline_timer_and_it_follows_the_counter() {
+    let write = |rig: &mut Rig, index: u64, value: u64| {
+        rig.cpu.core.slots[reg::RCX] = index;
+        rig.cpu.core.slots[reg::RAX] = value & 0xffff_ffff;
+        rig.cpu.core.slots[reg::RDX] = value >> 32;
+        rig.call(Sys::Wrmsr, 0, 0, 0, 0)
+    };
+    let mut rig = Rig::of("qemu64");
+    assert_eq!(
+        (leaf(&mut rig, 1)[2] >> 24 & 1, write(&mut rig, 0x6e0, 9)),
+        (0, Err((crate::helpers::vector::GP, Some(0))))
+    );
+    let mut rig = Rig::of("max");
+    assert_eq!(leaf(&mut rig, 1)[2] >> 24 & 1, 1);
+    rig.board().time = 1_000;
+    write(&mut rig, 0x10, 0x5_0000_0000).unwrap();
+    write(&mut rig, 0x6e0, 0x5_0000_0064).unwrap();
+    assert_eq!(rig.board().deadline, (0x5_0000_0064, 1_100));
+    // The counter is set back.
+    write(&mut rig, 0x10, 0x5_0000_0000 - 200).unwrap();
+    assert_eq!(rig.board().deadline, (0x5_0000_0064, 1_300));
+    write(&mut rig, 0x6e0, 7).unwrap();
+    assert_eq!(rig.board().deadline, (7, 1_000), "long ago");
+    rig.cpu.core.slots[reg::RCX] = 0x6e0;
+    rig.call(Sys::Rdmsr, 0, 0, 0, 0).unwrap();
+    assert_eq!(rig.cpu.core.slots[reg::RAX], 7);
+}
+
+#[test]
 fn the_dump_names_every_register_group() {
     let rig = Rig::new().protected();
     let text = rig.cpu.dump();

@@ -39,6 +39,8 @@ pub struct Board {
     pub time: u64,
     pub apic_base: u64,
     pub tpr: u64,
+    /// What was written to the timer's deadline: the value, and when it is due.
+    pub deadline: (u64, u64),
 }
 
 impl Board {
@@ -54,6 +56,7 @@ impl Board {
             time: 1000,
             apic_base: 0xfee0_0900,
             tpr: 0,
+            deadline: (0, 0),
         }
     }
 
@@ -106,6 +109,8 @@ impl Machine for Board {
             ApicAccess::WriteBase(value) => std::mem::replace(&mut self.apic_base, value),
             ApicAccess::ReadTpr => self.tpr,
             ApicAccess::WriteTpr(value) => std::mem::replace(&mut self.tpr, value),
+            ApicAccess::ReadDeadline => self.deadline.0,
+            ApicAccess::WriteDeadline { value, due } => std::mem::replace(&mut self.deadline, (value, due)).0,
         }
     }
     fn a20_mask(&self) -> u64 {

@@ -37,6 +37,7 @@ pub const FEATURES: &[&[&str]] = &[
     &[
         "pni", "sse3", "monitor", "ds_cpl", "vmx", "smx", "est", "tm2", "ssse3", "cid", "cx16", "xtpr", "pdcm", "dca",
         "popcnt", "hypervisor", "sse4_1", "sse4.1", "sse4_2", "sse4.2", "pclmulqdq", "aes", "rdrand",
+        "tsc-deadline",
     ],
     &["syscall", "mp", "nx", "xd", "mmxext", "fxsr_opt", "pdpe1gb", "rdtscp", "lm", "3dnowext", "3dnow"],
     &[
