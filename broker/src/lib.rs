@@ -166,7 +166,7 @@ fn describe(config: &MachineConfig, low: u64, high: u64, items: &mut Items) -> R
     items.add_u16(key::MAX_CPUS, cpus);
     items.add_u16(key::BOOT_DEVICE, config.boot.bytes().next().unwrap_or(b'c').into());
     items.add_u16(key::BOOT_MENU, 0);
-    items.add(key::NUMA, [0u8; 8].repeat(1 + usize::from(cpus)));
+    items.add(key::NUMA, firmware::acpi::nodes(&config.numa, cpus));
     items.add(key::IRQ0_OVERRIDE, [1]);
     if !config.acpi_tables.is_empty() {
         items.add(key::ACPI_TABLES, firmware::acpi::item(&config.acpi_tables)?);

@@ -1,6 +1,7 @@
-//! `-acpitable`: a system description table from fields and files (ACPI 1.0b, 5.2.3).
+//! `-acpitable`: a system description table from fields and files (ACPI 1.0b, 5.2.3). `-numa`: what the firmware makes its resource
+//! affinity table from.
 
-use bulkhead_config::AcpiTable;
+use bulkhead_config::{AcpiTable, NumaNode};
 
 use super::read_given;
 use crate::fail::Fail;
@@ -21,6 +22,14 @@ pub fn item(tables: &[AcpiTable]) -> Result<Vec<u8>, Fail> {
         item.extend(table);
     }
     Ok(item)
+}
+
+/// The item about nodes, 64 bits each: how many, the node of each of the `cpus` CPUs, the bytes of each node.
+pub fn nodes(nodes: &[NumaNode], cpus: u16) -> Vec<u8> {
+    let owner = |cpu: &u16| nodes.iter().position(|node| node.cpus.iter().any(|own| u16::from(*own) == *cpu));
+    let owners = (0..cpus).map(|cpu| owner(&cpu).unwrap_or(0) as u64);
+    let words = std::iter::once(nodes.len() as u64).chain(owners).chain(nodes.iter().map(|node| node.bytes));
+    words.flat_map(u64::to_le_bytes).collect()
 }
 
 fn padded<const N: usize>(text: &str) -> [u8; N] {
@@ -60,6 +69,17 @@ fn build(spec: &AcpiTable) -> Result<Vec<u8>, Fail> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_are_counted_owned_and_sized() {
+        let words = |nodes: &[NumaNode], cpus| -> Vec<u64> {
+            let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+            super::nodes(nodes, cpus).chunks(8).map(word).collect()
+        };
+        assert_eq!(words(&[], 2), [0, 0, 0]);
+        let two = [NumaNode { bytes: 96, cpus: vec![2] }, NumaNode { bytes: 32, cpus: vec![0, 1] }];
+        assert_eq!(words(&two, 3), [2, 1, 1, 0, 96, 32]);
+    }
 
     #[test]
     fn a_table_of_defaults_sums_to_zero_and_states_its_length() {

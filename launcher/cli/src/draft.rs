@@ -5,6 +5,7 @@ use bulkhead_config::{CharDevice, Geometry, MachineConfig, RtcBase, Target};
 use crate::error::OptionError;
 use crate::options::chardev;
 use crate::options::drive::{self, DriveRequest};
+use crate::options::numa::{self, NodeRequest};
 
 /// Values that depend on each other stay apart from `config` until all options have been read.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub struct Draft {
     pub config: MachineConfig,
     /// Drives in command-line order.
     pub drives: Vec<DriveRequest>,
+    /// `-numa`, in order.
+    pub nodes: Vec<NodeRequest>,
     /// `-hdachs`, with its spelling for messages.
     pub hda_geometry: Option<(String, Geometry)>,
     /// `-serial`, in order.
@@ -35,6 +38,7 @@ impl Draft {
         let config = MachineConfig::new(program, target);
         Draft {
             drives: Vec::new(),
+            nodes: Vec::new(),
             hda_geometry: None,
             serials: Vec::new(),
             parallels: Vec::new(),
@@ -69,6 +73,7 @@ impl Draft {
                 reason: "only with one CPU (-smp 1)".to_owned(),
             });
         }
+        config.numa = numa::spread(self.nodes, config.ram_bytes, config.cpus)?;
         config.drives = drive::place(self.drives, self.hda_geometry, config.snapshot)?;
         (config.serials, config.parallels, config.monitor) =
             chardev::with_defaults(config.nographic, self.serials, self.parallels, self.monitor)?;

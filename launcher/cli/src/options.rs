@@ -9,6 +9,7 @@ pub mod date;
 pub mod drive;
 pub mod firmware;
 pub mod machine;
+pub mod numa;
 pub mod params;
 pub mod table;
 pub mod trace;

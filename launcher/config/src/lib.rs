@@ -21,6 +21,8 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// `-m`, bytes.
     pub ram_bytes: u64,
+    /// `-numa`: the nodes in the order of their numbers, none for a machine of one.
+    pub numa: Vec<NumaNode>,
     /// `-hda`..`-hdd`, `-cdrom`, `-drive` and the bare argument, by ascending `index`, no index twice.
     /// As QEMU does, index 2 holds an empty CD-ROM drive when nothing else was put there.
     pub drives: Vec<Drive>,
@@ -110,6 +112,7 @@ impl MachineConfig {
             cpu: String::new(),
             cpus: 1,
             ram_bytes: 128 << 20,
+            numa: Vec::new(),
             drives: vec![Drive::empty_cdrom()],
             boot: "cad".to_owned(),
             snapshot: false,
@@ -338,6 +341,15 @@ pub enum RtcBase {
     Local,
     /// A fixed start, seconds since 1970-01-01T00:00:00; negative for years before that (years 0 to 9999).
     Start(i64),
+}
+
+/// A node of `-numa`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumaNode {
+    /// Its memory in bytes; the nodes' follow each other.
+    pub bytes: u64,
+    /// Its CPUs, in ascending order.
+    pub cpus: Vec<u8>,
 }
 
 /// `-acpitable`.

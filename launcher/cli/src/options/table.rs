@@ -2,7 +2,7 @@
 
 use super::Action::{Flag, Help, NotYet, Value, Version};
 use super::{Form, Group, Row};
-use super::{chardev, cpu, date, drive, firmware, machine, trace};
+use super::{chardev, cpu, date, drive, firmware, machine, numa, trace};
 
 const fn works(syntax: &'static str, help: &'static str) -> Form {
     Form { syntax, help, supported: true }
@@ -27,7 +27,7 @@ pub static OPTIONS: &[Row] = &[
     row!(Standard, "M", Value(machine::machine), works("machine", "select the emulated machine (-M ? for list)")),
     row!(Standard, "cpu", Value(cpu::cpu), works("model", "select the CPU model (-cpu ? for list), +feature and -feature after commas")),
     row!(Standard, "smp", Value(machine::smp), works("n", "number of CPUs, 1 to 255")),
-    row!(Standard, "numa", NotYet, later("opts", "simulate a NUMA system of several nodes")),
+    row!(Standard, "numa", Value(numa::numa), works("opts", "simulate a NUMA system; for each node: node[,mem=size][,cpus=first[-last]][,nodeid=n]")),
     row!(Standard, "fda", NotYet, later("file", "use file as floppy disk 0 image")),
     row!(Standard, "fdb", NotYet, later("file", "use file as floppy disk 1 image")),
     row!(Standard, "hda", Value(drive::hda), works("file", "use file as IDE hard disk 0 image")),

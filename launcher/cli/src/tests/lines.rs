@@ -274,6 +274,26 @@ fn a_missing_display_is_announced_once() {
 }
 
 #[test]
+fn nodes_share_memory_and_processors() {
+    let nodes = |text: &str| -> Vec<(u64, Vec<u8>)> {
+        good(text).numa.into_iter().map(|node| (node.bytes >> 20, node.cpus)).collect()
+    };
+    assert_eq!(nodes("-smp 4"), []);
+    // Equal parts by default, but for what is no multiple of 8 MiB.
+    assert_eq!(
+        nodes("-numa node -m 100 -numa node -smp 5 -numa node"),
+        [(32, vec![0, 3]), (32, vec![1, 4]), (36, vec![2])]
+    );
+    let given = "-smp 4 -m 1G -numa node,nodeid=1,cpus=0-2,mem=256 -numa node,nodeid=0,cpus=3,mem=768M";
+    assert_eq!(nodes(given), [(768, vec![3]), (256, vec![0, 1, 2])]);
+    let half = "-smp 4 -m 1G -numa node,mem=128 -numa node,cpus=1 -numa node,mem=0x";
+    assert_eq!(error(&half.split(' ').collect::<Vec<_>>()).matches("mem=0x: not a memory size").count(), 1);
+    let rest = "-smp 4 -m 1G -numa node,mem=128 -numa node,cpus=1 -numa node";
+    assert_eq!(nodes(rest), [(128, vec![0, 3]), (448, vec![1]), (448, vec![2])]);
+    assert_eq!(nodes("-smp 3 -numa node,cpus=1"), [(128, vec![0, 1, 2])]);
+}
+
+#[test]
 fn firmware_tables_are_understood() {
     let config = good(
         "-acpitable sig=TEST,rev=2,oem_id=BULK,oem_table_id=HEAD,oem_rev=0x10,asl_compiler_id=X,asl_compiler_rev=1,data=a:b",
@@ -334,6 +354,25 @@ fn every_bad_line_names_the_option_and_the_reason() {
         (vec!["-fda", "x"], "-fda: not supported yet"),
         (vec!["-smp", "0"], "-smp 0: number of CPUs: must be 1 to 255"),
         (vec!["-smp", "256"], "-smp 256: number of CPUs: must be 1 to 255"),
+        (vec!["-numa", "mem=1"], "-numa mem=1: must begin with \"node\""),
+        (vec!["-numa", "node,size=1"], "-numa node,size=1: unknown parameter \"size\""),
+        (vec!["-numa", "node,cpus=3-1"], "-numa node,cpus=3-1: cpus=3-1: ends before it begins"),
+        (vec!["-numa", "node,cpus=0-1"], "-numa node,cpus=0-1: there is no CPU 1, only 1 (-smp)"),
+        (vec!["-numa", "node,mem=1G"], "-numa node,mem=1G: more memory than the machine's 128 MiB (-m)"),
+        (
+            vec!["-numa", "node,mem=64"],
+            "-numa node,mem=64: 64 MiB of the machine's memory (-m) belong to no node",
+        ),
+        (vec!["-numa", "node,nodeid=64"], "-numa node,nodeid=64: nodeid=64: must be 0 to 63"),
+        (
+            vec!["-numa", "node,nodeid=1"],
+            "-numa node,nodeid=1: node 0 is missing: numbers begin with 0 and leave none out",
+        ),
+        (vec!["-numa", "node", "-numa", "node,nodeid=0"], "-numa node,nodeid=0: node 0 given twice"),
+        (
+            vec!["-numa", "node,cpus=0", "-numa", "node,cpus=0"],
+            "-numa node,cpus=0: CPU 0 belongs to node 0 already",
+        ),
         (vec!["-smp", "two"], "-smp two: number of CPUs: not a number"),
         (vec!["-m", "12x"], "-m 12x: not a memory size in megabytes (suffix M or G allowed)"),
         (vec!["-m", ""], "-m \"\": not a memory size in megabytes (suffix M or G allowed)"),

@@ -103,7 +103,7 @@ const HEADINGS: &[&str] = &[
 ];
 
 /// The working options that the first release names; all others must say that they are not supported yet.
-const WORKING: &str = "h version M cpu smp m hda hdb hdc hdd cdrom drive hdachs boot snapshot name uuid nographic vga \
+const WORKING: &str = "h version M cpu smp numa m hda hdb hdc hdd cdrom drive hdachs boot snapshot name uuid nographic vga \
     kernel append initrd serial monitor parallel pidfile singlestep S d L bios no-reboot no-shutdown daemonize option-rom \
     localtime startdate icount clock echr chroot runas no-acpi no-hpet no-fd-bootchk rtc-td-hack win2k-hack acpitable smbios device trace vnc net";
 
