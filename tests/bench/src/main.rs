@@ -7,6 +7,7 @@ mod figures;
 mod isolation;
 mod machine;
 mod rom;
+mod smp;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ usage: bench [options]
   --quick            one run of each figure, and of the CPU's programs a fifth of their size
   --runs N           runs of each figure (default 5; starts: ten times that)
   --only LIST        some of boot,start,registers,disk,idle (idle measures memory too),tracing,isolation,
-                     waits,cpu
+                     waits,cpu,smp
   --cpu LIST         of the CPU's programs only those whose name contains one of these
   --markdown         the table as Markdown
   --programs DIR     our programs (default: target/release when it has them, else target/fast)
@@ -28,8 +29,8 @@ usage: bench [options]
   --idle-seconds N   length of the idle measurement (default 10)
 The peer is the command line in the variable PEER, else qemu-system-x86_64 from PATH; PEER=none runs without.";
 
-const FIGURES: [&str; 9] =
-    ["boot", "start", "registers", "disk", "idle", "tracing", "isolation", "waits", "cpu"];
+const FIGURES: [&str; 10] =
+    ["boot", "start", "registers", "disk", "idle", "tracing", "isolation", "waits", "cpu", "smp"];
 
 struct Options {
     runs: usize,
@@ -167,6 +168,7 @@ fn run() -> Result<(), String> {
             "tracing" => sections.extend(bench.tracing()),
             "isolation" => sections.extend(bench.isolation()),
             "waits" => sections.push(bench.waits()),
+            "smp" => sections.push(bench.smp(options.quick)?),
             "cpu" => sections.push(bench.cpu(options.quick, &options.cpu)?),
             _ => sections.extend(bench.idle()),
         }
