@@ -8,7 +8,7 @@ use bulkhead_tests::{Scratch, Vm, guest};
 const SUMS: &str = "for i in 1 2 3 4 5 6 7 8; do sha256sum /bin/busybox & done > /sums; wait; \
 sort /sums | uniq -c | awk '{ print \"su\" \"ms\", $1 }'";
 /// Each processor in turn runs a shell of its own.
-const TURNS: &str = "for i in $(seq 0 $(($(nproc) - 1))); do taskset $((1 << i)) \
+const TURNS: &str = "for i in $(seq 0 $(($(nproc) - 1))); do taskset $(printf %x $((1 << i))) \
 cut -d' ' -f39 /proc/self/stat; done | tr '\\n' ,; echo";
 
 /// Whether there were interrupts of these kinds, on any processor.
@@ -74,6 +74,31 @@ fn four_processors_of_32_bits() {
     works_with(4, "qemu-system-i386", "686-pae");
 }
 
+#[test]
+fn sixteen_processors_on_two_nodes_with_their_deadline_timers() {
+    let (kernel, initrd) = (guest("amd64/vmlinuz"), guest("amd64/initrd.gz"));
+    let args =
+        ["-nographic", "-m", "512", "-cpu", "max", "-smp", "16", "-kernel", &kernel, "-initrd", &initrd];
+    let nodes = ["-numa", "node,cpus=0-11,mem=384", "-numa", "node", "-append", "console=ttyS0"];
+    let mut vm = Vm::start("qemu-system-x86_64", &[&args[..], &nodes].concat());
+    vm.expect("Brought up 2 nodes, 16 CPUs", 240);
+    vm.expect("userland is up", 240);
+    vm.expect("# ", 60);
+    ask(&mut vm, "cd /sys/devices/system; cat node/node0/cpulist node/node1/cpulist", "0-11\r\n12-15\r\n");
+    // Each is the only thread of its package.
+    ask(&mut vm, "cat cpu/cpu*/topology/physical_package_id | sort -u | wc -l", "16\r\n");
+    ask(&mut vm, "cat cpu/cpu*/topology/thread_siblings_list | sort -u | wc -l", "16\r\n");
+    ask(&mut vm, "cat clockevents/clockevent15/current_device", "lapic-deadline\r\n");
+    // Whole pieces of 32 MiB; the kernel keeps some for itself.
+    let memory = "awk '/MemTotal/ { print \"pie\" \"ces\", ($4 > 196608), int($4 / 32768) }'";
+    ask(&mut vm, &format!("{memory} node/node0/meminfo"), "pieces 1 ");
+    ask(&mut vm, &format!("{memory} node/node1/meminfo"), "pieces 0 3");
+    ask(&mut vm, TURNS, &(0..16).map(|cpu| format!("{cpu},")).collect::<String>());
+    vm.send("poweroff\n");
+    vm.expect("reboot: Power down", 120);
+    assert_eq!(vm.wait(60).code(), Some(0), "{}", vm.errors());
+}
+
 /// Status of a program that ran to its end: (10h << 1) | 1.
 const ENDED: i32 = 0x21;
 
@@ -128,9 +153,10 @@ fn code_that_another_processor_writes_is_run_as_the_manual_says() {
 
 #[test]
 fn interrupts_reach_the_processors_they_are_for() {
-    for cpus in [1, 2, 4, 8] {
+    for cpus in [1u32, 2, 4, 8] {
         let others = cpus - 1;
-        let fixed = format!("numbers {others} names {others} others {others} all {cpus} self 1 lowest 20");
+        let named = cpus - cpus.div_ceil(8);
+        let fixed = format!("numbers {others} names {named} others {others} all {cpus} self 1 lowest 20");
         let more = format!("NMI {others} ring {} timers {}", 50 * cpus, 3 * cpus);
         let expected = format!("to sleepers: {fixed}\nto runners: {fixed}\n{more}\nend\n");
         assert_eq!(said("ipis", cpus), expected, "{cpus} processors");
@@ -153,7 +179,7 @@ fn init_and_start_up_messages_do_what_the_manual_says() {
 
 #[test]
 fn a_triple_fault_of_any_processor_resets_the_machine() {
-    for cpus in [2, 4] {
+    for cpus in [2, 4, 255] {
         let scratch = Scratch::new(&format!("smp-fault-{cpus}"));
         let state = format!("triple fault of CPU {}\nEAX=0000fa11", cpus - 1);
         let mut vm = start(&scratch, "fault", cpus, &[]);
