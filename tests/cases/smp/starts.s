@@ -75,6 +75,8 @@ main:
         call await_online
         show [online]
 last:
+        # The others must not see its memory cleared under their feet.
+        mov dword ptr [APIC_ICR], OTHERS + INIT
         # The first processor does not wait for a start.
         say first
         mov dword ptr [APIC_ICR_TO], 0
