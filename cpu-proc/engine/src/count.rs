@@ -5,7 +5,7 @@
 //! are stepped one by one, so that the limit is met exactly. What leaves a block early takes the rest back. An instruction that
 //! faults counts; one that is to be begun again (it would have changed its own block, or a repetition was interrupted) does not.
 //!
-//! The hash is the sum of count times [`weight`] of the pc over all instructions. It does not depend on how they were cut
+//! The hash is the sum of count times `weight` of the pc over all instructions. It does not depend on how they were cut
 //! into blocks, and a block adds to it with one multiplication.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
