@@ -281,24 +281,7 @@ number:
         pop eax
         loop 1b
 none:   ret
-text:
-        lodsb
-        test al, al
-        jz 1f
-        call put
-        jmp text
-put:
-        push edx
-        push eax
-        mov edx, 0x3fd
-2:      in al, dx
-        test al, 0x20
-        jz 2b
-        pop eax
-        mov edx, 0x3f8
-        out dx, al
-        pop edx
-1:      ret
+.include "text.s"
 
 # Where call gates and tasks lead: what they find is shown by the registers.
 gate_target:

@@ -102,11 +102,7 @@ handed_over:
         cmp eax, ebp
         je 3f
         lock inc dword ptr [wrong]
-3:      mov eax, [cpus]
-        dec eax
-4:      pause
-        cmp [seen], eax
-        jne 4b
+3:      call until_seen
         cmp ebp, ROUNDS
         jne 1b
         jmp await
@@ -160,11 +156,7 @@ across:
         mov eax, ebp
         call write
         mov [round], ebp
-        mov eax, [cpus]
-        dec eax
-4:      pause
-        cmp [seen], eax
-        jne 4b
+        call until_seen
         cmp ebp, ROUNDS
         jne 1b
         jmp await
@@ -212,6 +204,8 @@ run_on:
 tell:
         mov dword ptr [seen], 0
         mov dword ptr [APIC_ICR], OTHERS + IPI
+# Until all others have said that they have.
+until_seen:
         mov eax, [cpus]
         dec eax
         jz 2f

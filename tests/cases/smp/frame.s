@@ -160,24 +160,7 @@ number:
         call put
         pop ebx
         ret
-text:
-        lodsb
-        test al, al
-        jz 1f
-        call put
-        jmp text
-put:
-        push edx
-        push eax
-        mov edx, 0x3fd
-2:      in al, dx
-        test al, 0x20
-        jz 2b
-        pop eax
-        mov edx, 0x3f8
-        out dx, al
-        pop edx
-1:      ret
+.include "text.s"
 # Until the last byte has left: what ends or resets the machine takes it away.
 sent:
         mov dx, 0x3fd

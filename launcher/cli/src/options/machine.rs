@@ -161,6 +161,12 @@ pub fn echr(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     Ok(())
 }
 
+/// What there is to choose from, a line each.
+fn listed(head: &str, choices: &[(&str, &str)]) -> Stop {
+    let lines = choices.iter().map(|(name, help)| format!("{name:<10} {help}\n"));
+    Stop::Print(std::iter::once(format!("{head}\n")).chain(lines).collect())
+}
+
 /// Timer alarms that there are.
 const ALARMS: &[(&str, &str)] =
     &[("dynticks", "a timer of the host's kernel for the next deadline, none while nothing is due")];
@@ -169,9 +175,7 @@ const ALARMS: &[(&str, &str)] =
 pub fn clock(_: &mut Draft, given: &Given) -> Result<(), Stop> {
     let text = given.text()?;
     if text == "?" {
-        let lines = ALARMS.iter().map(|(name, help)| format!("{name:<10} {help}\n"));
-        let head = std::iter::once("Available alarm timers, in order of precedence:\n".to_owned());
-        return Err(Stop::Print(head.chain(lines).collect()));
+        return Err(listed("Available alarm timers, in order of precedence:", ALARMS));
     }
     match text.split(',').any(|name| ALARMS.iter().any(|(known, _)| *known == name)) {
         true => Ok(()),
@@ -195,9 +199,7 @@ pub fn icount(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
 pub fn log(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     let text = given.text()?;
     if text == "?" {
-        let lines = LOG_ITEMS.iter().map(|(item, help)| format!("{item:<10} {help}\n"));
-        let head = std::iter::once("Log items (comma separated):\n".to_owned());
-        return Err(Stop::Print(head.chain(lines).collect()));
+        return Err(listed("Log items (comma separated):", LOG_ITEMS));
     }
     let mut items = Vec::new();
     for item in text.split(',') {
