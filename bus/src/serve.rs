@@ -575,14 +575,17 @@ impl<C: Chip> Server<C> {
         self.outputs.deadline.filter(|at| self.left_out != Some(*at))
     }
 
-    /// Whether a timer is due by itself; where time is counted, the CPU says so ([`kind::TIMER`]).
+    /// When a timer is due by itself; where time is counted, the CPU says so ([`kind::TIMER`]).
+    fn due_at(&self) -> Option<u64> {
+        self.deadline().filter(|_| self.clock.is_running() && !self.clock.is_counted())
+    }
+
     fn is_due(&self) -> bool {
-        let runs = self.clock.is_running() && !self.clock.is_counted();
-        self.deadline().is_some_and(|at| runs && self.clock.now() >= at)
+        self.due_at().is_some_and(|at| self.clock.now() >= at)
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let at = self.deadline().filter(|_| self.clock.is_running() && !self.clock.is_counted())?;
+        let at = self.due_at()?;
         Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
     }
 
