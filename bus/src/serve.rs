@@ -194,6 +194,9 @@ struct Server<C: Chip> {
     patience: Patience,
 }
 
+/// How long a device that looks for work leaves its processor to a back end before it looks on.
+const WAY_NS: u64 = 20_000;
+
 /// Runs a device process. `jail` locks the process down; `make` builds the chip from its configuration bytes.
 /// Never returns; a start-up problem is printed and ends the process with status 1.
 pub fn main<C: Chip>(
@@ -504,17 +507,20 @@ impl<C: Chip> Server<C> {
 
     fn run(&mut self) -> ! {
         let mut seen = self.announce();
+        // When there was last something to do: a bell that rang for nothing does not end the look for more.
+        let mut since = sys::monotonic_ns();
         loop {
             self.bell.publish_cpu();
-            let worked = self.turn(&mut seen);
-            let start = sys::monotonic_ns();
-            if worked && self.spin(seen, start) {
+            if self.turn(&mut seen) {
+                since = sys::monotonic_ns();
+            }
+            if self.spin(seen, since) {
                 continue;
             }
-            let timeout = self.timeout();
+            let timeout = self.timeout(since);
             self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged());
-            if worked && self.has_work(seen) {
-                self.patience.lasted(sys::monotonic_ns().saturating_sub(start));
+            if self.has_work(seen) {
+                self.patience.lasted(sys::monotonic_ns().saturating_sub(since));
             }
         }
     }
@@ -564,11 +570,15 @@ impl<C: Chip> Server<C> {
     }
 
     /// Waits for more work while the vCPU runs on another processor and no back end needs this one. True when there is some.
-    fn spin(&self, seen: u32, start: u64) -> bool {
+    fn spin(&self, seen: u32, since: u64) -> bool {
         let cpu = self.irq.cpu_bell();
-        let back_end_waits = || self.blocks.iter().any(BlockClient::waits_for_processor);
-        let may = || cpu.runs_elsewhere() && !back_end_waits() && !self.is_due();
-        patience::look(start, self.patience.look_ns(), may, || self.has_work(seen)) || self.is_due()
+        let may = || cpu.runs_elsewhere() && !self.is_in_the_way() && !self.is_due();
+        patience::look(since, self.patience.look_ns(), may, || self.has_work(seen)) || self.is_due()
+    }
+
+    /// Whether a back end needs this processor.
+    fn is_in_the_way(&self) -> bool {
+        self.blocks.iter().any(BlockClient::waits_for_processor)
     }
 
     fn deadline(&self) -> Option<u64> {
@@ -584,9 +594,14 @@ impl<C: Chip> Server<C> {
         self.due_at().is_some_and(|at| self.clock.now() >= at)
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        let at = self.due_at()?;
-        Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
+    /// How long to sleep at most. A back end that is let through may have nothing to tell: then the look goes on after it.
+    fn timeout(&self, since: u64) -> Option<Duration> {
+        let looks = self.is_in_the_way()
+            && self.irq.cpu_bell().runs_elsewhere()
+            && sys::monotonic_ns().saturating_sub(since) < self.patience.look_ns();
+        let due = self.due_at().map(|at| at.saturating_sub(self.clock.now()));
+        let at_most = looks.then_some(WAY_NS);
+        due.into_iter().chain(at_most).min().map(Duration::from_nanos)
     }
 
     /// Serves every waiting ring entry. True when there was one.
