@@ -331,6 +331,10 @@ fn data_at(slot: usize) -> usize {
     0x1000 + slot.min(BLOCK_SLOTS - 1) * BLOCK_DATA
 }
 
+fn is_any_submitted(map: &Mapping) -> bool {
+    (0..BLOCK_SLOTS).any(|slot| map.word(slot_at(slot)).load(Ordering::SeqCst) == 1)
+}
+
 fn read_medium(map: &Mapping) -> Medium {
     let flags = map.word(0x08).load(Ordering::Acquire);
     Medium {
@@ -476,9 +480,10 @@ impl BlockClient {
             && ram.read_into(gpa, &self.map, data_at(slot) + at, len)
     }
 
-    /// Whether the back end is awake and last ran where the caller runs: it cannot work before the caller sleeps.
+    /// Whether the back end has a request, is awake and last ran where the caller runs: it cannot work before the caller sleeps. Without
+    /// one it is only looking for more.
     pub fn waits_for_processor(&self) -> bool {
-        self.peer.waits_here()
+        self.peer.waits_here() && is_any_submitted(&self.map)
     }
 
     /// Wakes the back end for what a predecessor may not have announced.
@@ -692,7 +697,7 @@ impl BlockServer {
 
     /// Whether anything is submitted.
     pub fn has_work(&self) -> bool {
-        (0..BLOCK_SLOTS).any(|slot| self.map.word(slot_at(slot)).load(Ordering::SeqCst) == 1)
+        is_any_submitted(&self.map)
     }
 
     /// The device's bell: says where the device runs.

@@ -2,7 +2,7 @@
 //!
 //! To be woken costs some 50 us, most of it the processor's own when it was idle, and much more on a virtual machine whose host is
 //! busy: a disk request of 1 MiB, some 600 us of work, would meet that four times. So who was called soon after its last waits looks
-//! on for as long as that took; who waits long, as in an idle guest, sleeps at once.
+//! on for as long as that took; who waits long several times, as in an idle guest, sleeps at once.
 
 use std::cell::Cell;
 
@@ -52,8 +52,13 @@ impl Patience {
     pub fn lasted(&self, ns: u64) {
         let look = self.look_ns.get();
         if ns > look {
-            let longer = (look * 2).clamp(FIRST_NS, LONGEST_NS);
-            self.look_ns.set(if ns <= LONGEST_NS { longer } else { self.least_ns });
+            let next = match ns <= LONGEST_NS {
+                true => (look * 2).clamp(FIRST_NS, LONGEST_NS),
+                // One long wait among short ones is no reason to forget them.
+                false if look / 2 >= FIRST_NS => look / 2,
+                false => 0,
+            };
+            self.look_ns.set(next.max(self.least_ns));
         }
     }
 }
@@ -63,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_waits_make_patient_and_a_long_one_does_not() {
+    fn short_waits_make_patient_and_long_ones_do_not() {
         let patience = Patience::new(0);
         assert_eq!(patience.look_ns(), 0, "an idle guest costs nothing");
         let look = |ns| {
@@ -73,7 +78,8 @@ mod tests {
         assert_eq!([150_000; 6].map(look), [20, 40, 80, 160, 160, 160]);
         assert_eq!([300_000; 3].map(look), [320, 320, 320]);
         assert_eq!([390_000; 2].map(look), [400, 400]);
-        assert_eq!(look(4_000_000), 0);
+        assert_eq!([4_000_000, 150_000, 300_000].map(look), [200, 200, 400], "a long one among short ones");
+        assert_eq!([4_000_000; 6].map(look), [200, 100, 50, 25, 0, 0]);
     }
 
     #[test]
@@ -81,6 +87,7 @@ mod tests {
         let patience = Patience::new(50_000);
         patience.lasted(200_000);
         assert_eq!(patience.look_ns(), 100_000);
+        patience.lasted(1_000_000);
         patience.lasted(1_000_000);
         assert_eq!(patience.look_ns(), 50_000);
     }

@@ -194,9 +194,6 @@ struct Server<C: Chip> {
     patience: Patience,
 }
 
-/// How long a device that looks for work leaves its processor to a back end before it looks on.
-const WAY_NS: u64 = 20_000;
-
 /// Runs a device process. `jail` locks the process down; `make` builds the chip from its configuration bytes.
 /// Never returns; a start-up problem is printed and ends the process with status 1.
 pub fn main<C: Chip>(
@@ -517,7 +514,7 @@ impl<C: Chip> Server<C> {
             if self.spin(seen, since) {
                 continue;
             }
-            let timeout = self.timeout(since);
+            let timeout = self.timeout();
             self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged());
             if self.has_work(seen) {
                 self.patience.lasted(sys::monotonic_ns().saturating_sub(since));
@@ -572,13 +569,9 @@ impl<C: Chip> Server<C> {
     /// Waits for more work while the vCPU runs on another processor and no back end needs this one. True when there is some.
     fn spin(&self, seen: u32, since: u64) -> bool {
         let cpu = self.irq.cpu_bell();
-        let may = || cpu.runs_elsewhere() && !self.is_in_the_way() && !self.is_due();
+        let back_end_waits = || self.blocks.iter().any(BlockClient::waits_for_processor);
+        let may = || cpu.runs_elsewhere() && !back_end_waits() && !self.is_due();
         patience::look(since, self.patience.look_ns(), may, || self.has_work(seen)) || self.is_due()
-    }
-
-    /// Whether a back end needs this processor.
-    fn is_in_the_way(&self) -> bool {
-        self.blocks.iter().any(BlockClient::waits_for_processor)
     }
 
     fn deadline(&self) -> Option<u64> {
@@ -594,14 +587,9 @@ impl<C: Chip> Server<C> {
         self.due_at().is_some_and(|at| self.clock.now() >= at)
     }
 
-    /// How long to sleep at most. A back end that is let through may have nothing to tell: then the look goes on after it.
-    fn timeout(&self, since: u64) -> Option<Duration> {
-        let looks = self.is_in_the_way()
-            && self.irq.cpu_bell().runs_elsewhere()
-            && sys::monotonic_ns().saturating_sub(since) < self.patience.look_ns();
-        let due = self.due_at().map(|at| at.saturating_sub(self.clock.now()));
-        let at_most = looks.then_some(WAY_NS);
-        due.into_iter().chain(at_most).min().map(Duration::from_nanos)
+    fn timeout(&self) -> Option<Duration> {
+        let at = self.due_at()?;
+        Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
     }
 
     /// Serves every waiting ring entry. True when there was one.
