@@ -142,6 +142,17 @@ fn block_requests_run_in_order_of_their_sequence_numbers() {
 }
 
 #[test]
+fn a_back_end_needs_the_devices_processor_while_it_has_a_request() {
+    let (client, server, _) = blocks();
+    // Awake, and not known to run elsewhere.
+    assert!(!client.waits_for_processor(), "it only looks for work");
+    assert!(client.submit(3, BlockOp::Flush, 0, 0, 1));
+    assert!(client.waits_for_processor());
+    server.complete(3, BlockStatus::Ok);
+    assert!(!client.waits_for_processor(), "it has told all");
+}
+
+#[test]
 fn requests_that_are_submitted_meanwhile_overtake_none() {
     const REQUESTS: u64 = 100_000;
     let (client, server, _) = blocks();
