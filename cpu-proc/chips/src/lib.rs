@@ -8,6 +8,7 @@ pub mod hpet;
 pub mod i440fx;
 pub mod ioapic82093;
 pub mod lapic;
+pub mod owed;
 pub mod pci;
 pub mod pic8259;
 pub mod piix3;

@@ -356,6 +356,9 @@ impl Machine for Pc {
 
     fn wait(&mut self) {
         self.shared.devices.flush_posted();
+        if self.shared.idle(self.cpu) {
+            return self.shared.look_again(self.cpu);
+        }
         if let Some(counted) = self.shared.clock.counted() {
             return self.wait_counted(counted);
         }

@@ -615,6 +615,16 @@ impl Shared {
         waits
     }
 
+    /// vCPU `cpu` halts: timers that owe it ticks let the next one come. Whether one did.
+    pub fn idle(&self, cpu: usize) -> bool {
+        let mut chips = self.chips();
+        let came = chips.board.idle(cpu as u8, self.clock.now());
+        if came {
+            self.settle(&mut chips, cpu);
+        }
+        came
+    }
+
     /// The interrupt acknowledge of vCPU `cpu`.
     pub fn acknowledge(&self, cpu: usize) -> Option<u8> {
         let mut chips = self.chips();

@@ -10,6 +10,9 @@
 //! Bus classes: the index is posted; the data port is sync, since registers B and C lower the line.
 //! [`Control::Configure`] takes pairs of bytes, CMOS index and value, for memory from 0x0e on (boot order).
 //!
+//! Periodic ticks that come due while the one before is not acknowledged (register C not read) are merged into it, as in the chip; with
+//! the drift hack they come afterwards, one with each acknowledge. What this process is late for itself comes afterwards in any case.
+//!
 //! # Deviations from hardware
 //! - A date that does not exist is counted on as the day that it denotes (30 February becomes 1 or 2 March); the chip counts the
 //!   fields separately.
@@ -231,7 +234,7 @@ impl Rtc146818 {
             self.state.periods = periods;
             let had = self.flags() & C_PF != 0;
             self.state.cmos[C] |= C_PF;
-            if self.time_drift_hack && self.b() & B_PIE != 0 {
+            if self.b() & B_PIE != 0 && (self.time_drift_hack || !had) {
                 let missed = u32::try_from(ticks - u64::from(!had)).unwrap_or(u32::MAX);
                 self.state.lost = self.state.lost.saturating_add(missed).min(LOST_MAX);
             }

@@ -15,7 +15,7 @@ pub struct State {
     pub periods: u64,
     /// Nanoseconds that the divider chain is ahead of guest time, below 1,000,000,000.
     pub phase: u32,
-    /// Periodic ticks owed to the guest (drift hack).
+    /// Periodic ticks owed to the guest.
     pub lost: u32,
     /// Edges of the interrupt line inside one transaction, wrapping.
     pub pulses: u32,

@@ -231,6 +231,22 @@ fn lost_periodic_ticks_are_dropped_without_the_hack_and_repeated_with_it() {
 }
 
 #[test]
+fn periodic_ticks_that_the_clock_itself_is_late_for_all_come() {
+    let mut bench = bench();
+    set(&mut bench, A, 0x20 | 15);
+    set(&mut bench, B, B_24 | B_PIE);
+    get(&mut bench, C);
+    // Two a second, and nobody looks for four.
+    bench.now += 4 * SECOND;
+    bench.with(bulkhead_bus::chip::Chip::timer);
+    for tick in 0..8 {
+        assert!(bench.line(LINE_IRQ), "tick {tick}");
+        assert_eq!(get(&mut bench, C) & C_PF, C_PF);
+    }
+    assert!(!bench.line(LINE_IRQ));
+}
+
+#[test]
 fn reset_keeps_time_and_memory_but_disables_interrupts() {
     let mut bench = bench();
     set(&mut bench, 0x40, 0x77);

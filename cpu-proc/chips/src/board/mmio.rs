@@ -1,6 +1,7 @@
 //! Decoding of the chips' memory-mapped registers.
 
 use super::{Board, deliver};
+use crate::hpet::Hpet;
 use crate::{hpet, ioapic82093};
 
 /// The chip an address belongs to.
@@ -92,6 +93,9 @@ impl Board {
                 let mask = u128::from(u64::MAX >> (64 - 8 * u32::from(size)));
                 let shift = 8 * u32::from(offset & 7);
                 let (value, mask) = ((u128::from(value) & mask) << shift, mask << shift);
+                if Hpet::programs_timer0(offset) {
+                    self.owed.forget();
+                }
                 self.hpet.write(offset, value as u64, mask as u64, now);
                 if mask >> 64 != 0 {
                     self.hpet.write(offset.saturating_add(8), (value >> 64) as u64, (mask >> 64) as u64, now);

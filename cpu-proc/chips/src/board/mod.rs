@@ -13,6 +13,7 @@ mod ports;
 mod state;
 #[cfg(test)]
 mod tests;
+mod ticks;
 
 pub use state::{BoardState, RestoreError};
 
@@ -21,6 +22,7 @@ use crate::hpet::{Hpet, Route};
 use crate::i440fx::{self, ShadowMap};
 use crate::ioapic82093::Ioapic82093;
 use crate::lapic::{DeliveryMode, Destination, Effect, Lapic, Message};
+use crate::owed::Owed;
 use crate::pci::{ConfigWrite, Decode, PciBus, PciFunction, TemplateError};
 use crate::pic8259::Pic8259;
 use crate::piix3::{self, Reset};
@@ -136,6 +138,8 @@ pub struct Board {
     /// Levels driven by ISA devices, bit n is IRQ n.
     isa_lines: u16,
     fpu: FpuError,
+    /// Ticks of IRQ 0.
+    owed: Owed,
     // Wires (derived from the above).
     pit_level: bool,
     isa_levels: u16,
@@ -149,6 +153,8 @@ pub struct Board {
     /// The part of `due` that is not of a local APIC.
     common_due: u64,
     events: VecDeque<Event>,
+    /// Since when IRQ 0 has been masked.
+    masked_since: Option<u64>,
     generation: u64,
     pci_generation: u64,
     irq_counts: [u64; 16],
@@ -210,6 +216,7 @@ impl Board {
             reset_control: 0,
             isa_lines: 0,
             fpu: FpuError::default(),
+            owed: Owed::default(),
             pit_level: false,
             isa_levels: 0,
             pin_levels: 0,
@@ -220,6 +227,7 @@ impl Board {
             due: 0,
             common_due: 0,
             events: VecDeque::new(),
+            masked_since: None,
             generation: 0,
             pci_generation: 0,
             irq_counts: [0; 16],
@@ -261,6 +269,8 @@ impl Board {
         self.pci.reset();
         self.reset_control = 0;
         self.fpu = FpuError::default();
+        self.owed.forget();
+        self.masked_since = None;
         self.events.clear();
         self.sync_config();
         self.settle(now);
@@ -511,18 +521,25 @@ impl Board {
 
     /// Lets every timer act up to `now` and derives all lines.
     fn update(&mut self, now: u64) {
-        if self.pit.sync(now) && !self.hpet.legacy() {
-            self.edge(Route::Isa(0));
+        let rises = self.pit.sync(now);
+        if rises != 0 && !self.hpet.legacy() {
+            self.tick(rises);
         }
         self.pit_level = self.pit.out0(now);
         if self.config.hpet {
             self.hpet.poll(now);
             let fired = self.hpet.take_fired();
             for index in (0..crate::hpet::spec::TIMERS).filter(|index| fired >> index & 1 != 0) {
-                if let Some(route) = self.hpet.route(index) {
-                    self.edge(route);
+                match self.hpet.route(index) {
+                    Some(Route::Isa(0)) => {
+                        let skipped = self.hpet.take_skipped();
+                        self.tick(skipped.saturating_add(1));
+                    }
+                    Some(route) => self.edge(route),
+                    None => {}
                 }
             }
+            self.hpet.take_skipped();
         }
         if self.config.acpi {
             self.pm.poll(now);
@@ -531,14 +548,15 @@ impl Board {
             lapic.poll(now);
         }
         self.sync_outputs();
+        self.repay(now);
         self.plan(now);
     }
 
     /// Finds out when there is something to do next.
     fn plan(&mut self, now: u64) {
         // While IRQ 0 is masked everywhere, the counter is looked at only when somebody looks.
-        let timer_wanted = !self.hpet.legacy()
-            && (!self.pic.is_masked(0) || self.config.ioapic && !self.ioapic.is_masked(TIMER_PIN));
+        self.note_mask(now);
+        let timer_wanted = !self.hpet.legacy() && self.wants_ticks();
         // An input that follows the level takes its request back when the level falls.
         let level = self.pic.follows_level(0) || self.config.ioapic && self.ioapic.follows_level(TIMER_PIN);
         let pit = match (timer_wanted, level) {
@@ -549,7 +567,7 @@ impl Board {
         let hpet = if self.config.hpet { self.hpet.next_deadline() } else { None };
         let pm = if self.config.acpi { self.pm.next_deadline() } else { None };
         let lapic = self.lapics.iter().filter_map(Lapic::next_deadline).min();
-        self.common_due = [pit, hpet, pm].into_iter().flatten().min().unwrap_or(u64::MAX);
+        self.common_due = [pit, hpet, pm, self.repayment()].into_iter().flatten().min().unwrap_or(u64::MAX);
         self.due = self.common_due.min(lapic.unwrap_or(u64::MAX));
     }
 
@@ -607,11 +625,10 @@ impl Board {
         waiting.fold(0, |mask, (cpu, _)| mask | 1 << cpu)
     }
 
-    /// The interrupt acknowledge of `cpu`: the vector to take, `None` when the request has gone.
-    pub fn acknowledge(&mut self, cpu: u8, now: u64) -> Option<u8> {
-        self.poll(now);
+    /// Takes the vector of what waits for `cpu`.
+    fn take_vector(&mut self, cpu: u8, now: u64) -> Option<u8> {
         let lapic = self.lapics.get_mut(usize::from(cpu))?;
-        if let Some(vector) = lapic.acknowledge() {
+        if let Some(vector) = lapic.acknowledge(now) {
             return Some(vector);
         }
         let asked = lapic.take_ext_int();
@@ -673,16 +690,6 @@ impl Board {
     #[must_use]
     pub fn speaker(&self) -> (bool, u64) {
         self.pit.speaker()
-    }
-
-    /// Injects one tick of IRQ 0 that was merged away before; `false` when there is none.
-    pub fn inject_missed_tick(&mut self) -> bool {
-        if self.hpet.legacy() || self.pic.is_requested(0) || !self.pit.take_missed() {
-            return false;
-        }
-        self.edge(Route::Isa(0));
-        self.sync_outputs();
-        true
     }
 
     fn pm_event(&mut self, event: Option<PmEvent>) {

@@ -5,7 +5,7 @@ use crate::acpipm::spec as pm;
 use crate::pci::spec::{CONFIG_ADDRESS, CONFIG_DATA};
 use crate::pic8259::spec as pic;
 use crate::piix3;
-use crate::pit8254::spec as pit;
+use crate::pit8254::{Pit8254, spec as pit};
 
 /// A write takes the numeric error interrupt back, see [`super::FpuError`].
 const COPROCESSOR_ERROR: u16 = 0xf0;
@@ -136,6 +136,9 @@ impl Board {
             }
             pit::COUNTER0..=pit::CONTROL | pit::PORT_B => {
                 self.update(now);
+                if Pit8254::programs_counter0(port, value) {
+                    self.owed.forget();
+                }
                 self.pit.write(port, value, now);
                 self.update(now);
                 return true;

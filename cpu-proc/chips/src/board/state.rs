@@ -5,6 +5,7 @@ use crate::acpipm::AcpiPm;
 use crate::hpet::Hpet;
 use crate::ioapic82093::Ioapic82093;
 use crate::lapic::Lapic;
+use crate::owed::Owed;
 use crate::pci::{PciState, TemplateError};
 use crate::pic8259::Pic8259;
 use crate::pit8254::Pit8254;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Version of the saved form.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Every chip's state, versioned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,7 @@ pub struct BoardState {
     reset_control: u8,
     isa_lines: u16,
     fpu: FpuError,
+    owed: Owed,
     pit_level: bool,
     isa_levels: u16,
     pin_levels: u32,
@@ -73,6 +75,7 @@ impl Board {
             reset_control,
             isa_lines,
             fpu,
+            owed,
             pit_level,
             isa_levels,
             pin_levels,
@@ -83,6 +86,7 @@ impl Board {
             due: _,
             common_due: _,
             events: _,
+            masked_since: _,
             generation: _,
             pci_generation: _,
             irq_counts: _,
@@ -99,6 +103,7 @@ impl Board {
             reset_control: *reset_control,
             isa_lines: *isa_lines,
             fpu: *fpu,
+            owed: *owed,
             pit_level: *pit_level,
             isa_levels: *isa_levels,
             pin_levels: *pin_levels,
@@ -123,6 +128,7 @@ impl Board {
             reset_control,
             isa_lines,
             fpu,
+            owed,
             pit_level,
             isa_levels,
             pin_levels,
@@ -154,6 +160,8 @@ impl Board {
         self.reset_control = reset_control;
         self.isa_lines = isa_lines;
         self.fpu = fpu;
+        self.owed = owed;
+        self.masked_since = None;
         self.pit_level = pit_level;
         self.isa_levels = isa_levels;
         self.pin_levels = pin_levels;

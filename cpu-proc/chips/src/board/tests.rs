@@ -102,19 +102,124 @@ fn tick_during_masking_is_found_in_the_request_register() {
     assert_eq!(input(&mut board, 0x20, 10 * MS) & 1, 1);
 }
 
-#[test]
-fn ticks_that_came_while_interrupts_were_off_are_one() {
+/// A 1 kHz tick, unmasked, programmed at time 0.
+fn ticking() -> Board {
     let mut board = pc();
     set_up_pics(&mut board);
     for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04), (0x21, 0xfa)] {
         out(&mut board, port, value, 0);
     }
+    board
+}
+
+/// Takes ticks at `now`, which stands still as for a CPU that halts between them.
+fn ticks_at(board: &mut Board, now: u64) -> u64 {
+    let mut count = 0;
+    loop {
+        while board.interrupt_pending(0, now) {
+            assert_eq!(board.acknowledge(0, now), Some(8));
+            out(board, 0x20, 0x20, now);
+            count += 1;
+        }
+        if !board.idle(0, now) {
+            return count;
+        }
+    }
+}
+
+#[test]
+fn ticks_that_came_while_interrupts_were_off_come_one_by_one() {
+    let mut board = ticking();
     assert_eq!(board.acknowledge(0, 10 * MS), Some(8));
     out(&mut board, 0x20, 0x20, 10 * MS);
-    assert!(!board.interrupt_pending(0, 10 * MS));
-    assert!(board.inject_missed_tick());
-    assert!(board.interrupt_pending(0, 10 * MS));
-    assert!(!board.inject_missed_tick(), "one is still waiting");
+    assert!(!board.interrupt_pending(0, 10 * MS), "the guest gets on with what it does");
+    let next = board.next_deadline().unwrap();
+    assert!(next > 10 * MS && next < 10 * MS + MS / 8, "{next}");
+    assert_eq!(board.deadline_of(0), Some(next));
+    assert!(board.interrupt_pending(0, next));
+    assert_eq!(board.acknowledge(0, next), Some(8));
+    out(&mut board, 0x20, 0x20, next);
+    assert_eq!(ticks_at(&mut board, next), 10_000_000 * 1_193_182 / 1193 / 1_000_000_000 - 2);
+}
+
+#[test]
+fn no_tick_is_lost_or_made_up_however_late_they_are_looked_at() {
+    let mut board = ticking();
+    let (mut now, mut count, mut late) = (0, 0, 7u64);
+    while now < 5_000 * MS {
+        // Between nothing and 40 ms late; sometimes another CPU looks while this one takes nothing.
+        late = late.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        now += (late >> 33) % (40 * MS);
+        if late & 1 << 32 != 0 {
+            board.poll(now);
+            continue;
+        }
+        count += ticks_at(&mut board, now);
+    }
+    count += ticks_at(&mut board, now);
+    // The counter is loaded by the first pulse after the write.
+    assert_eq!(count, (clock::ticks(now, FREQUENCY) - 1) / 1193);
+}
+
+#[test]
+fn a_second_of_ticks_is_owed_at_most_and_programming_the_timer_forgets_them() {
+    let mut board = ticking();
+    let now = 60_000 * MS;
+    let owed = ticks_at(&mut board, now);
+    assert_eq!(owed, 1000 + 1, "those of one second, and the one that waited");
+    board.poll(now + 100 * MS);
+    for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)] {
+        out(&mut board, port, value, now + 100 * MS);
+    }
+    assert_eq!(ticks_at(&mut board, now + 100 * MS), 1, "the one that waited");
+}
+
+#[test]
+fn ticks_of_a_handlers_time_under_its_mask_are_owed_and_those_of_a_long_mask_are_not() {
+    let mut board = ticking();
+    for (start, mask, expected) in [(10_000 * MS, 20 * MS, 20), (20_000 * MS, 200 * MS, 1)] {
+        ticks_at(&mut board, start);
+        out(&mut board, 0x21, 0xfb, start);
+        out(&mut board, 0x21, 0xfa, start + mask);
+        let count = ticks_at(&mut board, start + mask);
+        assert!(count.abs_diff(expected) <= u64::from(expected > 1), "{mask}: {count}");
+    }
+}
+
+#[test]
+fn ticks_are_owed_through_the_ioapic_and_of_the_hpet_in_the_8254s_place() {
+    let mut board = pc();
+    set_up_pics(&mut board);
+    lapic(&mut board, 0xf0, 0x1ff, 0);
+    redirect(&mut board, 2, 0x30, 0);
+    // Legacy replacement, timer 0 periodic with 1 ms.
+    let hpet = |board: &mut Board, offset: u64, value: u64, now: u64| {
+        assert!(board.mmio_write(0, HPET + offset, 8, value, now));
+    };
+    hpet(&mut board, 0x100, 0x4c, 0);
+    hpet(&mut board, 0x108, 100_000, 0);
+    hpet(&mut board, 0x108, 100_000, 0);
+    hpet(&mut board, 0x10, 3, 0);
+    let take = |board: &mut Board, now: u64| {
+        let mut count = 0;
+        while board.interrupt_pending(0, now) || board.idle(0, now) {
+            assert_eq!(board.acknowledge(0, now), Some(0x30));
+            lapic(board, 0xb0, 0, now);
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(take(&mut board, 7 * MS), 7);
+    board.poll(8 * MS);
+    board.poll(9 * MS);
+    assert_eq!(take(&mut board, 10 * MS), 3);
+    hpet(&mut board, 0x10, 1, 10 * MS);
+    assert_eq!(take(&mut board, 10 * MS), 1, "OUT0, which is high, takes over the line");
+    for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)] {
+        out(&mut board, port, value, 10 * MS);
+    }
+    board.poll(12 * MS);
+    assert_eq!(take(&mut board, 20 * MS), 10, "the 8254's again");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! MMIO at FED00000h; IRQ 0 and 8 in legacy replacement mode, else IOAPIC input 2. Restart class: checkpointed
 //! (with the CPU process).
 //!
-//! *Deviations from hardware*: periods that could not be served in time are merged into one interrupt.
+//! *Deviations from hardware*: periods of timers 1 and 2 that could not be served in time are merged into one interrupt; those of timer 0
+//! in legacy replacement mode are owed (`crate::owed`).
 //!
 //! *Not emulated*: FSB (message) interrupts, which the capability bits do not offer.
 
@@ -71,7 +72,8 @@ pub struct Hpet {
     since: u64,
     /// Edge interrupts not collected yet, a bit a timer.
     fired: u32,
-    missed: u64,
+    /// Periods of timer 0 skipped by the last [`Self::poll`].
+    skipped: u64,
 }
 
 impl Default for Hpet {
@@ -100,7 +102,7 @@ impl Hpet {
             count: 0,
             since: 0,
             fired: 0,
-            missed: 0,
+            skipped: 0,
         }
     }
 
@@ -157,7 +159,9 @@ impl Hpet {
             }
             let skipped = timer.advance(count);
             if timer.config & INT_ENABLE != 0 {
-                self.missed = self.missed.saturating_add(skipped);
+                if index == 0 {
+                    self.skipped = self.skipped.saturating_add(skipped);
+                }
                 if timer.config & LEVEL != 0 {
                     self.status |= 1 << index;
                 } else {
@@ -171,6 +175,26 @@ impl Hpet {
     /// Takes the edge interrupts fired since the last call, a bit a timer.
     pub fn take_fired(&mut self) -> u32 {
         std::mem::take(&mut self.fired)
+    }
+
+    /// Takes the number of periods of timer 0 that were skipped since the last call.
+    pub fn take_skipped(&mut self) -> u64 {
+        std::mem::take(&mut self.skipped)
+    }
+
+    /// Nanoseconds between two edges of timer 0 as IRQ 0, while they are periodic.
+    #[must_use]
+    pub fn tick_period(&self) -> Option<u64> {
+        let timer = self.timers.first()?;
+        let period = (timer.period & timer.width()).saturating_mul(PERIOD_NS);
+        let ticks = timer.config & (PERIODIC | INT_ENABLE | LEVEL) == PERIODIC | INT_ENABLE;
+        (self.legacy() && self.running() && ticks && period != 0).then_some(period)
+    }
+
+    /// Whether a write at `offset` programs timer 0 or the way of its interrupt anew.
+    #[must_use]
+    pub fn programs_timer0(offset: u16) -> bool {
+        matches!(offset & 0x3f8, GEN_CONF | TIMER..0x120)
     }
 
     /// Whether timer `index` holds its level interrupt asserted.
@@ -307,12 +331,6 @@ impl Hpet {
             );
         }
         text
-    }
-
-    /// Interrupts merged away so far.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        self.missed
     }
 
     /// Makes values read from a saved form safe to use.

@@ -121,6 +121,15 @@ impl Ioapic82093 {
         (entry & MASKED == 0 && message.mode == DeliveryMode::ExtInt).then_some(message.destination)
     }
 
+    /// Vector and destination of an edge at `pin`, when it is unmasked and makes a plain interrupt.
+    #[must_use]
+    pub fn edge_target(&self, pin: u8) -> Option<(u8, Destination)> {
+        let entry = self.table.get(usize::from(pin)).copied()?;
+        let message = Self::message(entry);
+        let plain = matches!(message.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
+        (entry & (MASKED | LEVEL) == 0 && plain).then_some((message.vector, message.destination))
+    }
+
     /// Whether `pin` is masked.
     #[must_use]
     pub fn is_masked(&self, pin: u8) -> bool {

@@ -4,8 +4,8 @@
 //! is the NMI pin. Restart class: checkpointed (with the CPU process).
 //!
 //! *Deviations from hardware*: LINT0 of the boot processor comes out of reset as unmasked ExtINT, so that 8259 interrupts
-//! arrive before firmware has programmed the APIC; a lost timer period is merged into the next; delivery is immediate, so
-//! the delivery status bits read idle and the spurious vector is never used.
+//! arrive before firmware has programmed the APIC; periods of the timer that find its interrupt waiting are owed (`crate::owed`);
+//! delivery is immediate, so the delivery status bits read idle and the spurious vector is never used.
 //!
 //! *Not emulated*: x2APIC, thermal and performance sources, the APIC bus arbitration of the 82489DX.
 
@@ -16,6 +16,7 @@ mod tests;
 
 pub use message::{DeliveryMode, Destination, Message};
 
+use crate::owed::Owed;
 use serde::{Deserialize, Serialize};
 use spec::*;
 
@@ -96,7 +97,8 @@ pub struct Lapic {
     // Guest-visible state.
     state: State,
     // Book-keeping.
-    missed: u64,
+    /// Periods of the timer.
+    owed: Owed,
 }
 
 impl Lapic {
@@ -126,7 +128,7 @@ impl Lapic {
             due: None,
             deadline: 0,
         };
-        let mut lapic = Self { cpu, has_deadline: false, state, missed: 0 };
+        let mut lapic = Self { cpu, has_deadline: false, state, owed: Owed::default() };
         lapic.wire_lint0();
         lapic
     }
@@ -154,6 +156,7 @@ impl Lapic {
     pub fn init(&mut self) {
         let (base, id, lint) = (self.state.base, self.state.id, self.state.lint);
         self.state = State { base, id, lint, ..Self::new(self.cpu).state };
+        self.owed.forget();
     }
 
     /// Address of the register page, `None` while globally disabled.
@@ -233,11 +236,38 @@ impl Lapic {
     }
 
     /// Takes the interrupt with the highest priority, moving it in service.
-    pub fn acknowledge(&mut self) -> Option<u8> {
+    pub fn acknowledge(&mut self, now: u64) -> Option<u8> {
         let vector = self.deliverable()?;
         self.state.irr.set(vector, false);
         self.state.isr.set(vector, true);
+        if self.owed.any() && vector == self.state.lvt[TIMER] as u8 {
+            self.owed.acknowledged(now, self.period());
+        }
         Some(vector)
+    }
+
+    /// Whether an interrupt with this vector waits to be acknowledged.
+    #[must_use]
+    pub fn is_requested(&self, vector: u8) -> bool {
+        self.state.irr.get(vector)
+    }
+
+    /// The CPU halts: what is owed of the timer comes at once. `false` when there is nothing.
+    pub fn idle(&mut self, now: u64) -> bool {
+        let repays = self.repayment().is_some();
+        if repays {
+            self.owed.hurry(now);
+            self.poll(now);
+        }
+        repays
+    }
+
+    /// When a period comes that is owed: never while the one before waits.
+    fn repayment(&self) -> Option<u64> {
+        let entry = self.state.lvt[TIMER];
+        let due = self.owed.due()?;
+        (self.periodic() && entry & LVT_MASKED == 0 && self.enabled() && !self.is_requested(entry as u8))
+            .then_some(due)
     }
 
     /// Takes a waiting ExtINT message.
@@ -380,22 +410,34 @@ impl Lapic {
 
     /// Fires the timer when due.
     pub fn poll(&mut self, now: u64) {
-        let Some(due) = self.state.due else { return };
-        if now < due {
-            return;
+        if let Some(due) = self.state.due
+            && now >= due
+        {
+            self.expire(due, now);
         }
+        if self.repayment().is_some_and(|due| due <= now) {
+            let period = self.period();
+            self.owed.take(now, period);
+            self.accept(self.state.lvt[TIMER] as u8, false);
+        }
+    }
+
+    fn expire(&mut self, due: u64, now: u64) {
+        let entry = self.state.lvt[TIMER];
+        let vector = entry as u8;
+        let wanted = entry & LVT_MASKED == 0;
         if self.waits_for_deadline() {
             (self.state.due, self.state.deadline) = (None, 0);
         } else {
-            if self.periodic() {
+            if self.periodic() && wanted && self.enabled() && vector >= 16 {
                 let period = self.period().max(1);
-                self.missed = self.missed.saturating_add(now.saturating_sub(due) / period);
+                let waits = u64::from(self.is_requested(vector));
+                self.owed.add(now.saturating_sub(due) / period + waits, period);
             }
             self.arm(now);
         }
-        let entry = self.state.lvt[TIMER];
-        if entry & LVT_MASKED == 0 {
-            self.accept(entry as u8, false);
+        if wanted {
+            self.accept(vector, false);
         }
     }
 
@@ -405,7 +447,7 @@ impl Lapic {
         if self.state.lvt[TIMER] & LVT_MASKED != 0 || !self.enabled() {
             return None;
         }
-        self.state.due
+        self.state.due.into_iter().chain(self.repayment()).min()
     }
 
     /// Reads the 32-bit register at `offset` of the page (the low four bits do not matter).
@@ -456,6 +498,9 @@ impl Lapic {
         let by_deadline = self.waits_for_deadline();
         let state = &mut self.state;
         let register = offset & 0xff0;
+        if matches!(register, SVR | LVT_TIMER | TIMER_INITIAL | TIMER_DIVIDE) {
+            self.owed.forget();
+        }
         match register {
             ID => state.id = (value >> 24) as u8,
             TPR => state.tpr = value as u8,
@@ -563,12 +608,6 @@ impl Lapic {
             _ => {}
         }
         Some(Effect::Send(Message { vector, mode, destination, level: false }))
-    }
-
-    /// Timer periods merged away so far.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        self.missed
     }
 
     /// Makes values read from a saved form safe to use.

@@ -26,19 +26,19 @@ fn higher_vector_goes_first_and_blocks_lower_until_eoi() {
     let mut apic = enabled();
     assert!(apic.accept(0x31, false));
     assert!(apic.accept(0x51, false));
-    assert_eq!(apic.acknowledge(), Some(0x51));
+    assert_eq!(apic.acknowledge(0), Some(0x51));
     assert!(!apic.pending());
     assert_eq!(apic.read(PPR, 0), 0x50);
     assert_eq!(apic.read(ISR + 0x20, 0), 1 << 17);
     assert_eq!(apic.write(EOI, 0, 0), None);
-    assert_eq!(apic.acknowledge(), Some(0x31));
+    assert_eq!(apic.acknowledge(0), Some(0x31));
 }
 
 #[test]
 fn same_priority_class_does_not_nest() {
     let mut apic = enabled();
     apic.accept(0x41, false);
-    assert_eq!(apic.acknowledge(), Some(0x41));
+    assert_eq!(apic.acknowledge(0), Some(0x41));
     apic.accept(0x4f, false);
     assert!(!apic.pending());
 }
@@ -60,7 +60,7 @@ fn end_of_a_level_vector_is_reported() {
     let mut apic = enabled();
     apic.accept(0x61, true);
     assert_eq!(apic.read(TMR + 0x30, 0), 2);
-    assert_eq!(apic.acknowledge(), Some(0x61));
+    assert_eq!(apic.acknowledge(0), Some(0x61));
     assert_eq!(apic.write(EOI, 0, 0), Some(Effect::EndOfInterrupt(0x61)));
     assert_eq!(apic.write(EOI, 0, 0), None);
 }
@@ -87,28 +87,47 @@ fn one_shot_timer_counts_down_once() {
     apic.poll(16_499);
     assert!(!apic.pending());
     apic.poll(16_500);
-    assert_eq!(apic.acknowledge(), Some(0xec));
+    assert_eq!(apic.acknowledge(0), Some(0xec));
     assert_eq!(apic.read(TIMER_CURRENT, 20_000), 0);
     assert_eq!(apic.next_deadline(), None);
 }
 
 #[test]
-fn periodic_timer_merges_missed_periods() {
+fn periods_that_find_their_interrupt_waiting_come_after_it_one_by_one() {
+    const MS: u64 = 1_000_000;
     let mut apic = enabled();
     apic.write(TIMER_DIVIDE, 0xb, 0); // by 1
     apic.write(LVT_TIMER, 0x2_00ec, 0);
-    apic.write(TIMER_INITIAL, 1000, 0);
-    apic.poll(1000);
-    assert_eq!(apic.next_deadline(), Some(2000));
-    assert_eq!(apic.acknowledge(), Some(0xec));
-    apic.write(EOI, 0, 0);
-    apic.poll(5500);
-    assert_eq!(apic.acknowledge(), Some(0xec));
-    apic.write(EOI, 0, 0);
+    apic.write(TIMER_INITIAL, MS as u32, 0);
+    apic.poll(MS);
+    assert_eq!(apic.next_deadline(), Some(2 * MS));
+    assert_eq!(apic.acknowledge(MS), Some(0xec));
+    apic.write(EOI, 0, MS);
+    apic.poll(5 * MS + MS / 2);
+    for owed in (0..4).rev() {
+        assert!(apic.pending(), "{owed} more");
+        assert_eq!(apic.acknowledge(5 * MS + MS / 2), Some(0xec));
+        apic.write(EOI, 0, 5 * MS + MS / 2);
+        apic.poll(5 * MS + MS / 2);
+        assert!(!apic.pending(), "not without a pause");
+        assert_eq!(apic.idle(5 * MS + MS / 2), owed != 0, "but while the CPU halts");
+    }
     assert!(!apic.pending());
-    assert_eq!(apic.missed(), 3);
-    assert_eq!(apic.next_deadline(), Some(6000));
-    apic.write(TIMER_INITIAL, 0, 5600);
+    assert_eq!(apic.next_deadline(), Some(6 * MS));
+    // Two at once, the second after a pause.
+    apic.poll(7 * MS);
+    assert_eq!(apic.acknowledge(7 * MS), Some(0xec));
+    let next = apic.next_deadline().unwrap();
+    assert_eq!(next, 7 * MS + MS / 16);
+    apic.poll(next);
+    assert_eq!(apic.acknowledge(next), None, "the first one is in service");
+    apic.write(EOI, 0, next);
+    assert_eq!(apic.acknowledge(next), Some(0xec));
+    apic.write(EOI, 0, next);
+    // Programmed anew, it owes nothing.
+    apic.poll(20 * MS);
+    apic.write(TIMER_INITIAL, 0, 20 * MS);
+    assert_eq!(apic.acknowledge(20 * MS), Some(0xec));
     assert_eq!(apic.next_deadline(), None);
 }
 
@@ -175,7 +194,7 @@ fn illegal_vector_sets_the_error_register_after_a_write() {
     assert_eq!(apic.read(ESR, 0), 0);
     apic.write(ESR, 0, 0);
     assert_eq!(apic.read(ESR, 0), 0x20);
-    assert_eq!(apic.acknowledge(), Some(0xfe));
+    assert_eq!(apic.acknowledge(0), Some(0xfe));
     apic.write(ESR, 0, 0);
     assert_eq!(apic.read(ESR, 0), 0);
 }
@@ -187,7 +206,7 @@ fn lint_pins_deliver_by_their_entries() {
     apic.write(LVT_TIMER + 0x30, 0x31, 0);
     assert!(!apic.accepts_pic());
     assert_eq!(apic.set_lint(0, true), None);
-    assert_eq!(apic.acknowledge(), Some(0x31), "fixed: Linux's virtual wire test");
+    assert_eq!(apic.acknowledge(0), Some(0x31), "fixed: Linux's virtual wire test");
     apic.write(LVT_TIMER + 0x40, 0x400, 0);
     assert_eq!(apic.set_lint(1, true), Some(DeliveryMode::Nmi));
     assert_eq!(apic.set_lint(1, true), None, "no new edge");
@@ -227,15 +246,15 @@ fn deadline_timer_fires_once_at_its_time_and_only_in_its_mode() {
         (5700, Some(5000), 0)
     );
     apic.poll(5000);
-    assert_eq!((apic.acknowledge(), apic.deadline(5000), apic.next_deadline()), (Some(0xec), 0, None));
+    assert_eq!((apic.acknowledge(0), apic.deadline(5000), apic.next_deadline()), (Some(0xec), 0, None));
     apic.write(EOI, 0, 5000);
     apic.set_deadline(5600, 4900, 6000);
-    assert_eq!(apic.acknowledge(), Some(0xec), "one that has passed fires at once");
+    assert_eq!(apic.acknowledge(0), Some(0xec), "one that has passed fires at once");
     apic.write(EOI, 0, 6000);
     apic.set_deadline(9000, 8300, 6000);
     apic.set_deadline(0, 0, 6000);
     assert_eq!(
-        (apic.deadline(6000), apic.next_deadline(), apic.acknowledge()),
+        (apic.deadline(6000), apic.next_deadline(), apic.acknowledge(0)),
         (0, None, None),
         "zero disarms"
     );

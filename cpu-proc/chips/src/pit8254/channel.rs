@@ -86,7 +86,9 @@ impl Channel {
         }
     }
 
-    fn periodic(&self) -> bool {
+    /// Whether OUT rises again and again: modes 2 and 3.
+    #[must_use]
+    pub fn periodic(&self) -> bool {
         matches!(self.mode, 2 | 3)
     }
 

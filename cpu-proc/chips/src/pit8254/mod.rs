@@ -3,9 +3,6 @@
 //! Ports 40h-43h and 61h; OUT0 drives IRQ 0, counter 1 is the refresh timer, counter 2 the speaker, gated by port 61h.
 //! The count is never stepped: it is derived from the time of its load. Restart class: checkpointed (with the CPU process).
 //!
-//! *Deviations from hardware*: ticks of IRQ 0 that the CPU could not take in time are merged into one; their number
-//! is kept in [`Pit8254::missed`] for a policy that wants to inject them later.
-//!
 //! *Not emulated*: NMI sources of port 61h (parity, channel check); the refresh bit has a fixed period whatever counter 1 holds.
 
 mod channel;
@@ -25,8 +22,6 @@ pub struct Pit8254 {
     channels: [Channel; 3],
     /// Port 61h as written.
     port_b: u8,
-    /// Ticks of counter 0 merged away so far.
-    missed: u64,
     /// Rises of OUT0 caused by a control word, not reported yet.
     extra_rises: u64,
 }
@@ -52,7 +47,6 @@ impl Pit8254 {
         Self {
             channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
             port_b: 0,
-            missed: 0,
             extra_rises: 0,
         }
     }
@@ -129,8 +123,8 @@ impl Pit8254 {
         }
     }
 
-    /// Brings all counters to `now`; returns whether OUT0 has risen since the last call.
-    pub fn sync(&mut self, now: u64) -> bool {
+    /// Brings all counters to `now`; returns how often OUT0 has risen since the last call.
+    pub fn sync(&mut self, now: u64) -> u64 {
         let tick = tick(now);
         let mut rises = std::mem::take(&mut self.extra_rises);
         for (index, channel) in self.channels.iter_mut().enumerate() {
@@ -139,8 +133,20 @@ impl Pit8254 {
                 rises = rises.saturating_add(count);
             }
         }
-        self.missed = self.missed.saturating_add(rises.saturating_sub(1));
-        rises != 0
+        rises
+    }
+
+    /// Nanoseconds between two rises of OUT0, while it is periodic.
+    #[must_use]
+    pub fn period(&self) -> Option<u64> {
+        let channel = &self.channels[0];
+        channel.periodic().then(|| clock::time_of(u64::from(channel.count()), FREQUENCY))
+    }
+
+    /// Whether writing `value` to `port` programs counter 0 anew.
+    #[must_use]
+    pub fn programs_counter0(port: u16, value: u8) -> bool {
+        port == COUNTER0 || port == CONTROL && value >> 6 == 0 && value & 0x30 != 0
     }
 
     /// OUT0 at `now`.
@@ -161,19 +167,6 @@ impl Pit8254 {
         let channel = &self.channels[0];
         let (rise, fall) = (channel.next_rise(tick(now)), channel.next_fall(tick(now)));
         rise.into_iter().chain(fall).filter_map(time_of).min()
-    }
-
-    /// Ticks of counter 0 merged into others so far.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        self.missed
-    }
-
-    /// Takes one merged tick for injection; `false` when there is none.
-    pub fn take_missed(&mut self) -> bool {
-        let any = self.missed != 0;
-        self.missed = self.missed.saturating_sub(1);
-        any
     }
 
     /// The tone on the speaker: whether it is driven, and the period in nanoseconds.

@@ -30,15 +30,16 @@ fn program(pit: &mut Pit8254, counter: u8, mode: u8, count: u16, tick: u64) {
 fn rate_generator_raises_irq0_every_count_ticks() {
     let mut pit = Pit8254::new();
     program(&mut pit, 0, 2, 1000, 10);
-    assert!(!pit.sync(at(10 + 1000)));
+    assert_eq!(pit.sync(at(10 + 1000)), 0);
     assert_eq!(pit.next_deadline(at(11)), Some(at(1011)));
-    assert!(pit.sync(at(1011)));
-    assert!(!pit.sync(at(2010)));
+    assert_eq!(pit.sync(at(1011)), 1);
+    assert_eq!(pit.sync(at(2010)), 0);
     assert!(!pit.out0(at(2010)), "low for the last tick");
-    assert!(pit.sync(at(2011)));
-    assert_eq!(pit.missed(), 0);
-    assert!(pit.sync(at(5500)));
-    assert_eq!(pit.missed(), 2);
+    assert_eq!(pit.sync(at(2011)), 1);
+    assert_eq!(pit.sync(at(5500)), 3);
+    assert_eq!(pit.period(), Some(at(1000)));
+    program(&mut pit, 0, 0, 1000, 5500);
+    assert_eq!(pit.period(), None, "a single shot");
 }
 
 #[test]
@@ -58,9 +59,9 @@ fn new_count_of_the_rate_generator_waits_for_the_end_of_the_cycle() {
     write(&mut pit, 0x40, 50, 20);
     write(&mut pit, 0x40, 0, 20);
     assert_eq!(latched(&mut pit, 0, 21), 80);
-    assert!(pit.sync(at(101)));
-    assert!(!pit.sync(at(150)));
-    assert!(pit.sync(at(151)));
+    assert_eq!(pit.sync(at(101)), 1);
+    assert_eq!(pit.sync(at(150)), 0);
+    assert_eq!(pit.sync(at(151)), 1);
 }
 
 #[test]
@@ -86,8 +87,8 @@ fn square_wave_is_high_for_the_longer_half() {
 fn count_of_zero_is_65536() {
     let mut pit = Pit8254::new();
     program(&mut pit, 0, 3, 0, 0);
-    assert!(!pit.sync(at(65_536)));
-    assert!(pit.sync(at(65_537)));
+    assert_eq!(pit.sync(at(65_536)), 0);
+    assert_eq!(pit.sync(at(65_537)), 1);
 }
 
 #[test]
@@ -95,24 +96,24 @@ fn terminal_count_rises_once_and_counts_on() {
     let mut pit = Pit8254::new();
     program(&mut pit, 0, 0, 100, 0);
     assert!(!pit.out0(at(100)));
-    assert!(!pit.sync(at(100)));
-    assert!(pit.sync(at(101)));
+    assert_eq!(pit.sync(at(100)), 0);
+    assert_eq!(pit.sync(at(101)), 1);
     assert!(pit.out0(at(101)));
     assert_eq!(latched(&mut pit, 0, 102), 0xffff);
     assert_eq!(pit.next_deadline(at(102)), None);
-    assert!(!pit.sync(at(1 << 20)));
+    assert_eq!(pit.sync(at(1 << 20)), 0);
 }
 
 #[test]
 fn first_byte_of_a_new_terminal_count_takes_out_low() {
     let mut pit = Pit8254::new();
     program(&mut pit, 0, 0, 10, 0);
-    assert!(pit.sync(at(20)));
+    assert_eq!(pit.sync(at(20)), 1);
     write(&mut pit, 0x40, 5, 21);
     assert!(!pit.out0(at(22)));
     write(&mut pit, 0x40, 0, 30);
     assert!(!pit.out0(at(35)));
-    assert!(pit.sync(at(36)));
+    assert_eq!(pit.sync(at(36)), 1);
 }
 
 #[test]
@@ -161,8 +162,8 @@ fn strobes_go_low_for_one_tick() {
     assert!(pit.out0(at(10)));
     assert!(!pit.out0(at(11)));
     assert!(pit.out0(at(12)));
-    assert!(!pit.sync(at(11)));
-    assert!(pit.sync(at(12)));
+    assert_eq!(pit.sync(at(11)), 0);
+    assert_eq!(pit.sync(at(12)), 1);
     program(&mut pit, 2, 5, 10, 20);
     assert_eq!(read(&mut pit, 0x61, 40) & 0x20, 0x20);
     write(&mut pit, 0x61, 1, 50);
@@ -177,7 +178,7 @@ fn bcd_counts_in_decimal() {
     write(&mut pit, 0x40, 0x00, 0);
     write(&mut pit, 0x40, 0x10, 0);
     assert_eq!(latched(&mut pit, 0, 2), 0x0999);
-    assert!(pit.sync(at(1001)));
+    assert_eq!(pit.sync(at(1001)), 1);
     write(&mut pit, 0x43, 0x35, 2000);
     write(&mut pit, 0x40, 0, 2000);
     write(&mut pit, 0x40, 0, 2000);
@@ -222,9 +223,9 @@ fn refresh_bit_toggles() {
 fn changing_from_low_to_a_high_mode_is_an_edge() {
     let mut pit = Pit8254::new();
     program(&mut pit, 0, 0, 1000, 0);
-    assert!(!pit.sync(at(5)));
+    assert_eq!(pit.sync(at(5)), 0);
     write(&mut pit, 0x43, 0x34, 5);
-    assert!(pit.sync(at(5)));
+    assert_eq!(pit.sync(at(5)), 1);
 }
 
 /// CVE-2015-3214: a read of the control port looked up a fourth counter.
