@@ -143,7 +143,41 @@ fn regular(ctx: &mut Ctx, insn: &Instruction, regular: Regular) {
             op.imm &= 0x3f;
         }
     }
+    if matches!(insn.code(), Code::Dpps_xmm_xmmm128_imm8 | Code::Dppd_xmm_xmmm128_imm8) && checked(ctx) {
+        return dot_product(ctx, d, a, op, regular.tiny);
+    }
     float_vv(ctx, d, a, op, regular.tiny);
+}
+
+/// `DPPS`, `DPPD` with something unmasked: products and sums may be tiny that the result does not show, each of which underflows when
+/// underflow is unmasked (SDM volume 2, DPPD: exceptions of each step). The instruction itself makes them: its immediate selects what is
+/// multiplied (bits 4 to 7) and where the sum goes (0 to 3).
+fn dot_product(ctx: &mut Ctx, d: u8, a: u8, op: VecOp, tiny: Tiny) {
+    const ORPS: VecOp = raw(0, 1, 0x56);
+    let with = |ctx: &mut Ctx, imm: u8| {
+        let t = ctx.vtemp();
+        vv(ctx, t, d, MOVAPS);
+        vv(ctx, t, a, VecOp { imm, ..op });
+        t
+    };
+    arm(ctx);
+    let result = with(ctx, op.imm);
+    let parts: &[[u8; 4]] = match tiny {
+        Tiny::Doubles => &[[0x11, 0x22, 0, 0], [0x31, 0, 0, 0]],
+        _ => &[[0x11, 0x22, 0x44, 0x88], [0xf1, 0x32, 0xc4, 0]],
+    };
+    let steps = parts.iter().map(|lanes| {
+        let lanes = lanes.iter().map(|lane| lane & (op.imm | 15)).filter(|lane| lane & 0xf0 != 0);
+        let parts: Vec<u8> = lanes.map(|imm| with(ctx, imm)).collect();
+        let (first, rest) = parts.split_first()?;
+        rest.iter().for_each(|part| vv(ctx, *first, *part, ORPS));
+        Some(*first)
+    });
+    let steps: Vec<Option<u8>> = steps.collect();
+    for step in steps {
+        check(ctx, tiny, step.unwrap_or(result));
+    }
+    vv(ctx, d, result, MOVAPS);
 }
 
 /// `op r, xmm/m`: conversions to integers.

@@ -5,7 +5,7 @@
 
 use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic,
-    OpKind, Register,
+    OpKind, Register, UsedMemory,
 };
 
 use crate::layout::*;
@@ -261,7 +261,7 @@ fn harmless(at: u64, len: u64, long: bool) -> bool {
             && (at.wrapping_add(len) as i64) << 16 >> 16 != at.wrapping_add(len) as i64
 }
 
-fn target(rng: &mut Rng, mode: Mode) -> u64 {
+pub fn target(rng: &mut Rng, mode: Mode) -> u64 {
     let middle = WINDOW + WINDOW_LEN as u64 / 2;
     match rng.below(100) {
         0..=1 => READ_ONLY + rng.below(0xff0),
@@ -344,7 +344,7 @@ fn state(rng: &mut Rng, mode: Mode) -> State {
     s
 }
 
-fn extended(rng: &mut Rng) -> [u8; 16] {
+pub fn extended(rng: &mut Rng) -> [u8; 16] {
     let sign = rng.below(2) as u16;
     let (exponent, mantissa) = match rng.below(12) {
         0 => (0, 0),
@@ -365,7 +365,8 @@ fn extended(rng: &mut Rng) -> [u8; 16] {
     value.to_le_bytes()
 }
 
-fn floating(rng: &mut Rng, s: &mut State) {
+/// Random x87 and SSE control and status.
+pub fn controls(rng: &mut Rng, s: &mut State) {
     let masks = if rng.chance(15) { rng.next() as u16 & 0x3f } else { 0x3f };
     s.control = 0x40 | masks | rng.pick(&[0, 0x200, 0x300, 0x300]) | (rng.below(4) as u16) << 10;
     s.status = (rng.next() as u16 & 0x4700) | (rng.below(8) as u16) << 11;
@@ -392,6 +393,10 @@ fn floating(rng: &mut Rng, s: &mut State) {
     if rng.chance(10) {
         s.mxcsr |= 0x40;
     }
+}
+
+fn floating(rng: &mut Rng, s: &mut State) {
+    controls(rng, s);
     for st in &mut s.st {
         *st = extended(rng);
         st[10..].fill(0);
@@ -414,8 +419,8 @@ fn floating(rng: &mut Rng, s: &mut State) {
     }
 }
 
-/// Moves the explicit memory operand to `to` by changing a register or the displacement.
-fn steer(insn: &Instruction, case: &mut Case, decoder: &Decoder, mode: Mode, to: u64) {
+/// Moves the explicit memory operand to `to` by changing a register, or the displacement if a decoder tells where it is.
+pub fn steer(insn: &Instruction, case: &mut Case, decoder: Option<&Decoder>, mode: Mode, to: u64) {
     if !(0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory) {
         return;
     }
@@ -443,6 +448,7 @@ fn steer(insn: &Instruction, case: &mut Case, decoder: &Decoder, mode: Mode, to:
         *slot = if r.size() == 2 || mode != Mode::Long { *slot & !mask(r) | low } else { low };
         return;
     }
+    let Some(decoder) = decoder else { return };
     let offsets = decoder.get_constant_offsets(insn);
     let (at, size) = (offsets.displacement_offset(), offsets.displacement_size());
     if size >= 2 {
@@ -484,19 +490,25 @@ pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str]) -> Case {
             "ac" => case.before.flags |= 1 << 18,
             // An unmasked invalid operation is pending.
             "mf" => (case.before.control, case.before.status) = (0x37e, case.before.status | 0x8081),
+            // Underflow is unmasked; denormal doubles, and ones to multiply them with.
+            "underflow" => {
+                case.before.mxcsr = 0x1780;
+                case.before.xmm[0] = (0x7fu128 | 0x7f << 64).to_le_bytes();
+                case.before.xmm[1] = (0x3ff0u128 << 48 | 0x3ff0 << 112).to_le_bytes();
+            }
             other => panic!("no word {other:?}"),
         }
     }
     let bytes = case.code;
     let mut decoder = Decoder::with_ip(mode.bits(), &bytes[..code.len()], case.before.rip, options_of(FIXED));
     let insn = decoder.decode();
-    steer(&insn, &mut case, &decoder, mode, to);
+    steer(&insn, &mut case, Some(&decoder), mode, to);
     adapt(&mut rng, &insn, &mut case, mode);
     case
 }
 
 /// A case, or none when what came up is not to be run.
-pub fn case(rng: &mut Rng, factory: &mut InstructionInfoFactory) -> Option<(Case, Option<Instruction>)> {
+pub fn case(rng: &mut Rng, factory: &mut InstructionInfoFactory) -> Option<(Case, Instruction)> {
     let mode = rng.pick(&[Mode::Long, Mode::Long, Mode::Flat32, Mode::Based32, Mode::Based16]);
     // SAFETY: integers only.
     let mut case: Case = unsafe { std::mem::zeroed() };
@@ -524,25 +536,11 @@ pub fn case(rng: &mut Rng, factory: &mut InstructionInfoFactory) -> Option<(Case
         let bytes = case.code;
         let mut decoder = Decoder::with_ip(mode.bits(), &bytes[..len], case.before.rip, options());
         let insn = decoder.decode();
-        steer(&insn, &mut case, &decoder, mode, to);
+        steer(&insn, &mut case, Some(&decoder), mode, to);
     }
     adapt(rng, &insn, &mut case, mode);
     let (insn, ..) = read(&case);
     case.len = position as u64;
-    // A double shift of 16 bits by more: result and flags are undefined (SDM volume 2, SHLD, SHRD).
-    if matches!(
-        insn.code(),
-        Code::Shld_rm16_r16_CL | Code::Shrd_rm16_r16_CL | Code::Shld_rm16_r16_imm8 | Code::Shrd_rm16_r16_imm8
-    ) {
-        let count = if insn.op2_kind() == OpKind::Immediate8 {
-            u64::from(insn.immediate8())
-        } else {
-            case.before.regs[1]
-        };
-        if count & 31 > 16 {
-            return None;
-        }
-    }
     // The processor's number is in a segment limit.
     if insn.mnemonic() == Mnemonic::Lsl && insn.op1_kind() == OpKind::Memory {
         return None;
@@ -553,14 +551,43 @@ pub fn case(rng: &mut Rng, factory: &mut InstructionInfoFactory) -> Option<(Case
     }
     case.repeats =
         u64::from(insn.is_string_instruction() && (insn.has_rep_prefix() || insn.has_repne_prefix()));
-    if !touches_only_harmless(&insn, &case, factory, mode) || !lands_harmless(&insn, &case, mode) {
+    if !fits(&insn, &case, factory.info(&insn).used_memory(), mode) || !lands_harmless(&insn, &case, mode) {
         return None;
     }
-    Some((case, Some(insn)))
+    Some((case, insn))
+}
+
+/// The count of a shift, masked as the processor does.
+fn shift_count(insn: &Instruction, s: &State) -> u64 {
+    let last = insn.op_count().saturating_sub(1);
+    let count = match insn.op_kind(last) {
+        OpKind::Immediate8 => u64::from(insn.immediate8()),
+        // Shifts of one form have no count operand beside their one.
+        OpKind::Register if insn.op_register(last) == Register::CL => s.regs[1],
+        _ => 1,
+    };
+    count & if operand_size(insn) == 8 { 63 } else { 31 }
+}
+
+/// Bytes of the first operand.
+fn operand_size(insn: &Instruction) -> u64 {
+    match insn.op0_kind() {
+        OpKind::Register => insn.op0_register().size() as u64,
+        _ => insn.memory_size().size() as u64,
+    }
+}
+
+/// Whether `case` may run: what it does is defined, and touches only what is there to be touched. `used` is what the decoder says that
+/// the instruction accesses.
+pub fn fits(insn: &Instruction, case: &Case, used: &[UsedMemory], mode: Mode) -> bool {
+    // A double shift of 16 bits by more: result and flags are undefined (SDM volume 2, SHLD, SHRD).
+    let shld = matches!(insn.mnemonic(), Mnemonic::Shld | Mnemonic::Shrd);
+    let undefined = shld && operand_size(insn) == 2 && shift_count(insn, &case.before) > 16;
+    !undefined && touches_only_harmless(insn, case, used, mode)
 }
 
 /// Makes what the addresses do not show fit: counts, bit offsets, selectors.
-fn adapt(rng: &mut Rng, insn: &Instruction, case: &mut Case, mode: Mode) {
+pub fn adapt(rng: &mut Rng, insn: &Instruction, case: &mut Case, mode: Mode) {
     use Mnemonic as M;
     let s = &mut case.before;
     if insn.is_string_instruction() {
@@ -635,19 +662,13 @@ fn selector(rng: &mut Rng) -> u16 {
     }
 }
 
-fn touches_only_harmless(
-    insn: &Instruction,
-    case: &Case,
-    factory: &mut InstructionInfoFactory,
-    mode: Mode,
-) -> bool {
+fn touches_only_harmless(insn: &Instruction, case: &Case, used: &[UsedMemory], mode: Mode) -> bool {
     use Mnemonic as M;
     let long = mode == Mode::Long;
     let s = &case.before;
-    let info = factory.info(insn);
     let repeats = insn.has_rep_prefix() || insn.has_repne_prefix();
     let mut good = true;
-    for used in info.used_memory() {
+    for used in used {
         if insn.mnemonic() == M::Lea || insn.mnemonic() == M::Nop || insn.mnemonic() == M::Reservednop {
             break;
         }
@@ -658,8 +679,19 @@ fn touches_only_harmless(
         let mut at = used.virtual_address(0, |r, _, _| Addresses { state: s }.value(r));
         match insn.mnemonic() {
             M::Bt | M::Bts | M::Btr | M::Btc => {
-                at = at.map(|at| at.wrapping_sub(72));
-                size += 144;
+                // The unit that a bit number from a register selects. Processors may read a doubleword around it.
+                let unit = size.max(1);
+                let bits = match insn.op1_kind() {
+                    OpKind::Register => match (s.regs[insn.op1_register().full_register().number()], unit) {
+                        (r, 2) => i64::from(r as i16),
+                        (r, 4) => i64::from(r as i32),
+                        (r, _) => r as i64,
+                    },
+                    _ => 0,
+                };
+                let unit_offset = bits.div_euclid(8 * unit as i64).wrapping_mul(unit as i64);
+                at = at.map(|at| at.wrapping_add_signed(unit_offset).wrapping_sub(2));
+                size = unit + 4;
             }
             M::Enter => {
                 at = at.map(|at| at.wrapping_sub(8 * 34));
@@ -698,18 +730,24 @@ fn lands_harmless(insn: &Instruction, case: &Case, mode: Mode) -> bool {
     }
 }
 
-/// Flags that the manual leaves undefined after `insn`, in EFLAGS positions. Source: the instruction tables of the Intel SDM and the AMD
-/// APM as the decoder library carries them, and what follows.
-pub fn undefined_flags(insn: &Instruction) -> u64 {
+/// Flags that the manual leaves undefined after `insn` began with `s`, in EFLAGS positions. Source: the instruction tables of the Intel
+/// SDM and the AMD APM as the decoder library carries them, and for shifts what the SDM, volume 2, says of their count.
+pub fn undefined_flags(insn: &Instruction, s: &State) -> u64 {
+    use Mnemonic as M;
     use iced_x86::RflagsBits as B;
-    let mut bits = insn.rflags_undefined();
-    match insn.mnemonic() {
-        // Count in CL or above one: OF; above the width: CF of SHL and SHR (SDM volume 2, SAL/SAR/SHL/SHR, SHLD, SHRD).
-        Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar => bits |= B::AF | B::OF | B::CF,
-        Mnemonic::Shld | Mnemonic::Shrd => bits |= B::AF | B::OF | B::CF,
-        Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr => bits |= B::OF,
-        _ => {}
-    }
+    let shift = |others: u32, carry_beyond: u64| match shift_count(insn, s) {
+        0 => 0,
+        1 => others & !B::OF,
+        n if n > carry_beyond => others | B::CF,
+        _ => others,
+    };
+    let bits = match insn.mnemonic() {
+        M::Shl | M::Sal | M::Shr => shift(B::AF | B::OF, 8 * operand_size(insn) - 1),
+        M::Sar => shift(B::AF | B::OF, u64::MAX),
+        M::Shld | M::Shrd => shift(B::AF | B::OF, 8 * operand_size(insn)),
+        M::Rol | M::Ror | M::Rcl | M::Rcr => shift(B::OF, u64::MAX),
+        _ => insn.rflags_undefined(),
+    };
     [(B::OF, 0x800), (B::SF, 0x80), (B::ZF, 0x40), (B::AF, 0x10), (B::CF, 1), (B::PF, 4)]
         .iter()
         .filter(|(flag, _)| bits & flag != 0)

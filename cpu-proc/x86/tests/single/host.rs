@@ -1,17 +1,19 @@
 //! The host processor: a child process that runs one instruction after another.
 //!
-//! The child can make no system call but read, write and return from a signal (strict seccomp). It enters each case by returning from
-//! a signal handler with the trap flag set, and the trap or fault that follows carries the outcome. It is killed when it hangs.
+//! The child can make no system call but read, write and return from a signal (strict seccomp). It enters a case by returning from
+//! a signal handler with the trap flag set, and the trap or fault that follows carries the outcome; most need that only when they fault
+//! (`fast.rs`). It is killed when it hangs.
 
 use std::io::{Read, Write};
 use std::mem::size_of;
 use std::os::fd::FromRawFd;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
+use crate::fast;
 use crate::layout::*;
 
-/// Cases handed over at once.
-pub const BATCH: usize = 64;
+/// Most cases handed over at once.
+pub const BATCH: usize = 256;
 
 /// What parent and child share.
 #[repr(C)]
@@ -21,6 +23,10 @@ struct Shared {
     /// The one that runs, or `u64::MAX`.
     current: AtomicU64,
     cases: [Case; BATCH],
+    /// Where the code of the last case lies that ran.
+    placed: u64,
+    /// The next case that needs signals; then the next that needs none.
+    begin: u64,
     /// The child's own context while a case runs.
     main: [u64; 23],
 }
@@ -90,34 +96,28 @@ impl Host {
         }
     }
 
-    /// Runs `cases` (at most [`BATCH`]); their `after` and `end` are filled in.
+    /// The batch to fill in, and to read after [`Host::run`].
+    pub fn cases(&mut self) -> &mut [Case; BATCH] {
+        // SAFETY: the child waits for a command; the memory is ours until then, and integers only.
+        unsafe { &mut (*self.shared).cases }
+    }
+
+    /// Runs the first `count` of [`Host::cases`]; their `after` and `end` are filled in.
     ///
     /// # Errors
     /// The number of the case at which the child hung or died.
-    pub fn run(&mut self, cases: &mut [Case]) -> Result<(), usize> {
-        assert!(cases.len() <= BATCH);
+    pub fn run(&mut self, count: usize) -> Result<(), usize> {
+        assert!(count <= BATCH);
         // SAFETY: the child waits for the command; the memory is ours until then.
         unsafe {
-            (&raw mut (*self.shared).cases)
-                .cast::<Case>()
-                .copy_from_nonoverlapping(cases.as_ptr(), cases.len());
-            (*self.shared).count.store(cases.len() as u64, Ordering::SeqCst);
+            (*self.shared).count.store(count as u64, Ordering::SeqCst);
             (*self.shared).current.store(0, Ordering::SeqCst);
         }
         let mut done = [0];
         let alive =
             self.command.write_all(b"G").is_ok() && self.ready() && self.answer.read_exact(&mut done).is_ok();
-        if !alive {
-            // SAFETY: as above; the child does not run any more.
-            return Err(unsafe { (*self.shared).current.load(Ordering::SeqCst) } as usize);
-        }
-        // SAFETY: as above.
-        unsafe {
-            (&raw const (*self.shared).cases)
-                .cast::<Case>()
-                .copy_to_nonoverlapping(cases.as_mut_ptr(), cases.len());
-        }
-        Ok(())
+        // SAFETY: as above; a child that did not answer is not asked again.
+        if alive { Ok(()) } else { Err(unsafe { (*self.shared).current.load(Ordering::SeqCst) } as usize) }
     }
 
     /// Whether an answer (or the end) comes within a generous time.
@@ -173,6 +173,8 @@ unsafe fn child(shared: *mut Shared, command: i32, answer: i32) -> ! {
         anonymous(CODE_LEN, Some(CODE), rw | libc::PROT_EXEC, false);
         anonymous(DATA_LEN, Some(DATA), rw, false);
         anonymous(0x1000, Some(READ_ONLY), libc::PROT_READ, false);
+        // A page that was never read is not there, which a write's error code would tell.
+        (READ_ONLY as *const u8).read_volatile();
         (CODE as *mut u8).write_bytes(0xf4, CODE_LEN);
         for (index, l) in LOCALS.iter().enumerate() {
             let bits = u32::from(l.big)
@@ -194,7 +196,8 @@ unsafe fn child(shared: *mut Shared, command: i32, answer: i32) -> ! {
         for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP] {
             good &= libc::sigaction(signal, &raw const action, std::ptr::null_mut()) == 0;
         }
-        if !good || libc::prctl(libc::PR_SET_SECCOMP, 1) != 0 {
+        (*shared).placed = CODE;
+        if !good || !fast::set_up() || libc::prctl(libc::PR_SET_SECCOMP, 1) != 0 {
             fail(b's');
         }
         libc::write(answer, b"R".as_ptr().cast(), 1);
@@ -204,13 +207,54 @@ unsafe fn child(shared: *mut Shared, command: i32, answer: i32) -> ! {
                 // Only the bare system call is allowed now.
                 std::arch::asm!("syscall", in("rax") libc::SYS_exit, in("rdi") 0, options(noreturn));
             }
-            (*shared).current.store(u64::MAX, Ordering::SeqCst);
-            // Into the handler, which comes back here after the last case. The bases of FS and GS are put back for Rust's sake.
-            std::arch::asm!(
-                "rdfsbase {fs}", "rdgsbase {gs}", "int3", "wrfsbase {fs}", "wrgsbase {gs}",
-                fs = out(reg) _, gs = out(reg) _,
-            );
+            // The bases of FS and GS are put back for Rust's sake.
+            let (fs, gs): (u64, u64);
+            std::arch::asm!("rdfsbase {}", "rdgsbase {}", out(reg) fs, out(reg) gs);
+            all(shared);
+            std::arch::asm!("wrfsbase {}", "wrgsbase {}", in(reg) fs, in(reg) gs);
             libc::write(answer, b"D".as_ptr().cast(), 1);
+        }
+    }
+}
+
+/// Runs what is in the batch.
+unsafe fn all(shared: *mut Shared) {
+    // SAFETY: the batch is the child's until it answers.
+    unsafe {
+        let count = (*shared).count.load(Ordering::SeqCst);
+        let mut next = 0;
+        while next < count {
+            let case = (&raw mut (*shared).cases).cast::<Case>().add(next as usize);
+            if (*case).fast == 0 {
+                // Into the handler, which comes back here after the last of those that follow one another.
+                (*shared).begin = next;
+                (*shared).current.store(u64::MAX, Ordering::SeqCst);
+                std::arch::asm!("int3");
+                next = (&raw const (*shared).begin).read_volatile();
+                continue;
+            }
+            (*shared).current.store(next, Ordering::SeqCst);
+            if (*case).first != 0 {
+                place(&mut (*shared).placed, &*case);
+                reload_data((*case).before.selectors);
+            }
+            fast::run(&mut *case);
+            next += 1;
+        }
+        // What a case left there must not reach the host's own code.
+        std::arch::asm!("fninit", "ldmxcsr [{}]", in(reg) &0x1f80u32);
+    }
+}
+
+/// Puts the code of `case` where it belongs and takes the last one's away.
+unsafe fn place(placed: &mut u64, case: &Case) {
+    // SAFETY: the code pages.
+    unsafe {
+        (*placed as *mut u8).write_bytes(0xf4, fast::LONGEST);
+        (case.at as *mut u8).copy_from_nonoverlapping(case.code.as_ptr(), case.len as usize);
+        *placed = case.at;
+        if case.fast != 0 {
+            fast::place_jump(case);
         }
     }
 }
@@ -234,10 +278,10 @@ unsafe extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context:
             for (to, from) in shared.main.iter_mut().zip(gregs.iter()) {
                 *to = *from as u64;
             }
-            0
+            shared.begin
         } else {
             let case = &mut *(&raw mut shared.cases).cast::<Case>().add(current as usize);
-            let stays = gregs[RIP] as u64 == case.before.rip && gregs[VECTOR] == 1;
+            let stays = case.fast == 0 && gregs[RIP] as u64 == case.before.rip && gregs[VECTOR] == 1;
             if case.repeats != 0 && stays {
                 gregs[FLAGS] |= TF as i64;
                 uc.uc_flags |= SS_VALID;
@@ -245,16 +289,26 @@ unsafe extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context:
                 return;
             }
             store(case, gregs, fx);
+            if case.fast != 0 {
+                uc.uc_flags |= SS_VALID;
+                gregs[RIP] = fast::abandon() as i64;
+                gregs[FLAGS] = 0x202;
+                gregs[SELECTORS] = (u64::from(CS64) | u64::from(DS) << 48) as i64;
+                return;
+            }
             current + 1
         };
         uc.uc_flags |= SS_VALID;
-        if next < shared.count.load(Ordering::Relaxed) {
+        let case = (&raw const shared.cases).cast::<Case>().add(next as usize);
+        if next < shared.count.load(Ordering::Relaxed) && (*case).fast == 0 {
             shared.current.store(next, Ordering::Relaxed);
-            let case = &*(&raw const shared.cases).cast::<Case>().add(next as usize);
-            load(case, gregs, fx);
+            if (*case).first != 0 {
+                place(&mut shared.placed, &*case);
+            }
+            load(&*case, gregs, fx);
             return;
         }
-        shared.current.store(u64::MAX, Ordering::Relaxed);
+        shared.begin = next;
         for (to, from) in gregs.iter_mut().zip(&shared.main) {
             *to = *from as i64;
         }
@@ -291,17 +345,9 @@ unsafe fn load(case: &Case, gregs: &mut [i64; 23], fx: *mut u8) {
         gregs[RIP] = s.rip as i64;
         gregs[FLAGS] = (s.flags | TF) as i64;
         gregs[SELECTORS] = (u64::from(s.selectors[1]) | u64::from(s.selectors[2]) << 48) as i64;
-        fx.cast::<u16>().write(s.control);
-        fx.add(2).cast::<u16>().write(s.status);
-        fx.add(4).cast::<u16>().write(s.tags);
-        fx.add(6).write_bytes(0, 18);
-        fx.add(24).cast::<u32>().write(s.mxcsr);
-        fx.add(32).copy_from_nonoverlapping(s.st.as_ptr().cast(), 128);
-        fx.add(160).copy_from_nonoverlapping(s.xmm.as_ptr().cast(), 256);
+        fast::put_media(s, fx);
         *fx.add(512).cast::<u64>() |= 3;
         (WINDOW as *mut u8).copy_from_nonoverlapping(s.window.as_ptr(), WINDOW_LEN);
-        let code = case.at as *mut u8;
-        code.copy_from_nonoverlapping(case.code.as_ptr(), case.len as usize);
         reload_data(s.selectors);
     }
 }
@@ -338,7 +384,6 @@ unsafe fn store(case: &mut Case, gregs: &[i64; 23], fx: *const u8) {
             s.xmm = [[0; 16]; 16];
         }
         s.window.as_mut_ptr().copy_from_nonoverlapping(WINDOW as *const u8, WINDOW_LEN);
-        (case.at as *mut u8).write_bytes(0xf4, case.len as usize);
     }
     case.end =
         End { vector: gregs[VECTOR] as u64, error: gregs[ERROR] as u64, address: gregs[ADDRESS] as u64 };

@@ -74,7 +74,7 @@ pub const fn local_selector(index: usize) -> u16 {
 }
 
 /// How the tested instruction is decoded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Mode {
     /// 64-bit code.
     Long,
@@ -87,6 +87,16 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The mode of a case that begins with `s`.
+    pub fn of(s: &State) -> Mode {
+        match s.selectors[1] {
+            CS64 => Mode::Long,
+            CS32 => Mode::Flat32,
+            cs if cs == local_selector(0) => Mode::Based16,
+            _ => Mode::Based32,
+        }
+    }
+
     pub fn bits(self) -> u32 {
         match self {
             Mode::Long => 64,
@@ -152,6 +162,10 @@ pub struct Case {
     pub at: u64,
     /// Whether the instruction repeats: it is stepped until it is left.
     pub repeats: u64,
+    /// Whether the host runs it without a signal (`fast.rs`).
+    pub fast: u64,
+    /// Whether its code differs from that of the case before it.
+    pub first: u64,
     pub after: State,
     pub end: End,
 }

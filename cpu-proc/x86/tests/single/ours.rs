@@ -42,7 +42,12 @@ pub struct Ours {
     memory: Vec<u8>,
     _machine: Box<Memory>,
     _attention: Box<AtomicU32>,
+    /// Where the code of the last case lies, and its length.
+    placed: (u64, u64),
 }
+
+// SAFETY: the processor and what it points to belong to this struct; nothing of it is bound to a thread.
+unsafe impl Send for Ours {}
 
 fn descriptor(base: u32, limit: u32, attr: u16) -> u64 {
     let (base, limit, attr) = (u64::from(base), u64::from(limit), u64::from(attr));
@@ -90,7 +95,8 @@ impl Ours {
         // SAFETY: machine and attention word live as long as the CPU, in this struct.
         let cpu =
             unsafe { CpuBox::<Cpu>::new(&USER_OPS, pointer, &raw const *attention, Config::from(&choice)) };
-        let mut ours = Ours { name, cpu, compiles, memory, _machine: machine, _attention: attention };
+        let mut ours =
+            Ours { name, cpu, compiles, memory, _machine: machine, _attention: attention, placed: (CODE, 0) };
         ours.set_up();
         if compiles {
             Engine::compiling(1 << 20).expect("a code buffer").attach(&mut ours.cpu.core);
@@ -159,11 +165,19 @@ impl Ours {
         Descriptor { raw: raw.unwrap_or(0), addr: 0, selector }.segment(selector)
     }
 
-    fn load(&mut self, case: &Case) {
-        let code = &case.code[..case.len as usize];
-        for (i, byte) in code.iter().enumerate() {
-            mem::phys_store(&mut self.cpu.core, case.at + i as u64, 1, u64::from(*byte));
+    /// Puts the code of `case` where it belongs and takes the last one's away.
+    pub fn place(&mut self, case: &Case) {
+        let (at, len) = self.placed;
+        for at in at..at + len {
+            mem::phys_store(&mut self.cpu.core, at, 1, 0xf4);
         }
+        for (at, byte) in (case.at..).zip(&case.code[..case.len as usize]) {
+            mem::phys_store(&mut self.cpu.core, at, 1, u64::from(*byte));
+        }
+        self.placed = (case.at, case.len);
+    }
+
+    fn load(&mut self, case: &Case) {
         let s = &case.before;
         self.bytes(WINDOW, WINDOW_LEN).copy_from_slice(&s.window);
         let cpu = &mut self.cpu;
@@ -193,9 +207,6 @@ impl Ours {
     }
 
     fn unload(&mut self, case: &Case) -> State {
-        for i in 0..case.len {
-            mem::phys_store(&mut self.cpu.core, case.at + i, 1, 0xf4);
-        }
         let mut s = case.before;
         s.window.copy_from_slice(self.bytes(WINDOW, WINDOW_LEN));
         let cpu = &mut self.cpu;
@@ -231,7 +242,7 @@ impl Ours {
         inside(DATA, DATA_LEN) || inside(READ_ONLY, 0x1000) || inside(case.at, case.len as usize)
     }
 
-    /// Runs the case; what follows the instruction faults, which tells that it completed.
+    /// Runs the case, whose code is placed; what follows the instruction faults, which tells that it completed.
     pub fn run(&mut self, case: &Case) -> (State, End) {
         self.load(case);
         let mut end;

@@ -5,9 +5,10 @@
 
 use iced_x86::{Decoder, Instruction};
 
+use crate::compare::comparable;
+use crate::generate;
 use crate::layout::*;
 use crate::ours::Ours;
-use crate::{comparable, generate};
 
 fn mode(name: &str) -> Mode {
     match name {
@@ -94,6 +95,7 @@ pub fn check(path: &std::path::Path, engines: &mut [Ours]) -> Vec<(Case, Instruc
         let (given, expected) = line.split_once(" -> ").unwrap_or((line, ""));
         let (case, insn) = parse(given);
         for (i, ours) in engines.iter_mut().enumerate() {
+            ours.place(&case);
             let (state, end) = ours.run(&case);
             let got = outcome(&case, &insn, &state, &end);
             if i == 0 {
