@@ -27,6 +27,10 @@ pub struct Stats {
     pub found: u64,
     /// Accesses that the inline lookup of compiled code left to Rust code.
     pub slow_accesses: u64,
+    /// Nanoseconds of those, page walks and devices included, from a sample of one in [`SAMPLE`]. Part of generated code's time.
+    pub access_ns: u64,
+    /// Translations that were not in a TLB, instruction fetches included.
+    pub walks: u64,
     /// Blocks made of one for the same code at another pc.
     pub moved: u64,
     /// Instructions stepped by the interpreter.

@@ -8,6 +8,7 @@
 //! controls, [`flush_page`] for one page, and
 //! [`note_large_page`] from its page walk. [`flush_map`] follows a change of the physical map or of the A20 gate.
 
+use crate::engine::Engine;
 use crate::guest::{Fault, Gpa, Page};
 use crate::state::{
     Access, CoreState, GUESS_BUDGET, GUESSES, Guess, LargeExtent, MMU_MODES, MMU_USER, PAGE_BITS, PHYS_CACHE,
@@ -70,6 +71,7 @@ pub(crate) fn place(core: &mut CoreState, linear: u64, access: Access, mode: usi
 
 #[cold]
 fn fill(core: &mut CoreState, linear: u64, access: Access, mode: usize) -> Result<Place, Fault> {
+    Engine::of(core).stats.walks += 1;
     let t = (core.ops.translate)(core, linear, access, mode == MMU_USER)?;
     let gpa = a20(core, t.gpa);
     let (host, writable) = match phys_page(core, gpa) {

@@ -46,7 +46,7 @@ fn cache(number: usize, stats: &Stats, code: (usize, usize), blocks: (usize, usi
          compiled: {} instructions of {} bytes to {} bytes of code; {:.2} code bytes a guest byte, {:.1} instructions a block, \
          {:.3} us an instruction\n  \
          returns to the dispatcher: {}, of which {} ({:.1}%) found compiled code; {} instructions stepped\n  \
-         slow accesses: {}\n",
+         slow accesses: {}\n  translations not in a TLB: {}\n",
         code.0 >> 10,
         code.1 >> 10,
         percent(code.0 as u64, code.1 as u64),
@@ -67,6 +67,7 @@ fn cache(number: usize, stats: &Stats, code: (usize, usize), blocks: (usize, usi
         percent(s.found, s.found + s.compiled),
         s.stepped,
         s.slow_accesses,
+        s.walks,
     );
 }
 
@@ -93,6 +94,13 @@ fn split(number: usize, s: &Stats, out: &mut String) {
     for (name, ns) in std::iter::once(code).chain(parts) {
         let _ = writeln!(out, "  {:>12} us {:5.1}%  {name}", ns / 1000, percent(ns, s.run_ns));
     }
+    let slow = s.access_ns;
+    let _ = writeln!(
+        out,
+        "  {:>12} us {:5.1}%  of the first: accesses not by a TLB (page walks, devices)",
+        slow / 1000,
+        percent(slow, s.run_ns)
+    );
 }
 
 #[cfg(test)]

@@ -10,15 +10,24 @@ use crate::machine::Machine;
 use crate::table::{Row, Section, quantile};
 
 /// A program of a class.
-struct Program {
-    name: &'static str,
+pub(crate) struct Program {
+    /// Of its row.
+    pub name: &'static str,
     /// Shell command whose output is its result; `SIZE` is replaced.
     command: &'static str,
     size: u32,
 }
 
+impl Program {
+    /// The command, with a fifth of the size when `quick`.
+    pub fn command(&self, quick: bool) -> String {
+        let size = if quick { self.size.div_ceil(5) } else { self.size };
+        self.command.replace("SIZE", &size.to_string())
+    }
+}
+
 /// A class of programs, and what the peer's time over ours has to be: the geometric mean over its programs.
-struct Class {
+pub(crate) struct Class {
     name: &'static str,
     wanted: f64,
     programs: &'static [Program],
@@ -107,7 +116,8 @@ struct Run {
     results: Vec<String>,
 }
 
-fn programs() -> impl Iterator<Item = (&'static Class, &'static Program)> {
+/// All programs, each with its class.
+pub(crate) fn programs() -> impl Iterator<Item = (&'static Class, &'static Program)> {
     CLASSES.iter().flat_map(|class| class.programs.iter().map(move |program| (class, program)))
 }
 
@@ -160,12 +170,29 @@ impl Bench {
 
     /// The Debian guest with the programs, all of it read once; and the seconds to userland.
     pub(crate) fn cpu_guest(&self, emulator: &Emulator, more: &[&str]) -> Result<(Machine, f64), String> {
+        let (mut machine, boot) = self.debian(emulator, MEMORY, more)?;
+        // Everything that the programs read goes into the page cache.
+        machine.send(
+            "find /bench /usr/bin /usr/lib/gcc /usr/lib/x86_64-linux-gnu /usr/lib/python3* /usr/share/perl /var/lib/dpkg \
+             -type f -exec cat {} + > /dev/null; echo ready-$((40 + 2))\n",
+        )?;
+        machine.expect("ready-42", BOOT)?;
+        Ok((machine, boot))
+    }
+
+    /// The Debian guest with so many MiB, at its shell; and the seconds to userland.
+    pub(crate) fn debian(
+        &self,
+        emulator: &Emulator,
+        mib: &str,
+        more: &[&str],
+    ) -> Result<(Machine, f64), String> {
         let disk = self.guests.join("cpu/disk.img");
         if !disk.exists() {
             return Err(format!("{} is missing: run tests/guests/make (as root)", disk.display()));
         }
         let drive = format!("file={},if=ide,index=0,media=disk,format=raw", disk.display());
-        let args = self.boot_args("amd64", MEMORY)?;
+        let args = self.boot_args("amd64", mib)?;
         let args: Vec<&str> = args
             .iter()
             .map(String::as_str)
@@ -174,7 +201,7 @@ impl Bench {
             .collect();
         let mut machine = Machine::start(&emulator.x86_64, &args)?;
         let boot = machine.expect(UP, BOOT)?.1.as_secs_f64();
-        // Modules in the order of their dependencies; then everything that the programs read goes into the page cache.
+        // Modules in the order of their dependencies.
         machine.send(
             "cd /lib/modules/*; for m in scsi_common scsi_mod libata ata_piix crc64 crc64-rocksoft crct10dif_common \
              crct10dif_generic crc-t10dif t10-pi sd_mod crc16 crc32c_generic mbcache jbd2 ext4; do insmod $m.ko 2>/dev/null; done; \
@@ -184,10 +211,9 @@ impl Bench {
         )?;
         machine.send(
             "export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive; cd /bench; \
-             find /bench /usr/bin /usr/lib/gcc /usr/lib/x86_64-linux-gnu /usr/lib/python3* /usr/share/perl /var/lib/dpkg \
-             -type f -exec cat {} + > /dev/null; echo ready-$((40 + 2))\n",
+             echo there-$((40 + 2))\n",
         )?;
-        machine.expect("ready-42", BOOT)?;
+        machine.expect("there-42", BOOT)?;
         Ok((machine, boot))
     }
 
@@ -200,8 +226,7 @@ impl Bench {
         let (mut machine, boot) = self.cpu_guest(emulator, &[])?;
         let mut run = Run { boot, programs: Vec::new(), results: Vec::new() };
         for (_, program) in chosen {
-            let size = if quick { program.size.div_ceil(5) } else { program.size };
-            let command = program.command.replace("SIZE", &size.to_string());
+            let command = program.command(quick);
             machine
                 .send(&format!("echo go-$((40 + 2)); {{ {command}; }} | md5sum; echo done-$((40 + 2))\n"))?;
             let began = machine.expect("go-42", SHORT)?.1;

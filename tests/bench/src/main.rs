@@ -3,6 +3,7 @@
 //! usage: see [`USAGE`]. The repository's `./bench` builds what it needs first.
 
 mod cpu;
+mod engine;
 mod figures;
 mod isolation;
 mod machine;
@@ -21,16 +22,16 @@ usage: bench [options]
   --quick            one run of each figure, and of the CPU's programs a fifth of their size
   --runs N           runs of each figure (default 5; starts: ten times that)
   --only LIST        some of boot,start,registers,disk,idle (idle measures memory too),tracing,isolation,
-                     waits,cpu,smp
-  --cpu LIST         of the CPU's programs only those whose name contains one of these
+                     waits,cpu,engine,smp
+  --cpu LIST         of the CPU's programs (cpu, engine) only those whose name contains one of these
   --markdown         the table as Markdown
   --programs DIR     our programs (default: target/release when it has them, else target/fast)
   --disk-mib N       size of the disk that is read (default 512)
   --idle-seconds N   length of the idle measurement (default 10)
 The peer is the command line in the variable PEER, else qemu-system-x86_64 from PATH; PEER=none runs without.";
 
-const FIGURES: [&str; 10] =
-    ["boot", "start", "registers", "disk", "idle", "tracing", "isolation", "waits", "cpu", "smp"];
+const FIGURES: [&str; 11] =
+    ["boot", "start", "registers", "disk", "idle", "tracing", "isolation", "waits", "cpu", "engine", "smp"];
 
 struct Options {
     runs: usize,
@@ -169,6 +170,7 @@ fn run() -> Result<(), String> {
             "isolation" => sections.extend(bench.isolation()),
             "waits" => sections.push(bench.waits()),
             "smp" => sections.push(bench.smp(options.quick)?),
+            "engine" => sections.extend(bench.engine(options.quick, &options.cpu)?),
             "cpu" => sections.push(bench.cpu(options.quick, &options.cpu)?),
             _ => sections.extend(bench.idle()),
         }

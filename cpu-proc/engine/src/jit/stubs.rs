@@ -5,6 +5,7 @@
 
 use std::mem::offset_of;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use bulkhead_ir::{ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, VSLOTS, W32, W64};
 
@@ -15,7 +16,7 @@ use super::regs::{ALLOCATABLE, CALLER_SAVED, saved_index, state};
 use super::vectors;
 use crate::blocks;
 use crate::count::Tail;
-use crate::engine::Engine;
+use crate::engine::{Engine, SAMPLE};
 use crate::mem;
 use crate::mmu::{self, PAGE_SIZE, Place};
 use crate::state::{
@@ -363,21 +364,31 @@ fn mode(core: &CoreState, row: &Record) -> usize {
     if row.flags & IMPLICIT_SUPERVISOR != 0 { MMU_KERNEL } else { core.mmu_mode as usize & 1 }
 }
 
+/// The time, if the access that begins is one of those that are timed.
+fn sample(core: &mut CoreState) -> Option<Instant> {
+    Engine::of(core).stats.slow_accesses.is_multiple_of(SAMPLE).then(Instant::now)
+}
+
+/// The access that began at `start` has ended.
+fn took(core: &mut CoreState, start: Option<Instant>) {
+    if let Some(start) = start {
+        Engine::of(core).stats.access_ns += start.elapsed().as_nanos() as u64 * SAMPLE;
+    }
+}
+
 /// Host address of the bytes to load (in memory, or copied to the bounce buffer), or 0 after a fault.
 unsafe extern "sysv64" fn slow_load(core: *mut CoreState, index: u32, linear: u64) -> u64 {
     // SAFETY: the stub passes the running CPU; generated code holds no Rust reference to it.
     let core = unsafe { &mut *core };
+    let start = sample(core);
     let row = record(core, index);
-    match find_load(core, &row, linear) {
-        Ok(host) => {
-            go_on(core, &row);
-            host
-        }
-        Err(_) => {
-            unwind(core, row);
-            0
-        }
+    let found = find_load(core, &row, linear);
+    match found {
+        Ok(_) => go_on(core, &row),
+        Err(_) => unwind(core, row),
     }
+    took(core, start);
+    found.unwrap_or(0)
 }
 
 fn find_load(core: &mut CoreState, row: &Record, linear: u64) -> Result<u64, crate::Fault> {
@@ -404,6 +415,7 @@ fn find_load(core: &mut CoreState, row: &Record, linear: u64) -> Result<u64, cra
 unsafe extern "sysv64" fn slow_store(core: *mut CoreState, index: u32, linear: u64) -> u64 {
     // SAFETY: as in `slow_load`.
     let core = unsafe { &mut *core };
+    let start = sample(core);
     let row = record(core, index);
     let (size, mode) = (1u32 << row.w, mode(core, &row));
     let done = if row.flags & VECTOR != 0 {
@@ -423,6 +435,7 @@ unsafe extern "sysv64" fn slow_store(core: *mut CoreState, index: u32, linear: u
         Ok(()) => go_on(core, &row),
         Err(_) => unwind(core, row),
     }
+    took(core, start);
     u64::from(done.is_ok())
 }
 
