@@ -1,6 +1,6 @@
 //! What is known of the machine while the command line is being read, and its completion.
 
-use bulkhead_config::{CharDevice, Geometry, MachineConfig, RtcBase, Target};
+use bulkhead_config::{CharDevice, Geometry, Machine, MachineConfig, RtcBase, Target};
 
 use crate::error::OptionError;
 use crate::options::chardev;
@@ -71,6 +71,14 @@ impl Draft {
             return Err(OptionError::Value {
                 what: "-icount".to_owned(),
                 reason: "only with one CPU (-smp 1)".to_owned(),
+            });
+        }
+        // SeaBIOS tells of nodes in an ACPI table, and of nothing where it finds no power management.
+        if !self.nodes.is_empty() && (config.machine == Machine::IsaPc || config.no_acpi) {
+            let reason = if config.no_acpi { "needs ACPI (-no-acpi)" } else { "machine isapc has no ACPI" };
+            return Err(OptionError::Value {
+                what: "-numa".to_owned(),
+                reason: format!("{reason} to tell the guest of its nodes"),
             });
         }
         config.numa = numa::spread(self.nodes, config.ram_bytes, config.cpus)?;

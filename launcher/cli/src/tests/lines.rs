@@ -354,6 +354,11 @@ fn every_bad_line_names_the_option_and_the_reason() {
         (vec!["-fda", "x"], "-fda: not supported yet"),
         (vec!["-smp", "0"], "-smp 0: number of CPUs: must be 1 to 255"),
         (vec!["-smp", "256"], "-smp 256: number of CPUs: must be 1 to 255"),
+        (
+            vec!["-numa", "node", "-M", "isapc"],
+            "-numa: machine isapc has no ACPI to tell the guest of its nodes",
+        ),
+        (vec!["-no-acpi", "-numa", "node"], "-numa: needs ACPI (-no-acpi) to tell the guest of its nodes"),
         (vec!["-numa", "mem=1"], "-numa mem=1: must begin with \"node\""),
         (vec!["-numa", "node,size=1"], "-numa node,size=1: unknown parameter \"size\""),
         (vec!["-numa", "node,cpus=3-1"], "-numa node,cpus=3-1: cpus=3-1: ends before it begins"),
