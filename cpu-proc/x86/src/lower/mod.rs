@@ -164,6 +164,17 @@ fn decoder_options(amd: bool, has: impl Fn(feature::Feature) -> bool) -> u32 {
     options
 }
 
+/// What is a hint on Intel's processors and undefined on AMD's: 0F 0D, their prefetch group, with a register (AMD manual volume 3,
+/// `PREFETCHlevel`).
+fn undefined_by_amd(insn: &Instruction) -> bool {
+    use iced_x86::Code::{Reservednop_rm16_r16_0F0D, Reservednop_rm32_r32_0F0D, Reservednop_rm64_r64_0F0D};
+    let group = matches!(
+        insn.code(),
+        Reservednop_rm16_r16_0F0D | Reservednop_rm32_r32_0F0D | Reservednop_rm64_r64_0F0D
+    );
+    group && insn.op0_kind() == iced_x86::OpKind::Register
+}
+
 /// Lowers a block at `core.pc`; see `GuestOps::lower`.
 pub fn lower(
     core: &mut CoreState,
@@ -215,7 +226,7 @@ pub fn lower(
             let at = fetch.pc.wrapping_add(used as u64) & mask;
             let decoded = decode(&mut decoder, &mut insn);
             let (len, undefined) = match decoded {
-                Decoded::Insn => (insn.len(), None),
+                Decoded::Insn => (insn.len(), (amd && undefined_by_amd(&insn)).then_some(vector::UD)),
                 Decoded::Invalid(len) => (len, Some(vector::UD)),
                 Decoded::TooLong(len) => (len, Some(vector::GP)),
                 Decoded::Short => {

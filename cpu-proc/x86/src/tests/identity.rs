@@ -109,6 +109,23 @@ fn only_max_has_a_deadline_timer_and_it_follows_the_counter() {
 }
 
 #[test]
+fn the_prefetch_group_with_a_register_is_undefined_on_amd_and_a_hint_on_intel() {
+    for (model, defined) in [("qemu64", false), ("athlon", false), ("core2duo", true), ("pentium3", true)] {
+        // Memory and register, in one block.
+        for (modrm, defined) in [(0x08, true), (0xc8, defined), (0xff, defined)] {
+            let mut rig = Rig::of(model).protected();
+            rig.idt(6, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+            rig.code(at::USER, &[0x90, 0x0f, 0x0d, modrm, 0x90, 0xf4]);
+            rig.cpu.core.pc = at::USER;
+            rig.step(2);
+            let (pc, told) = if defined { (at::USER + 4, 0) } else { (at::HANDLER, at::USER as u32 + 1) };
+            let saved = if defined { 0 } else { rig.stack32(0) };
+            assert_eq!((rig.cpu.core.pc, saved), (pc, told), "{model} {modrm:x}");
+        }
+    }
+}
+
+#[test]
 fn the_dump_names_every_register_group() {
     let rig = Rig::new().protected();
     let text = rig.cpu.dump();
