@@ -191,3 +191,32 @@ fn a_triple_fault_of_any_processor_resets_the_machine() {
         assert!(vm.errors().replace('\r', "").contains(&state), "{}", vm.errors());
     }
 }
+
+/// Ticks of 10 ms that a process has had of a processor.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+    fields[11].parse::<u64>().expect("user time") + fields[12].parse::<u64>().expect("system time")
+}
+
+#[test]
+fn processors_that_monitor_memory_sleep_until_it_is_written() {
+    for cpus in [2, 4] {
+        let scratch = Scratch::new(&format!("smp-monitor-{cpus}"));
+        let mut vm = start(&scratch, "monitor", cpus, &["-cpu", "coreduo"]);
+        vm.expect(&format!("passed {} \n", 200 * (cpus - 1)), 120);
+        vm.expect("asleep", 60);
+        let pid = vm.processes().into_iter().find(|(_, name)| name == "bh-cpu").expect("runs").0;
+        let start = ticks(pid);
+        let spinner = std::process::id();
+        let own = ticks(spinner);
+        // As long as this thread takes to have had a second of a processor, whatever else the host does.
+        while ticks(spinner) - own < 100 {
+            std::hint::black_box(0);
+        }
+        let used = ticks(pid) - start;
+        vm.send("x");
+        assert_eq!(vm.wait(60).code(), Some(ENDED), "{}", vm.errors());
+        assert!(used < 50, "{used} ticks beside a thread's 100");
+    }
+}

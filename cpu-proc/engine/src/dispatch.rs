@@ -31,7 +31,7 @@ pub fn run(core: &mut CoreState) {
     loop {
         match next {
             Next::Run => {}
-            Next::Halt => {
+            Next::Halt | Next::Nap(_) => {
                 next = halt(core);
                 continue;
             }
@@ -434,15 +434,17 @@ fn halt(core: &mut CoreState) -> Next {
 
 fn sleep(core: &mut CoreState) -> Next {
     loop {
-        match attend(core, true) {
-            Next::Halt => {
-                if core.attention().load(Ordering::Acquire) == 0 {
-                    peers::rest(core);
-                    core.machine().wait();
-                    peers::wake(core);
-                }
+        let next = attend(core, true);
+        if !matches!(next, Next::Halt | Next::Nap(_)) {
+            return next;
+        }
+        if core.attention().load(Ordering::Acquire) == 0 {
+            peers::rest(core);
+            match next {
+                Next::Nap(ns) => core.machine().nap(ns),
+                _ => core.machine().wait(),
             }
-            next => return next,
+            peers::wake(core);
         }
     }
 }

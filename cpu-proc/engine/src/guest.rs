@@ -66,6 +66,8 @@ pub enum Next {
     Run,
     /// Sleep until the attention word is set.
     Halt,
+    /// The same for at most so many nanoseconds, then attend again.
+    Nap(u64),
     /// Leave the run loop (stop, shutdown); the machine knows why.
     Leave,
 }
@@ -152,6 +154,8 @@ pub trait Machine {
     fn pause(&mut self) {}
     /// Sleeps until the attention word is set (a timer of the machine's own sets it too).
     fn wait(&mut self);
+    /// The same, for at most `ns` nanoseconds.
+    fn nap(&mut self, ns: u64);
     /// The CPU entered or left its management mode (x86 SMM), which may open memory that is hidden otherwise. The caller
     /// drops its translations.
     fn set_smm(&mut self, _active: bool) {}

@@ -112,6 +112,7 @@ impl Machine for TestMachine {
         u64::MAX
     }
     fn wait(&mut self) {}
+    fn nap(&mut self, _: u64) {}
     fn shutdown(&mut self) {}
 }
 

@@ -159,6 +159,35 @@ impl Pc {
         }
         false
     }
+
+    /// Sleeps until there is something to do; a nap for at most so many nanoseconds.
+    fn sleep(&mut self, nap: Option<u64>) {
+        self.shared.devices.flush_posted();
+        if self.shared.idle(self.cpu) {
+            return self.shared.look_again(self.cpu);
+        }
+        if let Some(counted) = self.shared.clock.counted() {
+            return self.wait_counted(counted);
+        }
+        // The alarm comes no later, but maybe just before the sleep begins.
+        let deadline = self.shared.chips().board.deadline_of(self.number());
+        let clock = &self.shared.clock;
+        let most = nap.unwrap_or(LOOK_NS).min(LOOK_NS);
+        let left_ns = || deadline.map_or(most, |at| at.saturating_sub(clock.now()).min(most));
+        self.tracer.begin(events::HALT, || [0; 4]);
+        let start = monotonic_ns();
+        if nap.is_some() || !self.look(start, left_ns()) {
+            self.shared.sleep(self.cpu, left_ns());
+        }
+        if nap.is_none() {
+            self.patience.lasted(monotonic_ns().saturating_sub(start));
+        }
+        self.tracer.end(events::HALT, || [0; 4]);
+        // A deadline that passed while asleep counts as attention, which a halted CPU pays in any case.
+        if self.cpu == 0 {
+            self.shared.irq.attention().store(1, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Machine for Pc {
@@ -355,28 +384,11 @@ impl Machine for Pc {
     }
 
     fn wait(&mut self) {
-        self.shared.devices.flush_posted();
-        if self.shared.idle(self.cpu) {
-            return self.shared.look_again(self.cpu);
-        }
-        if let Some(counted) = self.shared.clock.counted() {
-            return self.wait_counted(counted);
-        }
-        // The alarm comes no later, but maybe just before the sleep begins.
-        let deadline = self.shared.chips().board.deadline_of(self.number());
-        let clock = &self.shared.clock;
-        let left_ns = || deadline.map_or(LOOK_NS, |at| at.saturating_sub(clock.now()).min(LOOK_NS));
-        self.tracer.begin(events::HALT, || [0; 4]);
-        let start = monotonic_ns();
-        if !self.look(start, left_ns()) {
-            self.shared.sleep(self.cpu, left_ns());
-        }
-        self.patience.lasted(monotonic_ns().saturating_sub(start));
-        self.tracer.end(events::HALT, || [0; 4]);
-        // A deadline that passed while asleep counts as attention, which a halted CPU pays in any case.
-        if self.cpu == 0 {
-            self.shared.irq.attention().store(1, Ordering::SeqCst);
-        }
+        self.sleep(None);
+    }
+
+    fn nap(&mut self, ns: u64) {
+        self.sleep(Some(ns));
     }
 
     fn set_smm(&mut self, active: bool) {

@@ -205,6 +205,7 @@ pub const SUPPORTED: Features = [
             "aes",
             "rdrand",
             "tsc-deadline",
+            "monitor",
         ],
     ),
     AMD_REPEATED
@@ -526,6 +527,8 @@ pub fn leaf(cpu: &mut Cpu, leaf: u32, subleaf: u32) -> [u32; 4] {
             2 => [0x0000_0143, 0x03c0_003f, 0xfff, 1],
             _ => [0; 4],
         },
+        // Monitored lines of 64 bytes; masked interrupts can end the wait; no sleep states beyond that of `HLT`.
+        5 if ecx & 1 << 3 != 0 => [64, 64, 3, 0],
         // The place of the CPU: each is the only thread of the only core of its package, as QEMU has it unless told otherwise.
         // Bits of the APIC id below the next level, how many there are at this level, its number and type.
         0xb => {

@@ -6,7 +6,7 @@
 //! * A branch to a non-canonical address faults at its target, not at the branch.
 //! * With SSE underflow or overflow unmasked, the precision flag of a result that raised it is that of the masked one.
 //! * RF is kept only while instruction breakpoints are armed.
-//! * `MONITOR` arms nothing; `MWAIT` is `HLT`.
+//! * `MWAIT` looks at the monitored line from time to time, and ends after some milliseconds.
 //! * Performance counters read as zero.
 //!
 //! # Not emulated
@@ -18,9 +18,9 @@ use bulkhead_engine::{Access, CoreState, Fault, GuestOps, Next, Translation};
 use crate::helpers::flags::watch_trap;
 use crate::helpers::interrupt::{Event, Origin, deliver as deliver_event, take_pending};
 use crate::helpers::refine::refine;
-use crate::helpers::{TABLE, raise, smm, vector};
+use crate::helpers::{TABLE, monitor, raise, smm, vector};
 use crate::paging;
-use crate::state::{Cpu, eflags, inhibit, key, latched};
+use crate::state::{Cpu, eflags, halted, inhibit, key, latched};
 
 /// The front end.
 pub static OPS: GuestOps = GuestOps {
@@ -154,7 +154,11 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
             cpu.latched |= latched::INTR;
         }
     }
-    if cpu.halted != 0 { Next::Halt } else { Next::Run }
+    match cpu.halted {
+        0 => Next::Run,
+        halted::HLT => Next::Halt,
+        _ => monitor::wait(cpu),
+    }
 }
 
 /// Remembers an interrupt that is still pending after another was taken.

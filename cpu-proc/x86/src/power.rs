@@ -109,6 +109,7 @@ impl Cpu {
         self.inhibit = 0;
         self.watched = 0;
         self.halted = 0;
+        self.monitor.disarm();
         self.awaits_start = u32::from(self.apic_id != 0);
         self.latched = 0;
         if self.smm != 0 {
@@ -166,7 +167,7 @@ impl Cpu {
             self.inhibit & inhibit::SHADOW,
             u32::from(self.core.machine().a20_mask() >> 20 & 1 != 0),
             self.smm,
-            self.halted,
+            u32::from(self.halted != 0),
         );
         // Writing to a string cannot fail.
         let _ = if wide {

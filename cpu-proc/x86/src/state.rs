@@ -139,8 +139,10 @@ pub struct Cpu {
     pub inhibit: u32,
     /// Data and I/O breakpoints that the running instruction hit, as in DR6: the trap comes before the next one.
     pub watched: u32,
-    /// In HLT.
+    /// Not running: 0, or [`halted`].
     pub halted: u32,
+    /// The line that `MONITOR` has armed.
+    pub monitor: crate::helpers::monitor::Monitor,
     /// Waits for its start-up message and for nothing else.
     pub awaits_start: u32,
     /// In system-management mode.
@@ -157,6 +159,16 @@ pub struct Cpu {
     pub apic_id: u32,
     /// Number of CPUs.
     pub cpus: u32,
+}
+
+/// Values of [`Cpu::halted`].
+pub mod halted {
+    /// In HLT.
+    pub const HLT: u32 = 1;
+    /// In MWAIT.
+    pub const MWAIT: u32 = 2;
+    /// With `MWAIT`: interrupts end it that may not be taken.
+    pub const MASKED: u32 = 4;
 }
 
 /// Bits of [`Cpu::key`], the mode that decoding depends on.

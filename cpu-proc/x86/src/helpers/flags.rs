@@ -1,5 +1,5 @@
-//! EFLAGS, interrupt enabling and halting. Source: Intel SDM volume 2 (`CLI`, `STI`, `PUSHF`, `POPF`, `HLT`, `MONITOR`,
-//! `MWAIT`) and volume 3A section 6.8.
+//! EFLAGS, interrupt enabling and halting. Source: Intel SDM volume 2 (`CLI`, `STI`, `PUSHF`, `POPF`, `HLT`) and volume 3A
+//! section 6.8.
 
 use bulkhead_engine::{Fault, exit};
 use bulkhead_ir::FLAGS_ALL;
@@ -7,9 +7,9 @@ use bulkhead_ir::FLAGS_ALL;
 use super::control::privileged;
 use super::descriptor::changeable_flags;
 use super::ids::Sys;
-use super::{FAULTS, List, PURE, gp, raise, slot, vector};
+use super::{FAULTS, List, PURE, gp, raise, vector};
 use crate::helper;
-use crate::state::{Cpu, EFLAGS_CONTROL_ALL, cr4, eflags, inhibit, key, reg, seg};
+use crate::state::{Cpu, EFLAGS_CONTROL_ALL, cr4, eflags, halted, inhibit, key, seg};
 
 /// Helpers of this topic.
 pub const HELPERS: List = &[
@@ -19,7 +19,6 @@ pub const HELPERS: List = &[
     helper!(Sys::Pushf, pushf, FAULTS, flags_read: FLAGS_ALL),
     helper!(Sys::Popf, popf, FAULTS, flags_read: FLAGS_ALL, flags_written: FLAGS_ALL),
     helper!(Sys::SetDf, set_df, PURE),
-    helper!(Sys::Mwait, mwait, FAULTS, reads: slot::RCX),
     helper!(Sys::ClearInhibit, clear_inhibit, PURE),
     helper!(Sys::Breakpoint, breakpoint, FAULTS),
     helper!(Sys::AlignCheck, align_check, FAULTS),
@@ -29,7 +28,7 @@ pub const HELPERS: List = &[
 
 fn halt(cpu: &mut Cpu, next: u64) {
     cpu.core.pc = next;
-    cpu.halted = 1;
+    cpu.halted = halted::HLT;
     cpu.core.exit = exit::HALT;
 }
 
@@ -37,27 +36,6 @@ fn halt(cpu: &mut Cpu, next: u64) {
 fn hlt(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     privileged(cpu)?;
     halt(cpu, a);
-    Ok(0)
-}
-
-/// `Sys::Mwait`. `MONITOR` arms nothing and `MWAIT` sleeps like `HLT`, which is allowed: it may wake for any event. With
-/// interrupts masked and ECX bit 0 set it returns at once, because the wake-up by a masked interrupt is not modelled; where there are
-/// other processors always, because the wake-up by their stores is not.
-fn mwait(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
-    privileged(cpu)?;
-    let hints = cpu.gpr32(reg::RCX);
-    if imm == 0 {
-        return if hints != 0 { Err(gp(cpu, 0)) } else { Ok(0) };
-    }
-    if hints & !1 != 0 {
-        return Err(gp(cpu, 0));
-    }
-    if cpu.eflags & eflags::IF != 0 && cpu.cpus < 2 {
-        halt(cpu, a);
-    } else {
-        cpu.machine().pause();
-        cpu.core.pc = a;
-    }
     Ok(0)
 }
 

@@ -116,7 +116,9 @@ pub enum Sys {
     Swapgs,
     /// `RSM`. Exits.
     Rsm,
-    /// `MONITOR` / `MWAIT` (imm 0 / 1); `a` = next pc.
+    /// `MONITOR`: `a` = linear address.
+    Monitor,
+    /// `MWAIT`: `a` = next pc. May exit with HALT.
     Mwait,
     /// Single-step trap at the end of a block with TF: `a` = next pc. Exits with the debug exception recorded.
     StepTrap,

@@ -97,6 +97,7 @@ fn class(vector: u8) -> Class {
 /// Delivers `event`, and what delivering it raises, until a handler is entered or the processor shuts down.
 pub fn deliver(cpu: &mut Cpu, mut event: Event) -> Next {
     cpu.halted = 0;
+    cpu.monitor.disarm();
     loop {
         cpu.delivering = u32::from(event.vector);
         let protected = cpu.cr0 & cr0::PE != 0 && event.origin == Origin::Exception;

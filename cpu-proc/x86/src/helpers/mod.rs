@@ -28,6 +28,7 @@ pub mod io;
 pub mod iret;
 pub mod mem;
 pub mod misc;
+pub mod monitor;
 pub mod msr;
 pub mod refine;
 pub mod segload;
@@ -197,6 +198,7 @@ const LISTS: &[List] = &[
     io::HELPERS,
     iret::HELPERS,
     misc::HELPERS,
+    monitor::HELPERS,
     msr::HELPERS,
     segload::HELPERS,
     smm::HELPERS,

@@ -12,7 +12,7 @@ use super::ids::Sys;
 use super::{EVERYTHING, List, slot, ud};
 use crate::helper;
 use crate::paging;
-use crate::state::{Cpu, Segment, TableReg, attr, cr0, cr4, efer, eflags, inhibit, seg};
+use crate::state::{Cpu, Segment, TableReg, attr, cr0, cr4, efer, eflags, halted, inhibit, seg};
 
 /// Helpers of this topic.
 pub const HELPERS: List = &[helper!(Sys::Rsm, rsm, EVERYTHING, reads: slot::ALL, flags_read: FLAGS_ALL)];
@@ -99,7 +99,7 @@ fn save64(cpu: &mut Cpu) {
     put(cpu, 0x7e84, 4, u64::from(idtr.limit));
     put(cpu, 0x7e88, 8, idtr.base);
     put_segment64(cpu, 0x7e90, tr);
-    let halted = u64::from(cpu.halted != 0);
+    let halted = u64::from(cpu.halted == halted::HLT);
     put(cpu, 0x7ec8, 1, 0);
     put(cpu, 0x7ec9, 1, halted);
     let values = [
@@ -158,7 +158,7 @@ fn save32(cpu: &mut Cpu) {
         put_hidden32(cpu, hidden32(i), s);
     }
     put(cpu, 0x7f00, 2, 0);
-    put(cpu, 0x7f02, 2, u64::from(cpu.halted != 0));
+    put(cpu, 0x7f02, 2, u64::from(cpu.halted == halted::HLT));
 }
 
 /// Takes a system-management interrupt.

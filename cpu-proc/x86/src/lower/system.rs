@@ -6,7 +6,7 @@ use bulkhead_ir::{Alu, NONE, Name, W8, W16, W32, W64, cc};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::ctx::{AfterSti, Ctx, Src, gpr, seg_selector_field, width_of};
-use super::ea::seg_number;
+use super::ea::{Addr, Ea, seg_number};
 use super::feature;
 use super::int::RAX;
 use crate::helpers::ids::Sys;
@@ -98,10 +98,11 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         }
         M::Monitor | M::Mwait if ctx.feature(feature::MONITOR) => {
             if ctx.require_cpl0() {
-                let next = ctx.next_name();
-                let mwait = insn.mnemonic() == M::Mwait;
-                ctx.call_void(Sys::Mwait as u16, next, NONE, NONE, u64::from(mwait));
-                if mwait {
+                if insn.mnemonic() == M::Monitor {
+                    monitor(ctx, insn);
+                } else {
+                    let next = ctx.next_name();
+                    ctx.call_void(Sys::Mwait as u16, next, NONE, NONE, 0);
                     ctx.end_changed();
                 }
             }
@@ -109,6 +110,19 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         _ => return false,
     }
     true
+}
+
+/// `MONITOR` reads a byte, as far as faults are concerned.
+fn monitor(ctx: &mut Ctx, insn: &Instruction) {
+    let w = match insn.code() {
+        Code::Monitorw => W16,
+        Code::Monitord => W32,
+        _ => W64,
+    };
+    let ea = Ea::at_name(seg_number(insn.segment_prefix()), 0, 0, w);
+    let linear = ea.resolve(ctx, W8, false).to_name(ctx);
+    ctx.ld(W8, Addr::name(linear), 0);
+    ctx.call_void(Sys::Monitor as u16, linear, NONE, NONE, 0);
 }
 
 fn privileged_change(ctx: &mut Ctx, id: Sys) {

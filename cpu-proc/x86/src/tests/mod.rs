@@ -11,6 +11,7 @@ use crate::{Config, Cpu, OPS, cpuid};
 mod far;
 mod identity;
 mod interrupts;
+mod monitor;
 mod moved;
 mod paging;
 mod privileged;
@@ -41,6 +42,8 @@ pub struct Board {
     pub tpr: u64,
     /// What was written to the timer's deadline: the value, and when it is due.
     pub deadline: (u64, u64),
+    /// What somebody stores, and where, while the CPU naps.
+    pub store: Option<(usize, u8)>,
 }
 
 impl Board {
@@ -57,6 +60,7 @@ impl Board {
             apic_base: 0xfee0_0900,
             tpr: 0,
             deadline: (0, 0),
+            store: None,
         }
     }
 
@@ -119,6 +123,12 @@ impl Machine for Board {
     fn wait(&mut self) {
         // A halt ends a program.
         self.requests.leave = true;
+    }
+    fn nap(&mut self, ns: u64) {
+        self.time += ns;
+        if let Some((at, value)) = self.store.take() {
+            self.bytes()[at] = value;
+        }
     }
     fn set_smm(&mut self, active: bool) {
         self.smm.push(active);

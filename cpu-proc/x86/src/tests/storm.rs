@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-const HELPERS: [Sys; 51] = [
+const HELPERS: [Sys; 52] = [
     Sys::Raise,
     Sys::LoadSeg,
     Sys::SegLinear,
@@ -77,6 +77,7 @@ const HELPERS: [Sys; 51] = [
     Sys::Enter,
     Sys::Swapgs,
     Sys::Rsm,
+    Sys::Monitor,
     Sys::Mwait,
     Sys::Breakpoint,
     Sys::ClearInhibit,

@@ -78,6 +78,7 @@ impl Machine for Memory {
         u64::MAX
     }
     fn wait(&mut self) {}
+    fn nap(&mut self, _: u64) {}
     fn shutdown(&mut self) {}
 }
 
