@@ -149,35 +149,44 @@ fn regular(ctx: &mut Ctx, insn: &Instruction, regular: Regular) {
     float_vv(ctx, d, a, op, regular.tiny);
 }
 
-/// `DPPS`, `DPPD` with something unmasked: products and sums may be tiny that the result does not show, each of which underflows when
-/// underflow is unmasked (SDM volume 2, DPPD: exceptions of each step). The instruction itself makes them: its immediate selects what is
-/// multiplied (bits 4 to 7) and where the sum goes (0 to 3).
+/// `DPPS`, `DPPD` with something unmasked: each step, the products and one or two rounds of sums, raises its exceptions before the next
+/// begins, also those of parts that the result does not show (SDM volume 2, DPPD).
 fn dot_product(ctx: &mut Ctx, d: u8, a: u8, op: VecOp, tiny: Tiny) {
-    const ORPS: VecOp = raw(0, 1, 0x56);
-    let with = |ctx: &mut Ctx, imm: u8| {
+    let double = tiny == Tiny::Doubles;
+    let (prefix, lanes) = if double { (0x66, [3, 12, 0, 0]) } else { (0, [1, 2, 4, 8]) };
+    let copy = |ctx: &mut Ctx, from: u8| {
         let t = ctx.vtemp();
-        vv(ctx, t, d, MOVAPS);
-        vv(ctx, t, a, VecOp { imm, ..op });
+        vv(ctx, t, from, MOVAPS);
         t
     };
-    arm(ctx);
-    let result = with(ctx, op.imm);
-    let parts: &[[u8; 4]] = match tiny {
-        Tiny::Doubles => &[[0x11, 0x22, 0, 0], [0x31, 0, 0, 0]],
-        _ => &[[0x11, 0x22, 0x44, 0x88], [0xf1, 0x32, 0xc4, 0]],
+    // INSERTPS of a lane into itself; its immediate names the lanes to clear.
+    let keep = |ctx: &mut Ctx, t: u8, lanes: u8| {
+        vv(ctx, t, t, VecOp { has_imm: true, imm: !lanes & 15, ..raw(0x66, 3, 0x21) });
     };
-    let steps = parts.iter().map(|lanes| {
-        let lanes = lanes.iter().map(|lane| lane & (op.imm | 15)).filter(|lane| lane & 0xf0 != 0);
-        let parts: Vec<u8> = lanes.map(|imm| with(ctx, imm)).collect();
-        let (first, rest) = parts.split_first()?;
-        rest.iter().for_each(|part| vv(ctx, *first, *part, ORPS));
-        Some(*first)
-    });
-    let steps: Vec<Option<u8>> = steps.collect();
-    for step in steps {
-        check(ctx, tiny, step.unwrap_or(result));
+    let step = |ctx: &mut Ctx, to: u8, from: u8, opcode: u8| {
+        arm(ctx);
+        vv(ctx, to, from, VecOp { fp: true, ..raw(prefix, 1, opcode) });
+        check(ctx, tiny, to);
+    };
+    let selected = (0..4).filter(|i| op.imm >> (4 + i) & 1 != 0).fold(0, |all, i: usize| all | lanes[i]);
+    let (parts, factors) = (copy(ctx, d), copy(ctx, a));
+    keep(ctx, parts, selected);
+    keep(ctx, factors, selected);
+    step(ctx, parts, factors, 0x59);
+    let others = copy(ctx, parts);
+    if !double {
+        // MOVSHDUP: the odd lanes, to be added to the even ones.
+        vv(ctx, others, parts, raw(0xf3, 1, 0x16));
+        keep(ctx, others, 5);
+        keep(ctx, parts, 5);
+        step(ctx, parts, others, 0x58);
     }
-    vv(ctx, d, result, MOVAPS);
+    // MOVHLPS: the upper half, to be added to the lower one.
+    vv(ctx, others, parts, raw(0, 1, 0x12));
+    keep(ctx, others, lanes[0]);
+    keep(ctx, parts, lanes[0]);
+    step(ctx, parts, others, 0x58);
+    vv(ctx, d, a, op);
 }
 
 /// `op r, xmm/m`: conversions to integers.

@@ -196,14 +196,10 @@ pub fn excused(case: &Case, insn: &Instruction, ours: &State, end: &End) -> bool
     let misaligned = case.end.vector == DONE && end.vector == 13 && case.after.mxcsr & 1 << 17 != 0;
     // With 16 bits, AMD's processors read a doubleword, Intel's and ours a word (SDM volume 2, MOVSXD).
     let doubleword = insn.code() == Code::Movsxd_r16_rm16 && case.end.vector == 17;
-    // Whether a far call to 64-bit code pushes as the caller or as the called differs among processors; the SDM (volume 2, CALL) pushes
-    // before it loads CS. It shows where the stack has a base.
-    let long = |s: &State| s.selectors[1] == CS64;
-    let pushed_long = insn.is_call_far_indirect() && !long(&case.before) && long(ours);
-    branch || twice || popped || masked || misaligned || doubleword || pushed_long
+    branch || twice || popped || masked || misaligned || doubleword
 }
 
-/// Whether the instruction touches memory more than once, or must be aligned besides having an address.
+/// Whether the instruction touches memory more than once (an 80-bit value is two accesses), or must be aligned besides having an address.
 fn several(insn: &Instruction) -> bool {
     use Mnemonic as M;
     let named = matches!(
@@ -221,7 +217,7 @@ fn several(insn: &Instruction) -> bool {
         .count();
     let strings = insn.is_string_instruction() && memory == 2;
     let stack = insn.is_stack_instruction() && memory > 0;
-    named || strings || stack || matches!(insn.memory_size().size(), 16 | 512)
+    named || strings || stack || matches!(insn.memory_size().size(), 10 | 16 | 512)
 }
 
 fn pushed_at(case: &Case) -> u64 {

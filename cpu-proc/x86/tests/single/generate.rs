@@ -583,7 +583,20 @@ pub fn fits(insn: &Instruction, case: &Case, used: &[UsedMemory], mode: Mode) ->
     // A double shift of 16 bits by more: result and flags are undefined (SDM volume 2, SHLD, SHRD).
     let shld = matches!(insn.mnemonic(), Mnemonic::Shld | Mnemonic::Shrd);
     let undefined = shld && operand_size(insn) == 2 && shift_count(insn, &case.before) > 16;
-    !undefined && touches_only_harmless(insn, case, used, mode)
+    !undefined && !enters_long_mode(insn, &case.before) && touches_only_harmless(insn, case, used, mode)
+}
+
+/// Whether `insn` is a far call of a 16- or 32-bit program to 64-bit code. Processors differ in whether they push as the caller or as the
+/// called, and those that push as the called use the whole stack pointer, whose upper half is the kernel's.
+fn enters_long_mode(insn: &Instruction, s: &State) -> bool {
+    let selector = if insn.is_call_far_indirect() {
+        let behind = operand(insn, s).wrapping_add(insn.memory_size().size() as u64);
+        let at = behind.wrapping_sub(WINDOW + 2) as usize;
+        s.window.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u16::from_le_bytes(*bytes))
+    } else {
+        insn.is_call_far().then(|| insn.far_branch_selector())
+    };
+    s.selectors[1] != CS64 && selector.is_some_and(|selector| selector & !3 == CS64 & !3)
 }
 
 /// Makes what the addresses do not show fit: counts, bit offsets, selectors.
