@@ -17,7 +17,8 @@
 //!   requests wait, they do not become errors.
 //! - *Hangs*: a process that has work and completes none of it for [`HANG_LOOKS`] looks, [`LOOK`] apart, while the VM runs, is
 //!   killed and replaced like a dead one, unless it waits for the host's disk. Answering [`PING_LOOKS`] is work too, so that
-//!   a device that hangs in a timer, or is stopped, is found. A character back end may wait for its client for ever; it counts
+//!   a device that hangs in a timer, or is stopped, is found. One that could run and has had less than [`HANG_TICKS`] of a processor
+//!   meanwhile waits for the host and not for itself: it is looked at again until it has had them. So is one that starts. A character back end may wait for its client for ever; it counts
 //!   as hung when it is stopped, as does a block back end without work.
 
 use std::collections::VecDeque;
@@ -53,6 +54,9 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(500);
 /// Looks without progress that make a hang: 2 seconds.
 const HANG_LOOKS: u32 = 4;
+/// Processor time, in hundredths of a second, without which a process that could run has not been able to do anything: where hundreds of
+/// threads compute, each waits its turn for seconds.
+const HANG_TICKS: u64 = 50;
 /// Every so many looks each device is asked whether it lives.
 const PING_LOOKS: u32 = 4;
 /// After this time of service the successor of a process is started, to wait: not while the machine has better things to do.
@@ -116,6 +120,8 @@ struct Place {
     /// Progress when last looked, and looks without any.
     progress: u32,
     stuck: u32,
+    /// Its processor time when there was none for the first time.
+    ran: u64,
     /// When a standby is to be started; `None`: there is one.
     standby_at: Option<Instant>,
 }
@@ -148,6 +154,7 @@ impl Keeper {
             times: VecDeque::new(),
             progress: 0,
             stuck: 0,
+            ran: 0,
             standby_at: Some(start + FIRST_STANDBY_AFTER),
         };
         Keeper {
@@ -224,10 +231,25 @@ fn pause(crashes: usize) -> Duration {
     }
 }
 
-/// State of a process as the kernel names it: `D` waits for a disk of the host, `T` is stopped.
-fn state_of(pid: u32) -> Option<char> {
+/// State of a process as the kernel names it (`D` waits for a disk of the host, `R` runs or could, `T` is stopped), and the processor
+/// time that it has had, in hundredths of a second.
+fn load_of(pid: u32) -> Option<(char, u64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next())
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    // Fields 14 and 15, utime and stime (proc(5)).
+    let mut times = fields.skip(10).map_while(|field| field.parse::<u64>().ok());
+    Some((state, times.next()?.saturating_add(times.next()?)))
+}
+
+/// Its state alone.
+fn state_of(pid: u32) -> Option<char> {
+    load_of(pid).map(|(state, _)| state)
+}
+
+/// Whether a process could run and hardly has, since its processor time was `since`.
+fn is_starved(pid: u32, since: u64) -> bool {
+    load_of(pid).is_some_and(|(state, ran)| state == 'R' && ran.saturating_sub(since) < HANG_TICKS)
 }
 
 /// `once`, `2 times`.
@@ -491,7 +513,7 @@ impl Vm<'_> {
                     let since = *since;
                     if let Some(at) = self.tree.ready_at(index) {
                         self.served(index, at);
-                    } else if since.elapsed() > START_LIMIT {
+                    } else if since.elapsed() > START_LIMIT && !is_starved(self.pid_of(index), 0) {
                         self.condemn(index, "did not get ready", true);
                     }
                 }
@@ -550,12 +572,18 @@ impl Vm<'_> {
             let same = more && done == place.progress && matches!(place.state, State::Serving);
             place.progress = done;
             place.stuck = if same && !late { place.stuck + 1 } else { 0 };
-            if place.stuck == 1 {
+            let stuck = place.stuck;
+            if stuck == 0 {
+                continue;
+            }
+            let pid = self.pid_of(index);
+            let Some(place) = self.keeper.places.get_mut(index) else { continue };
+            if stuck == 1 {
+                place.ran = load_of(pid).map_or(0, |(_, ran)| ran);
                 // Writes that are posted without a ring may wait for long: asleep is not hung.
                 self.wake(index);
-            } else if place.stuck >= HANG_LOOKS {
+            } else if stuck >= HANG_LOOKS && !is_starved(pid, place.ran) {
                 place.stuck = 0;
-                let pid = self.tree.processes.get(index).map_or(0, |process| process.pid);
                 let state = state_of(pid);
                 if state != Some('D') {
                     let is_device = self.tree.devices.iter().any(|device| device.process == index);
@@ -566,6 +594,10 @@ impl Vm<'_> {
                 }
             }
         }
+    }
+
+    fn pid_of(&self, index: usize) -> u32 {
+        self.tree.processes.get(index).map_or(0, |process| process.pid)
     }
 
     /// Makes the process look at what there is to do.
@@ -654,6 +686,25 @@ mod tests {
     fn first_crashes_cost_no_pause_and_later_ones_up_to_a_second() {
         let pauses: Vec<u128> = (0..8).map(|crashes| pause(crashes).as_millis()).collect();
         assert_eq!(pauses, [0, 0, 0, 0, 10, 100, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_process_that_computes_is_starved_until_it_has_had_its_time() {
+        let busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn();
+        let mut busy = busy.expect("a shell");
+        let pid = busy.id();
+        // It runs, and has had nothing since then.
+        while !is_starved(pid, u64::MAX) {
+            std::thread::yield_now();
+        }
+        while load_of(pid).is_some_and(|(_, ran)| ran < HANG_TICKS) {
+            std::thread::yield_now();
+        }
+        let starved = is_starved(pid, 0);
+        busy.kill().expect("it runs");
+        busy.wait().expect("it has ended");
+        assert!(!starved);
+        assert!(!is_starved(pid, u64::MAX), "nor is one that does not exist");
     }
 
     #[test]

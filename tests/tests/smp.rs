@@ -220,3 +220,16 @@ fn processors_that_monitor_memory_sleep_until_it_is_written() {
         assert!(used < 50, "{used} ticks beside a thread's 100");
     }
 }
+
+#[test]
+fn a_device_that_gets_no_processor_is_not_taken_for_hung() {
+    // Behind the other tests: the machine is in its own way only.
+    // SAFETY: lowers the priority of this thread, which the machine inherits.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    let scratch = Scratch::new("smp-starve");
+    let mut vm = start(&scratch, "starve", 255, &[]);
+    let status = vm.wait(400).code();
+    assert_eq!(status, Some(ENDED), "{}\n{}", vm.output(), vm.errors());
+    assert_eq!(vm.output(), "asked answered \nend\n");
+    assert_eq!(vm.errors(), "");
+}
