@@ -135,3 +135,70 @@ fn linux_boots_to_its_userland_through_the_same_instructions_twice() {
     assert!(first.0.contains("userland is up"), "{}", first.0);
     assert_eq!(boot("icount-linux-2"), first);
 }
+
+/// How many sectors [`reader`] reads of a disk that has 256, again and again.
+const READS: u16 = 2000;
+
+/// A firmware that reads sectors of a disk with the processor, waiting for each by looking at the status, and sends a sum of all words.
+fn reader() -> Code {
+    let code = Code::new()
+        // cli; xor ax, ax; mov ds, ax; mov ss, ax; mov sp, 0x7000; xor ebp, ebp; xor bx, bx
+        .bytes(&[0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x70, 0x66, 0x31, 0xed, 0x31, 0xdb]);
+    let top = code.raw().len();
+    [(2, 1), (4, 0), (5, 0), (6, 0xe0)]
+        .into_iter()
+        .fold(code, |code, (register, value)| code.out(0x1f0 + register, value))
+        // mov dx, 0x1f3; mov al, bl; out dx, al; the command
+        .bytes(&[0xba, 0xf3, 0x01, 0x88, 0xd8, 0xee])
+        .out(0x1f7, 0x20)
+        // wait: in al, dx; test al, 8; jz wait; mov dx, 0x1f0; mov cx, 256
+        .bytes(&[0xec, 0xa8, 0x08, 0x74, 0xfb, 0xba, 0xf0, 0x01, 0xb9, 0x00, 0x01])
+        // word: in ax, dx; movzx eax, ax; rol ebp, 1; add ebp, eax; loop word
+        .bytes(&[0xed, 0x66, 0x0f, 0xb7, 0xc0, 0x66, 0xd1, 0xc5, 0x66, 0x01, 0xc5, 0xe2, 0xf3])
+        // inc bx; cmp bx, READS; jae out
+        .bytes(&[0x43, 0x81, 0xfb, READS.to_le_bytes()[0], READS.to_le_bytes()[1], 0x73, 0x03])
+        .back_to(top)
+        // mov [500], ebp; mov si, 0x500; mov bp, 4; then each byte as two letters.
+        .bytes(&[0x66, 0x89, 0x2e, 0x00, 0x05, 0xbe, 0x00, 0x05, 0xbd, 0x04, 0x00])
+        .then(|code| {
+            let next = code.raw().len();
+            let code = code.bytes(&[0x8a, 0x04, 0xc0, 0xe8, 0x04, 0x04, b'A']).put();
+            let code = code.bytes(&[0x8a, 0x04, 0x24, 0x0f, 0x04, b'A']).put();
+            // inc si; dec bp; jz +3
+            code.bytes(&[0x46, 0x4d, 0x74, 0x03]).back_to(next)
+        })
+        .say("<done>")
+        .sleep()
+}
+
+#[test]
+fn a_disk_gives_the_same_with_counted_time_also_while_its_processes_die() {
+    let scratch = Scratch::new("icount-disk");
+    let (disk, socket) = (scratch.file("disk"), scratch.file("monitor"));
+    let words: Vec<u16> = (0..256 * 256u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u16).collect();
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    std::fs::write(&disk, bytes).expect("disk");
+    let read = (0..usize::from(READS)).flat_map(|sector| &words[sector % 256 * 256..][..256]);
+    let sum = read.fold(0u32, |sum, word| sum.rotate_left(1).wrapping_add(u32::from(*word)));
+    let letter = |half: u8| char::from(b'A' + half);
+    let said: String =
+        sum.to_le_bytes().iter().flat_map(|byte| [letter(byte >> 4), letter(byte & 15)]).collect();
+
+    for kills in [false, true] {
+        let mut args = reader().firmware_args(&scratch);
+        let at = args.iter().position(|word| word == "-monitor").expect("a monitor") + 1;
+        args[at] = format!("unix:{socket},server,nowait");
+        let more = ["-icount", "3", "-hda", &disk, "-S"];
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more).collect();
+        let mut vm = Vm::start("qemu", &args);
+        let mut monitor = Monitor::connect(&socket);
+        monitor.ask("cont");
+        for name in ["ide0", "block-hda"].repeat(if kills { 10 } else { 0 }) {
+            monitor.ask(&format!("device_kill {name}"));
+        }
+        assert_eq!(vm.expect("<done>", 60), format!("{said}<done>"), "kills: {kills}; {}", vm.errors());
+        assert_eq!(monitor.ask("info restarts").contains("device_kill"), kills);
+        drop(vm);
+        std::fs::remove_file(&socket).ok();
+    }
+}
