@@ -239,11 +239,19 @@ fn guest_clocks_keep_the_hosts_time_and_no_tick_of_the_8254_is_lost_under_load()
     let scratch = Scratch::new("clock");
     let mut vm = firmware().start(&scratch, &[]);
     part("idle", &mut vm, seconds);
+    let load = Load::start();
+    part("under load", &mut vm, seconds);
+    drop(load);
+    // A second's ticks are owed at most, so this is shorter than one: a guest that waits for its starved clock can fall behind for good.
     unless_away(|| {
-        let load = Load::start();
-        let begun = part("under load", &mut vm, seconds).0;
-        drop(load);
-        catches_up("8254 after the load", &mut vm, &begun, PIT, |now| now.pit)
+        let mut loads = 0..seconds.min(5);
+        loads.all(|_| {
+            let begun = read(&mut vm);
+            let load = Load::start();
+            std::thread::sleep(Duration::from_millis(700));
+            drop(load);
+            catches_up("8254 after the load", &mut vm, &begun, PIT, |now| now.pit)
+        })
     });
 }
 
