@@ -155,18 +155,19 @@ impl Pit8254 {
         self.channels[0].out(tick(now))
     }
 
-    /// When OUT0 next rises.
+    /// When OUT0 next rises, or when a new count decides about that.
     #[must_use]
     pub fn next_deadline(&self, now: u64) -> Option<u64> {
-        time_of(self.channels[0].next_rise(tick(now))?)
+        let (channel, tick) = (&self.channels[0], tick(now));
+        let next = [channel.next_rise(tick), channel.next_count(tick)];
+        next.into_iter().flatten().filter_map(time_of).min()
     }
 
     /// When OUT0 next rises or falls, for an input that follows the level.
     #[must_use]
     pub fn next_change(&self, now: u64) -> Option<u64> {
-        let channel = &self.channels[0];
-        let (rise, fall) = (channel.next_rise(tick(now)), channel.next_fall(tick(now)));
-        rise.into_iter().chain(fall).filter_map(time_of).min()
+        let fall = self.channels[0].next_fall(tick(now)).and_then(time_of);
+        self.next_deadline(now).into_iter().chain(fall).min()
     }
 
     /// The tone on the speaker: whether it is driven, and the period in nanoseconds.

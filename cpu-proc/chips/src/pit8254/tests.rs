@@ -53,6 +53,21 @@ fn rate_generator_counts_down_from_the_count() {
 }
 
 #[test]
+fn deadlines_lead_to_every_rise_of_a_square_wave_that_gets_a_new_count() {
+    let mut pit = Pit8254::new();
+    program(&mut pit, 0, 3, 25_328, 0);
+    write(&mut pit, 0x40, 200, 0);
+    write(&mut pit, 0x40, 0, 0);
+    // The new count begins with the low half of the first cycle, at tick 1 + 12664.
+    let first = pit.next_deadline(at(0)).unwrap();
+    assert_eq!((first, pit.sync(first)), (at(12_665), 0));
+    for rise in 0..5 {
+        let next = pit.next_deadline(first.max(at(12_765 + 200 * rise) - 1)).unwrap();
+        assert_eq!((next, pit.sync(next)), (at(12_765 + 200 * rise), 1));
+    }
+}
+
+#[test]
 fn new_count_of_the_rate_generator_waits_for_the_end_of_the_cycle() {
     let mut pit = Pit8254::new();
     program(&mut pit, 0, 2, 100, 0);
