@@ -2,7 +2,7 @@
 //!
 //! Stores to the line by others, be they processors or bus masters, are not seen as they happen: while the processor waits, the line is
 //! compared from time to time with what it held when it was armed. A store of what is there already goes unseen, so a wait ends after
-//! [`MOST_NS`] in any case. Software has to reckon with that: a wait may end for any reason.
+//! 10 ms in any case. Software has to reckon with that: a wait may end for any reason.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
