@@ -18,8 +18,8 @@
 //! - *Hangs*: a process that has work and completes none of it for [`HANG_LOOKS`] looks, [`LOOK`] apart, while the VM runs, is
 //!   killed and replaced like a dead one, unless it waits for the host's disk. Answering [`PING_LOOKS`] is work too, so that
 //!   a device that hangs in a timer, or is stopped, is found. One that could run and has had less than [`HANG_TICKS`] of a processor
-//!   meanwhile waits for the host and not for itself: it is looked at again until it has had them. So is one that starts. A character back end may wait for its client for ever; it counts
-//!   as hung when it is stopped, as does a block back end without work.
+//!   meanwhile waits for the host and not for itself: it is looked at again until it has had them. So is one that starts. A
+//!   character back end may wait for its client for ever; it counts as hung when it is stopped, as does a block back end without work.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

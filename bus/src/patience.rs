@@ -52,13 +52,9 @@ impl Patience {
     pub fn lasted(&self, ns: u64) {
         let look = self.look_ns.get();
         if ns > look {
-            let next = match ns <= LONGEST_NS {
-                true => (look * 2).clamp(FIRST_NS, LONGEST_NS),
-                // One long wait among short ones is no reason to forget them.
-                false if look / 2 >= FIRST_NS => look / 2,
-                false => 0,
-            };
-            self.look_ns.set(next.max(self.least_ns));
+            // One long wait among short ones is no reason to forget them.
+            let next = if ns <= LONGEST_NS { (look * 2).clamp(FIRST_NS, LONGEST_NS) } else { look / 2 };
+            self.look_ns.set(if next < FIRST_NS { self.least_ns } else { next.max(self.least_ns) });
         }
     }
 }

@@ -84,6 +84,19 @@ impl Code {
         text.bytes().fold(self, |code, letter| code.bytes(&[0xb0, letter]).put())
     }
 
+    /// Sends the `count` bytes of memory from `at` on, each as two letters from A on, the upper half first. Changes AX, DX, SI and BP.
+    pub fn say_memory(self, at: u16, count: u16) -> Code {
+        let ([at_low, at_high], [low, high]) = (at.to_le_bytes(), count.to_le_bytes());
+        // mov si, at; mov bp, count
+        let code = self.bytes(&[0xbe, at_low, at_high, 0xbd, low, high]);
+        let next = code.raw().len();
+        // mov al, [si]; shr al, 4; add al, 'A'; then and al, 15
+        let code = code.bytes(&[0x8a, 0x04, 0xc0, 0xe8, 0x04, 0x04, b'A']).put();
+        let code = code.bytes(&[0x8a, 0x04, 0x24, 0x0f, 0x04, b'A']).put();
+        // inc si; dec bp; jz +3
+        code.bytes(&[0x46, 0x4d, 0x74, 0x03]).back_to(next)
+    }
+
     /// Reads a byte from a port and sends it.
     pub fn say_port(self, port: u16) -> Code {
         let [low, high] = port.to_le_bytes();
@@ -153,6 +166,16 @@ impl Code {
         let args = self.firmware_args(scratch);
         let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
         Vm::start("qemu", &args)
+    }
+
+    /// The same with a monitor on a socket, whose path is the second value.
+    pub fn start_monitored(&self, scratch: &Scratch, more: &[&str]) -> (Vm, String) {
+        let socket = scratch.file("monitor");
+        let mut args = self.firmware_args(scratch);
+        let at = args.iter().position(|word| word == "-monitor").expect("a monitor") + 1;
+        args[at] = format!("unix:{socket},server,nowait");
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        (Vm::start("qemu", &args), socket)
     }
 
     /// A disk of `bytes` whose boot sector is the code.

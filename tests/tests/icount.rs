@@ -50,15 +50,9 @@ fn clocks() -> Code {
         // cmp word [500], 300; jae out
         .bytes(&[0x81, 0x3e, 0x00, 0x05, 0x2c, 0x01, 0x73, 0x03])
         .back_to(top)
-        // cli; mov si, 0x504; mov bp, 8; then each byte as two letters.
-        .bytes(&[0xfa, 0xbe, 0x04, 0x05, 0xbd, 0x08, 0x00])
-        .then(|code| {
-            let next = code.raw().len();
-            let code = code.bytes(&[0x8a, 0x04, 0xc0, 0xe8, 0x04, 0x04, b'A']).put();
-            let code = code.bytes(&[0x8a, 0x04, 0x24, 0x0f, 0x04, b'A']).put();
-            // inc si; dec bp; jz +3
-            code.bytes(&[0x46, 0x4d, 0x74, 0x03]).back_to(next)
-        })
+        // cli
+        .bytes(&[0xfa])
+        .say_memory(0x504, 8)
         .say("<done>")
         .sleep()
         .fill_to(HANDLER)
@@ -79,14 +73,8 @@ fn clocks() -> Code {
 /// What the firmware sends, and its count.
 fn run(name: &str, options: &[&str]) -> (String, String) {
     let scratch = Scratch::new(name);
-    let socket = scratch.file("monitor");
-    let mut args = clocks().firmware_args(&scratch);
-    let at = args.iter().position(|word| word == "-monitor").expect("a monitor") + 1;
-    args[at] = format!("unix:{socket},server,nowait");
-    let more = ["-startdate", "2009-05-01T12:00:00"];
-    let args: Vec<&str> =
-        args.iter().map(String::as_str).chain(more).chain(options.iter().copied()).collect();
-    let mut vm = Vm::start("qemu", &args);
+    let more = [&["-startdate", "2009-05-01T12:00:00"], options].concat();
+    let (mut vm, socket) = clocks().start_monitored(&scratch, &more);
     let said = vm.expect("<done>", 60);
     (said, counted(&mut Monitor::connect(&socket)))
 }
@@ -158,15 +146,9 @@ fn reader() -> Code {
         // inc bx; cmp bx, READS; jae out
         .bytes(&[0x43, 0x81, 0xfb, READS.to_le_bytes()[0], READS.to_le_bytes()[1], 0x73, 0x03])
         .back_to(top)
-        // mov [500], ebp; mov si, 0x500; mov bp, 4; then each byte as two letters.
-        .bytes(&[0x66, 0x89, 0x2e, 0x00, 0x05, 0xbe, 0x00, 0x05, 0xbd, 0x04, 0x00])
-        .then(|code| {
-            let next = code.raw().len();
-            let code = code.bytes(&[0x8a, 0x04, 0xc0, 0xe8, 0x04, 0x04, b'A']).put();
-            let code = code.bytes(&[0x8a, 0x04, 0x24, 0x0f, 0x04, b'A']).put();
-            // inc si; dec bp; jz +3
-            code.bytes(&[0x46, 0x4d, 0x74, 0x03]).back_to(next)
-        })
+        // mov [500], ebp
+        .bytes(&[0x66, 0x89, 0x2e, 0x00, 0x05])
+        .say_memory(0x500, 4)
         .say("<done>")
         .sleep()
 }
@@ -174,7 +156,7 @@ fn reader() -> Code {
 #[test]
 fn a_disk_gives_the_same_with_counted_time_also_while_its_processes_die() {
     let scratch = Scratch::new("icount-disk");
-    let (disk, socket) = (scratch.file("disk"), scratch.file("monitor"));
+    let disk = scratch.file("disk");
     let words: Vec<u16> = (0..256 * 256u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u16).collect();
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     std::fs::write(&disk, bytes).expect("disk");
@@ -185,12 +167,7 @@ fn a_disk_gives_the_same_with_counted_time_also_while_its_processes_die() {
         sum.to_le_bytes().iter().flat_map(|byte| [letter(byte >> 4), letter(byte & 15)]).collect();
 
     for kills in [false, true] {
-        let mut args = reader().firmware_args(&scratch);
-        let at = args.iter().position(|word| word == "-monitor").expect("a monitor") + 1;
-        args[at] = format!("unix:{socket},server,nowait");
-        let more = ["-icount", "3", "-hda", &disk, "-S"];
-        let args: Vec<&str> = args.iter().map(String::as_str).chain(more).collect();
-        let mut vm = Vm::start("qemu", &args);
+        let (mut vm, socket) = reader().start_monitored(&scratch, &["-icount", "3", "-hda", &disk, "-S"]);
         let mut monitor = Monitor::connect(&socket);
         monitor.ask("cont");
         for name in ["ide0", "block-hda"].repeat(if kills { 10 } else { 0 }) {

@@ -1,7 +1,7 @@
 //! `-d`: each item writes what it is for.
 
 use bulkhead_tests::code::Code;
-use bulkhead_tests::{Monitor, Scratch, Vm};
+use bulkhead_tests::{Monitor, Scratch};
 
 /// A firmware that enters protected mode, calls a far function, returns from an interrupt frame, and then meets an undefined instruction
 /// without anything to handle it: a triple fault.
@@ -46,12 +46,8 @@ const TRACE: [u64; 14] = [
 /// What the log holds after the firmware's end.
 fn log(name: &str, items: &str) -> String {
     let scratch = Scratch::new(name);
-    let (socket, file) = (scratch.file("monitor"), scratch.file("log"));
-    let mut args = code().firmware_args(&scratch);
-    let at = args.iter().position(|word| word == "-monitor").expect("a monitor") + 1;
-    args[at] = format!("unix:{socket},server,nowait");
-    let args: Vec<&str> = args.iter().map(String::as_str).chain(["-S", "-no-reboot"]).collect();
-    let mut vm = Vm::start("qemu", &args);
+    let file = scratch.file("log");
+    let (mut vm, socket) = code().start_monitored(&scratch, &["-S", "-no-reboot"]);
     let mut monitor = Monitor::connect(&socket);
     assert_eq!(monitor.ask(&format!("logfile {file}")), "");
     assert_eq!(monitor.ask(&format!("log {items}")), "");

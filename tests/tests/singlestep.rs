@@ -29,19 +29,13 @@ fn logged(file: &str) -> Vec<usize> {
 #[test]
 fn blocks_hold_one_instruction_until_it_is_switched_off() {
     let scratch = Scratch::new("singlestep");
-    let (monitor, stepped, normal, again) =
-        (scratch.file("monitor"), scratch.file("stepped"), scratch.file("normal"), scratch.file("again"));
+    let [stepped, normal, again] = ["stepped", "normal", "again"].map(|name| scratch.file(name));
     // Counts in AX and BX for ever, says so once.
     let code = Code::new().say("<up>");
     let top = code.raw().len();
     let code = code.bytes(&[0x40, 0x43, 0x40, 0x43, 0x90]).back_to(top);
-    let socket = format!("unix:{monitor},server,nowait");
-    let mut args = code.firmware_args(&scratch);
-    let at = args.iter().position(|word| word == "-monitor").expect("a monitor") + 1;
-    args[at] = socket;
-    let args: Vec<&str> = args.iter().map(String::as_str).chain(["-singlestep", "-S"]).collect();
-    let mut vm = bulkhead_tests::Vm::start("qemu", &args);
-    let mut monitor = Monitor::connect(&monitor);
+    let (mut vm, socket) = code.start_monitored(&scratch, &["-singlestep", "-S"]);
+    let mut monitor = Monitor::connect(&socket);
     assert_eq!(monitor.ask(&format!("logfile {stepped}")), "");
     assert_eq!(monitor.ask("log in_asm,cpu_reset"), "");
     monitor.ask("system_reset");

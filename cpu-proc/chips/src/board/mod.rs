@@ -558,8 +558,7 @@ impl Board {
         self.note_mask(now);
         let timer_wanted = !self.hpet.legacy() && self.wants_ticks();
         // An input that follows the level takes its request back when the level falls.
-        let level = self.pic.follows_level(0) || self.config.ioapic && self.ioapic.follows_level(TIMER_PIN);
-        let pit = match (timer_wanted, level) {
+        let pit = match (timer_wanted, self.follows_tick_level()) {
             (true, true) => self.pit.next_change(now),
             (true, false) => self.pit.next_deadline(now),
             (false, _) => None,

@@ -7,9 +7,13 @@ use crate::owed::MASKED_NS;
 impl Board {
     /// The periodic source of IRQ 0, if it is one whose edges count: nanoseconds between two of them.
     fn tick_period(&self) -> Option<u64> {
-        let level = self.pic.follows_level(0) || self.config.ioapic && self.ioapic.follows_level(TIMER_PIN);
         let period = if self.hpet.legacy() { self.hpet.tick_period() } else { self.pit.period() };
-        period.filter(|_| !level)
+        period.filter(|_| !self.follows_tick_level())
+    }
+
+    /// Whether some input of IRQ 0 follows its level.
+    pub(super) fn follows_tick_level(&self) -> bool {
+        self.pic.follows_level(0) || self.config.ioapic && self.ioapic.follows_level(TIMER_PIN)
     }
 
     fn reaches_ioapic(&self) -> bool {

@@ -170,8 +170,13 @@ impl Channel {
         }
     }
 
-    /// End of the cycle (mode 2) or half cycle (mode 3) that `tick` lies in, and whether OUT falls there.
-    fn boundary(&self, tick: i64) -> Option<(i64, bool)> {
+    /// Tick at which a count that was written meanwhile replaces the one that runs, and whether OUT falls there: the end of the cycle
+    /// (mode 2) or half cycle (mode 3) that `tick` lies in. What [`Self::next_rise`] and [`Self::next_fall`] say holds until then.
+    #[must_use]
+    pub fn next_count(&self, tick: i64) -> Option<(i64, bool)> {
+        if self.next.is_none() || !self.periodic() || !self.gate {
+            return None;
+        }
         let origin = self.origin?;
         let count = i64::from(self.count);
         let elapsed = tick.saturating_sub(origin).max(0);
@@ -184,23 +189,14 @@ impl Channel {
         }
     }
 
-    /// Tick at which a count that was written meanwhile replaces the one that runs: what [`Self::next_rise`] and [`Self::next_fall`] say holds
-    /// until then.
-    #[must_use]
-    pub fn next_count(&self, tick: i64) -> Option<i64> {
-        let waits = self.next.is_some() && self.periodic() && self.gate;
-        if waits { self.boundary(tick).map(|(at, _)| at) } else { None }
-    }
-
     /// Brings the counter to `tick`; returns how often OUT has risen since the last call.
     pub fn sync(&mut self, tick: i64) -> u64 {
         let mut rises = 0;
         if tick < self.seen {
             return 0;
         }
-        if let Some(next) = self.next
-            && self.next_count(self.seen).is_some_and(|at| at <= tick)
-            && let Some((boundary, falls)) = self.boundary(self.seen)
+        if let (Some(next), Some((boundary, falls))) = (self.next, self.next_count(self.seen))
+            && boundary <= tick
         {
             rises = self.rises(self.seen, boundary);
             self.seen = boundary;

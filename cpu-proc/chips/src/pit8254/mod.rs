@@ -159,7 +159,7 @@ impl Pit8254 {
     #[must_use]
     pub fn next_deadline(&self, now: u64) -> Option<u64> {
         let (channel, tick) = (&self.channels[0], tick(now));
-        let next = [channel.next_rise(tick), channel.next_count(tick)];
+        let next = [channel.next_rise(tick), channel.next_count(tick).map(|(at, _)| at)];
         next.into_iter().flatten().filter_map(time_of).min()
     }
 

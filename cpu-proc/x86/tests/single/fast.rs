@@ -154,7 +154,7 @@ pub unsafe fn put_media(s: &State, fx: *mut u8) {
 ///
 /// # Safety
 /// As for [`put_media`].
-unsafe fn get_media(s: &mut State, fx: *const u8) {
+pub unsafe fn get_media(s: &mut State, fx: *const u8) {
     // SAFETY: as there.
     unsafe {
         s.control = fx.cast::<u16>().read_unaligned();

@@ -368,19 +368,13 @@ unsafe fn store(case: &mut Case, gregs: &[i64; 23], fx: *const u8) {
         s.selectors =
             [es as u16, selectors as u16, (selectors >> 48) as u16, ds as u16, fs as u16, gs as u16, 0, 0];
         let present = *fx.add(512).cast::<u64>();
-        if present & 1 != 0 {
-            s.control = fx.cast::<u16>().read();
-            s.status = fx.add(2).cast::<u16>().read();
-            s.tags = u16::from(fx.add(4).read());
-            s.st.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(fx.add(32), 128);
-        } else {
+        fast::get_media(s, fx);
+        // What is not present is as after FNINIT and zero.
+        if present & 1 == 0 {
             (s.control, s.status, s.tags) = (0x37f, 0, 0);
             s.st = [[0; 16]; 8];
         }
-        s.mxcsr = fx.add(24).cast::<u32>().read();
-        if present & 2 != 0 {
-            s.xmm.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(fx.add(160), 256);
-        } else {
+        if present & 2 == 0 {
             s.xmm = [[0; 16]; 16];
         }
         s.window.as_mut_ptr().copy_from_nonoverlapping(WINDOW as *const u8, WINDOW_LEN);
