@@ -7,6 +7,7 @@ pub mod engine;
 pub mod heap;
 pub mod mutate;
 pub mod settings;
+pub mod spent;
 pub mod supervise;
 pub mod targets;
 pub mod watch;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use bulkhead_fuzz::settings::{Settings, USAGE};
 use bulkhead_fuzz::targets::{self, TARGETS};
-use bulkhead_fuzz::{corpus, heap, supervise, worker};
+use bulkhead_fuzz::{corpus, heap, spent, supervise, worker};
 
 #[global_allocator]
 static HEAP: heap::Counting = heap::Counting;
@@ -13,7 +13,9 @@ fn run(words: &[String]) -> Result<bool, String> {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["-h" | "--help", ..] => println!("{USAGE}"),
         ["--list"] => {
-            TARGETS.iter().for_each(|target| println!("{:<16} {}", target.name, target.what));
+            TARGETS.iter().for_each(|target| {
+                println!("{:<16} {:>5} s  {}", target.name, spent::seconds(target.name), target.what)
+            });
         }
         ["--replay", name, hex] => {
             let target = targets::find(name).ok_or_else(|| format!("no target '{name}'"))?;

@@ -44,13 +44,14 @@ pub fn supervise(settings: &Settings) -> Result<bool, String> {
 
 /// Runs one target in a process. False when something was found.
 fn one(settings: &Settings, program: &Path, target: &Target) -> Result<bool, String> {
+    let Some(words) = settings.words(target) else { return Ok(true) };
     let scratch = settings.folder.join("scratch").join(target.name);
     let say = |error: std::io::Error| format!("{}: {error}", scratch.display());
     let _ = std::fs::remove_dir_all(&scratch);
     std::fs::create_dir_all(&scratch).map_err(say)?;
     let whole = scratch.canonicalize().map_err(say)?;
     let mut command = Command::new(program);
-    command.arg(WORKER).args(settings.words(target)).env("TMPDIR", &whole).stdin(Stdio::null());
+    command.arg(WORKER).args(words).env("TMPDIR", &whole).stdin(Stdio::null());
     // Devices complain there of what they are made to see.
     command.stderr(Stdio::null());
     let status = command.status().map_err(|error| error.to_string())?;

@@ -6,7 +6,7 @@ use crate::engine::{self, Campaign, Failure};
 use crate::settings::{Budget, Settings};
 use crate::targets::Target;
 use crate::watch::{Watch, end_with_parent, processor_time};
-use crate::{confine, corpus, cover};
+use crate::{confine, corpus, cover, spent};
 
 /// Different failures of one target after which it ends.
 const FAILURES_MAX: usize = 10;
@@ -156,6 +156,7 @@ pub fn work(settings: &Settings) -> Result<bool, String> {
         corpus::write(&own, &essence).map_err(|error| say(&own, error))?;
         if settings.keep {
             corpus::write(&kept, &few(&essence)).map_err(|error| say(&kept, error))?;
+            spent::add(target.name, seconds as u64, runs).map_err(|error| say(&kept, error))?;
         }
     }
     println!(
