@@ -137,7 +137,7 @@ fn indirect_target(ctx: &mut Ctx, insn: &Instruction) -> Name {
     ctx.zx(width_of(reg.size()), value)
 }
 
-/// Selector and offset of a far branch.
+/// Selector and offset of a far branch, and the width of what a call pushes.
 fn far_target(ctx: &mut Ctx, insn: &Instruction) -> Option<(Name, Name, u8)> {
     match insn.op0_kind() {
         OpKind::FarBranch16 => {
@@ -157,7 +157,9 @@ fn far_target(ctx: &mut Ctx, insn: &Instruction) -> Option<(Name, Name, u8)> {
                 Code::Jmp_m1664 | Code::Call_m1664 => W64,
                 _ => return None,
             };
-            let (offset, selector) = system::load_far_pointer(ctx, insn, w);
+            // AMD's pointers are 16:32 with REX.W too (see `widen_by_amd`).
+            let pointer = if ctx.amd { w.min(W32) } else { w };
+            let (offset, selector) = system::load_far_pointer(ctx, insn, pointer);
             Some((selector, offset, w))
         }
         _ => None,

@@ -60,6 +60,8 @@ pub struct Ctx<'a> {
     pub key: u32,
     /// `Cpu::features`: CPUID leaf 1 EDX, ECX, leaf 8000_0001 EDX, ECX.
     pub features: [u32; 4],
+    /// The model's vendor is AMD.
+    pub amd: bool,
     /// Limit of the code segment, for branch targets outside flat mode; all ones in 64-bit mode.
     pub cs_limit: u64,
     /// Architectural pc of this instruction.
@@ -83,6 +85,7 @@ impl<'a> Ctx<'a> {
             out,
             key,
             features,
+            amd: false,
             cs_limit,
             pc: 0,
             next_pc: 0,

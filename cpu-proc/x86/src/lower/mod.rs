@@ -154,7 +154,8 @@ fn decoder_options(amd: bool, has: impl Fn(feature::Feature) -> bool) -> u32 {
     // The `F3` forms of `BSF`, `BSR` and `WBINVD` and the hints in 0F 18..1F mean nothing more on older processors.
     let mut options =
         DecoderOptions::NO_WBNOINVD | DecoderOptions::NO_MPFX_0FBC | DecoderOptions::FORCE_RESERVED_NOP;
-    // AMD's processors take operand-size prefixes of near branches and REX.W of far pointers otherwise in 64-bit code.
+    // AMD's processors take operand-size prefixes of near branches and REX.W of far pointers otherwise in 64-bit code (see also
+    // `widen_by_amd`).
     if amd {
         options |= DecoderOptions::AMD;
     }
@@ -173,6 +174,23 @@ fn undefined_by_amd(insn: &Instruction) -> bool {
         Reservednop_rm16_r16_0F0D | Reservednop_rm32_r32_0F0D | Reservednop_rm64_r64_0F0D
     );
     group && insn.op0_kind() == iced_x86::OpKind::Register
+}
+
+/// REX.W of a far branch through memory leaves the pointer 16:32 on AMD's processors and makes what a call pushes 64 bits wide, as it does
+/// for every far transfer (AMD manual volume 3, `CALL (Far)`: no 16:64 form; what a host of the kind does). The decoder's AMD form drops
+/// it; this gives the instruction the code of the 64-bit form back, and `control::far_target` reads its pointer.
+fn widen_by_amd(insn: &mut Instruction, bytes: &[u8]) {
+    let wide = match insn.code() {
+        Code::Call_m1632 => Code::Call_m1664,
+        Code::Jmp_m1632 => Code::Jmp_m1664,
+        _ => return,
+    };
+    // REX counts only as the last prefix, right before the opcode FF.
+    let opcode = bytes.iter().position(|b| *b == 0xff);
+    let rex = opcode.and_then(|at| bytes.get(at.checked_sub(1)?)).copied().unwrap_or(0);
+    if rex & 0xf8 == 0x48 {
+        insn.set_code(wide);
+    }
 }
 
 /// Lowers a block at `core.pc`; see `GuestOps::lower`.
@@ -215,6 +233,7 @@ pub fn lower(
     out.restart(pc);
     out.movable = mode & key::CODE64 != 0 && mode & (key::TRAP | key::INHIBIT | key::BREAKPOINTS) == 0;
     let mut ctx = Ctx::new(out, mode, features, cs_limit);
+    ctx.amd = amd;
     ctx.sides = if cap == 1 { 0 } else { SIDES };
     fetch.fill(fetch.in_page.min(ahead))?;
     // Each round lowers what the window holds whole, then fetches on.
@@ -234,6 +253,9 @@ pub fn lower(
                     continue;
                 }
             };
+            if amd && bitness == 64 {
+                widen_by_amd(&mut insn, fetch.bytes().get(used..).unwrap_or(&[]));
+            }
             ctx.start_insn(at, at.wrapping_add(len as u64) & mask, len);
             if let Some(listing) = &mut listing {
                 list(listing, at, undefined.is_none().then_some(&insn));

@@ -108,12 +108,12 @@ pub fn model() -> &'static str {
     }
 }
 
-/// The model of the cases that are text, the same on every host.
-pub const FIXED: &str = "max";
+/// The models of the cases that are text, the same on every host: AMD's and Intel's.
+pub const FIXED: [&str; 2] = ["max", "max,vendor=GenuineIntel"];
 
 /// Decoder options of a model.
 pub fn options_of(model: &str) -> u32 {
-    let amd = if model == "max" { DecoderOptions::AMD } else { 0 };
+    let amd = if model == FIXED[0] { DecoderOptions::AMD } else { 0 };
     amd | DecoderOptions::NO_WBNOINVD | DecoderOptions::NO_MPFX_0FBC | DecoderOptions::FORCE_RESERVED_NOP
 }
 
@@ -470,9 +470,10 @@ fn first_memory(insn: &Instruction) -> u32 {
     (0..insn.op_count()).find(|i| insn.op_kind(*i) == OpKind::Memory).unwrap_or(0)
 }
 
-/// A case with given code: its state from `seed`, its memory operand where `words` say, else in the window.
-pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str]) -> Case {
+/// A case with given code for the model of `options`: its state from `seed`, its memory operand where `words` say, else in the window.
+pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str], options: u32) -> Case {
     let mut rng = seeded(seed);
+    let mut pointer = None;
     // SAFETY: integers only.
     let mut case: Case = unsafe { std::mem::zeroed() };
     case.code[..code.len()].copy_from_slice(code);
@@ -488,6 +489,9 @@ pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str]) -> Case {
             "odd" => to += 1,
             "non-canonical" => to = 0x8000_0000_0000_0000,
             "ac" => case.before.flags |= 1 << 18,
+            // The operand is a far pointer of 16:32 or 16:64 bits to 64-bit code.
+            "far" => pointer = Some(4),
+            "far64" => pointer = Some(8),
             // An unmasked invalid operation is pending.
             "mf" => (case.before.control, case.before.status) = (0x37e, case.before.status | 0x8081),
             // Underflow is unmasked; denormal doubles, and ones to multiply them with.
@@ -500,10 +504,15 @@ pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str]) -> Case {
         }
     }
     let bytes = case.code;
-    let mut decoder = Decoder::with_ip(mode.bits(), &bytes[..code.len()], case.before.rip, options_of(FIXED));
+    let mut decoder = Decoder::with_ip(mode.bits(), &bytes[..code.len()], case.before.rip, options);
     let insn = decoder.decode();
     steer(&insn, &mut case, Some(&decoder), mode, to);
     adapt(&mut rng, &insn, &mut case, mode);
+    if let Some(offset) = pointer {
+        let at = (operand(&insn, &case.before) - WINDOW) as usize;
+        case.before.window[at..at + offset].copy_from_slice(&CODE.to_le_bytes()[..offset]);
+        case.before.window[at + offset..at + offset + 2].copy_from_slice(&CS64.to_le_bytes());
+    }
     case
 }
 

@@ -20,22 +20,16 @@ fn mode(name: &str) -> Mode {
     }
 }
 
-/// The case of the part before the arrow.
-pub fn parse(text: &str) -> (Case, Instruction) {
+/// The case of the part before the arrow, decoded with `options`.
+fn parse(text: &str, options: u32) -> (Case, Instruction) {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [name, seed, hex, ref more @ ..] = words[..] else { panic!("not MODE SEED CODE: {text:?}") };
     let mode = mode(name);
     let byte =
         |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap_or_else(|_| panic!("bad code: {text:?}"));
     let code: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
-    let case = generate::prepared(mode, seed.parse().expect("a number"), &code, more);
-    let insn = Decoder::with_ip(
-        mode.bits(),
-        &case.code[..code.len()],
-        case.before.rip,
-        generate::options_of(generate::FIXED),
-    )
-    .decode();
+    let case = generate::prepared(mode, seed.parse().expect("a number"), &code, more, options);
+    let insn = Decoder::with_ip(mode.bits(), &case.code[..code.len()], case.before.rip, options).decode();
     (case, insn)
 }
 
@@ -80,20 +74,19 @@ pub fn outcome(case: &Case, insn: &Instruction, after: &State, end: &End) -> Str
     if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
-/// Runs the cases of a file on `engines`; with `BULKHEAD_BLESS` rewrites it instead.
-pub fn check(path: &std::path::Path, engines: &mut [Ours]) -> Vec<(Case, Instruction)> {
+/// Runs the cases of a file on `engines` of `model`; with `BULKHEAD_BLESS` rewrites it instead.
+pub fn check(path: &std::path::Path, engines: &mut [Ours], model: &str) {
     let text = std::fs::read_to_string(path).expect("cases");
     let bless = std::env::var_os("BULKHEAD_BLESS").is_some();
     let mut written = String::new();
     let mut wrong = Vec::new();
-    let mut cases = Vec::new();
     for line in text.lines() {
         if line.is_empty() || line.starts_with('#') {
             written += &format!("{line}\n");
             continue;
         }
         let (given, expected) = line.split_once(" -> ").unwrap_or((line, ""));
-        let (case, insn) = parse(given);
+        let (case, insn) = parse(given, generate::options_of(model));
         for (i, ours) in engines.iter_mut().enumerate() {
             ours.place(&case);
             let (state, end) = ours.run(&case);
@@ -105,11 +98,9 @@ pub fn check(path: &std::path::Path, engines: &mut [Ours]) -> Vec<(Case, Instruc
                 wrong.push(format!("{given}\n  expected {expected}\n  {} {got}", ours.name));
             }
         }
-        cases.push((case, insn));
     }
     if bless {
         std::fs::write(path, written).expect("the cases are written");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    cases
 }
