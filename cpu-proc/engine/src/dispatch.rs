@@ -116,7 +116,7 @@ fn find(core: &mut CoreState) -> Result<Option<BlockId>, Fault> {
     let linear = (core.ops.linear_pc)(core, core.pc);
     let base = linear.wrapping_sub(core.pc);
     let mode = core.mmu_mode as usize & 1;
-    let key = u64::from((core.ops.block_key)(core)) | (mode as u64) << 32;
+    let key = (core.ops.block_key)(core) | (mode as u64) << 63;
     let context = match Engine::of(core).table.context(key, base) {
         Some(context) => context,
         None => {
@@ -293,7 +293,7 @@ fn install(
         let Some(made) = made else {
             // Full: start over. Nothing of it is running.
             clear(core);
-            let key = u64::from((core.ops.block_key)(core)) | (mode as u64) << 32;
+            let key = (core.ops.block_key)(core) | (mode as u64) << 63;
             ident.context = Engine::of(core).table.context(key, base).unwrap_or(0);
             core.jump_key = blocks::jump_key(core, ident.context);
             watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;

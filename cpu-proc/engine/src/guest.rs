@@ -76,8 +76,9 @@ pub enum Next {
 pub struct GuestOps {
     /// Page walk at `linear`. `user` is the privilege to check. On failure the exception is recorded and `exit` set.
     pub translate: fn(&mut CoreState, linear: u64, access: Access, user: bool) -> Result<Translation, Fault>,
-    /// Everything outside the code bytes that lowering depends on (mode, default sizes, flat segments, privilege), in 32 bits.
-    pub block_key: fn(&CoreState) -> u32,
+    /// Everything outside the code bytes that lowering depends on (mode, default sizes, flat segments, privilege, the code segment's
+    /// limit), in the low 63 bits.
+    pub block_key: fn(&CoreState) -> u64,
     /// Linear address of architectural pc `pc` (x86: plus the CS base, wrapped).
     pub linear_pc: fn(&CoreState, pc: u64) -> u64,
     /// Lowers at most `max_insns` instructions from `CoreState::pc` into `out`. Stops at the end of the page that the first

@@ -48,10 +48,10 @@ fn translate(core: &mut CoreState, linear: u64, access: Access, user: bool) -> R
     paging::translate(cpu(core), linear, access, user)
 }
 
-fn block_key(core: &CoreState) -> u32 {
+fn block_key(core: &CoreState) -> u64 {
     // SAFETY: as in `cpu`; shared.
     let cpu = unsafe { &*std::ptr::from_ref(core).cast::<Cpu>() };
-    cpu.key
+    cpu.block_key()
 }
 
 fn linear_pc(core: &CoreState, pc: u64) -> u64 {

@@ -478,6 +478,18 @@ impl Cpu {
             (if self.cpl == 3 { bulkhead_engine::MMU_USER } else { bulkhead_engine::MMU_KERNEL }) as u32;
     }
 
+    /// What a block depends on beside its bytes: [`Cpu::key`] and, outside 64-bit code, the limit of CS in bits 32 to 52. It bounds what
+    /// is fetched and where branches go. Most guests have one or two limits, so blocks are shared as ever.
+    pub fn block_key(&self) -> u64 {
+        // Limits count bytes up to 1 MiB and pages beyond.
+        let limit = match self.segs[seg::CS].limit {
+            _ if self.key & key::CODE64 != 0 => 0,
+            bytes @ ..=0xf_ffff => bytes,
+            pages => 1 << 20 | pages >> 12,
+        };
+        u64::from(self.key) | u64::from(limit) << 32
+    }
+
     /// Mask of the debug registers that are armed for kind `rw` (DR7's R/W field).
     fn armed(&self, rw: u64) -> u32 {
         let dr7 = self.dr[7];

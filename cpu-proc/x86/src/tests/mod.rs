@@ -11,6 +11,7 @@ use crate::{Config, Cpu, OPS, cpuid};
 mod far;
 mod identity;
 mod interrupts;
+mod limits;
 mod monitor;
 mod moved;
 mod paging;

@@ -4,19 +4,19 @@ use super::*;
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug)]
-enum Engines {
+pub enum Engines {
     Interpreter,
     Compiler,
 }
 
 impl Engines {
-    fn each(test: impl Fn(Engines)) {
+    pub fn each(test: impl Fn(Engines)) {
         test(Engines::Interpreter);
         test(Engines::Compiler);
     }
 
     /// Until the CPU halts, within `limit` instructions where they can be counted.
-    fn run(self, rig: &mut Rig, limit: u32) {
+    pub fn run(self, rig: &mut Rig, limit: u32) {
         match self {
             Engines::Interpreter => assert_eq!(rig.step(limit), Next::Halt),
             Engines::Compiler => {

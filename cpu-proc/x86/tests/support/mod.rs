@@ -100,7 +100,7 @@ static OPS: GuestOps = GuestOps {
     translate,
     block_key: |core| {
         // SAFETY: as in `cpu_of`; only read.
-        unsafe { (*std::ptr::from_ref(core).cast::<Cpu>()).key }
+        unsafe { (*std::ptr::from_ref(core).cast::<Cpu>()).block_key() }
     },
     linear_pc: |core, pc| {
         // SAFETY: as in `cpu_of`; only read.
