@@ -7,7 +7,9 @@ pub mod code;
 pub mod installed;
 pub mod keeper;
 pub mod linux;
+pub mod machine;
 pub mod monitor;
+pub mod peer;
 pub mod perfetto;
 pub mod screen;
 

@@ -9,6 +9,19 @@ use crate::Vm;
 /// Disk drivers that Debian builds as modules, in the order of their dependencies.
 pub const MODULES: &str = "scsi_common scsi_mod libata ata_piix crc64 crc64-rocksoft crct10dif_common crct10dif_generic \
                            crc-t10dif t10-pi sd_mod";
+/// Besides, what a file system needs.
+const EXT4: &str = "crc16 crc32c_generic mbcache jbd2 ext4";
+
+/// A line for the shell of the Debian guest: it becomes a shell whose root is the file system on the first disk.
+pub fn enter_disk() -> String {
+    format!(
+        "cd /lib/modules/*; for m in {MODULES} {EXT4}; do insmod $m.ko 2>/dev/null; done; \
+         n=0; while [ ! -b /dev/sda ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; \
+         mount -t ext4 -o noatime /dev/sda /mnt && mount -t proc proc /mnt/proc && mount -t tmpfs tmp /mnt/tmp && \
+         mount -t devtmpfs dev /mnt/dev && exec chroot /mnt /bin/sh\n"
+    )
+}
+
 /// A byte of an I/O port out (`o PORT VALUE`) and in (`i PORT`), by `/dev/port`.
 pub const PORTS: &str = "o() { printf \"\\\\$(printf %03o $2)\" | dd of=/dev/port bs=1 seek=$(($1)) conv=notrunc 2>/dev/null; }; \
                          i() { echo $(dd if=/dev/port bs=1 skip=$(($1)) count=1 2>/dev/null | od -An -tu1); }\n";

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
+use bulkhead_tests::linux::enter_disk;
+use bulkhead_tests::machine::Machine;
+
 use crate::figures::{BOOT, Bench, Emulator, Pair, SHORT, UP};
-use crate::machine::Machine;
 use crate::table::{Row, Section, quantile};
 
 /// A program of a class.
@@ -201,14 +203,7 @@ impl Bench {
             .collect();
         let mut machine = Machine::start(&emulator.x86_64, &args)?;
         let boot = machine.expect(UP, BOOT)?.1.as_secs_f64();
-        // Modules in the order of their dependencies.
-        machine.send(
-            "cd /lib/modules/*; for m in scsi_common scsi_mod libata ata_piix crc64 crc64-rocksoft crct10dif_common \
-             crct10dif_generic crc-t10dif t10-pi sd_mod crc16 crc32c_generic mbcache jbd2 ext4; do insmod $m.ko 2>/dev/null; done; \
-             n=0; while [ ! -b /dev/sda ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; \
-             mount -t ext4 -o noatime /dev/sda /mnt && mount -t proc proc /mnt/proc && mount -t tmpfs tmp /mnt/tmp && \
-             mount -t devtmpfs dev /mnt/dev && exec chroot /mnt /bin/sh\n",
-        )?;
+        machine.send(&enter_disk())?;
         machine.send(
             "export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive; cd /bench; \
              echo there-$((40 + 2))\n",

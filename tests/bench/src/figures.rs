@@ -5,7 +5,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::machine::{Machine, Usage};
+use bulkhead_tests::machine::{Machine, Usage};
+
 use crate::rom;
 use crate::table::{Row, Section, quantile};
 

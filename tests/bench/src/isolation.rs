@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::Monitor;
+use bulkhead_tests::machine::Machine;
 
 use crate::figures::{BOOT, Bench, Pair, SHORT, Wanted};
-use crate::machine::Machine;
 use crate::table::{Row, Section};
 
 /// Deaths of each process.

@@ -6,7 +6,6 @@ mod cpu;
 mod engine;
 mod figures;
 mod isolation;
-mod machine;
 mod rom;
 mod smp;
 mod table;
@@ -95,26 +94,9 @@ fn programs(target: &Path, asked: Option<PathBuf>) -> Result<PathBuf, String> {
     found.canonicalize().map_err(|error| format!("{}: {error}", found.display()))
 }
 
-fn which(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
-}
-
 /// The emulator to compare with, if there is one.
 fn peer() -> Option<Emulator> {
-    let x86_64: Vec<String> = match std::env::var("PEER") {
-        Ok(none) if none == "none" => return None,
-        Ok(command) if !command.trim().is_empty() => command.split_whitespace().map(String::from).collect(),
-        _ => {
-            let Some(program) = which("qemu-system-x86_64") else {
-                eprintln!(
-                    "bench: no peer, so no ratios; to get one: apt-get install --no-install-recommends qemu-system-x86"
-                );
-                return None;
-            };
-            vec![program.display().to_string(), "-accel".into(), "tcg".into()]
-        }
-    };
+    let x86_64 = bulkhead_tests::peer::command()?;
     // 32-bit guests run under the 32-bit program where there is one beside it.
     let mut i386 = x86_64.clone();
     if let Some(base) = i386[0].strip_suffix("qemu-system-x86_64") {

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::keeper;
+use crate::keeper;
 
 #[derive(Default)]
 struct Text {
@@ -149,10 +149,8 @@ impl Machine {
 
     /// What each of its processes used so far, sorted by name.
     pub fn usage(&self) -> Vec<Usage> {
-        let mut all: Vec<Usage> = bulkhead_tests::tree(self.child.id())
-            .into_iter()
-            .map(|(pid, name)| Usage::of(pid, name))
-            .collect();
+        let mut all: Vec<Usage> =
+            crate::tree(self.child.id()).into_iter().map(|(pid, name)| Usage::of(pid, name)).collect();
         all.sort_by(|a, b| (&a.name, a.pid).cmp(&(&b.name, b.pid)));
         all
     }

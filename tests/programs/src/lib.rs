@@ -1,0 +1,24 @@
+//! Programs of others as proof of the machine: suites run in a Debian guest ([`guest`]), and what they say is compared with another emulator's and
+//! the host's ([`compare`]), except where [`known`] has a reason.
+
+pub mod campaign;
+pub mod compare;
+pub mod guest;
+pub mod known;
+pub mod runs;
+
+/// An emulator under test.
+pub struct Side {
+    /// `ours` or `peer`.
+    pub name: &'static str,
+    /// Program and first arguments.
+    pub command: Vec<String>,
+}
+
+/// Ours, from a folder of programs, and the peer if there is one.
+pub fn sides(programs: &std::path::Path) -> Vec<Side> {
+    let ours = vec![programs.join("qemu-system-x86_64").display().to_string()];
+    let mut sides = vec![Side { name: "ours", command: ours }];
+    sides.extend(bulkhead_tests::peer::command().map(|command| Side { name: "peer", command }));
+    sides
+}
