@@ -12,7 +12,6 @@ use crate::blocks;
 use crate::guest::Fault;
 use crate::mem::{self, Privilege, peek, poke};
 use crate::mmu::{self, PAGE_SIZE, Place};
-use crate::peers;
 use crate::state::{Access, CoreState};
 
 /// Held while an operand is read and written that the host cannot lock.
@@ -34,10 +33,10 @@ pub fn modify(
     if let Some(host) = host {
         // SAFETY: `in_ram` gives the address of `size` bytes of writable memory.
         let old = unsafe { exchange(host, size, change) };
-        peers::wrote(core, host, first);
+        blocks::written(core, host, first);
         if first < size {
             // SAFETY: within the operand.
-            peers::wrote(core, unsafe { host.add(first as usize) }, size - first);
+            blocks::written(core, unsafe { host.add(first as usize) }, size - first);
         }
         return Ok(old);
     }
@@ -63,7 +62,7 @@ pub fn compare_swap_16(
     {
         // SAFETY: sixteen bytes of writable memory, aligned like the operand, and the host has the instruction.
         let old = unsafe { swap_16(host.cast(), expected, new) };
-        peers::wrote(core, host, 16);
+        blocks::written(core, host, 16);
         return Ok(old);
     }
     let old = u128::from_le_bytes(mem::load16(core, linear, privilege)?);
@@ -94,8 +93,7 @@ unsafe fn swap_16(at: *mut u128, expected: u128, new: u128) -> u128 {
     u128::from(low) | u128::from(high) << 64
 }
 
-/// Host address of an operand that can be written, when its bytes lie together, and how many of them are on its first page; code compiled
-/// from it is dropped. `None` when it has to be read and written.
+/// Host address of an operand that can be written, when its bytes lie together, and how many of them are on its first page. `None` when it has to be read and written.
 fn in_ram(
     core: &mut CoreState,
     linear: u64,
@@ -116,12 +114,6 @@ fn in_ram(
         if other != host.wrapping_add(first as usize) {
             return Ok((first, None));
         }
-        if matches!(high, Place::Code(_)) {
-            blocks::written(core, other, size - first);
-        }
-    }
-    if matches!(low, Place::Code(_)) {
-        blocks::written(core, host, first);
     }
     Ok((first, Some(host)))
 }

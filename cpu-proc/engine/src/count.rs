@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::engine::Engine;
+use crate::cache::Code;
 use crate::state::{CoreState, exit};
 
 /// The words that compiled code counts in; others may look.
@@ -126,6 +126,11 @@ pub(crate) fn begin(core: &mut CoreState) {
     }
 }
 
+/// The tail in row `row`.
+pub(crate) fn tail(core: &CoreState, row: u32) -> Option<Tail> {
+    Code::of(core)?.0.lock().table.tail(row)
+}
+
 /// Compiled code or the interpreter came back: takes back what was not begun after all.
 pub(crate) fn settle(core: &mut CoreState) {
     if !core.counter.is_on() {
@@ -135,7 +140,7 @@ pub(crate) fn settle(core: &mut CoreState) {
     core.counter.behind.store(0, Relaxed);
     let tail = match row {
         0 => None,
-        row => Engine::of(core).side.tails.get(row as usize).copied(),
+        row => tail(core, row),
     };
     let counter = &core.counter;
     if let Some(tail) = tail {

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use bulkhead_ir::Block;
 
-use crate::blocks::{self, BlockId, BlockInfo, Ident, Link, LinkId};
+use crate::blocks;
+use crate::cache::{self, Code, Found, New};
 use crate::count;
 use crate::engine::{COMPILE_SAMPLE, Engine, SAMPLE};
 use crate::fetch::Fetcher;
@@ -19,6 +20,7 @@ use crate::jit;
 use crate::mmu::{self, PAGE_SIZE, Place};
 use crate::peers;
 use crate::state::{Access, CoreState, MMU_USER, NO_BLOCK, exit, log};
+use crate::table::{BlockId, Ident, LinkId};
 
 /// Guest instructions in a compiled block at most.
 const MAX_INSNS: u32 = 64;
@@ -65,35 +67,30 @@ pub fn step(core: &mut CoreState) -> Next {
 fn advance(core: &mut CoreState) {
     core.exit = exit::NONE;
     let stepping = core.log & (log::EXEC | log::CPU) != 0;
-    let engine = Engine::of(core);
-    let Some(jit) = engine.jit.as_ref().filter(|_| !stepping) else {
+    let Some((code, me)) = Code::of(core).filter(|_| !stepping) else {
         return interpret(core);
     };
-    let enter = jit.enter();
-    let mut link = 0;
+    let mut link = None;
     loop {
         let stats = &Engine::of(core).stats;
         let sampled = stats.returns.is_multiple_of(SAMPLE).then(|| (Instant::now(), stats.compiled));
-        let Ok(found) = find(core) else { return };
-        let Some(id) = found else { return interpret(core) };
-        if link != 0 {
-            join(core, link - 1, id);
-        }
-        let Some(entry) = Engine::of(core).table.blocks.get(id as usize).map(|b| b.entry) else { return };
+        let Ok(found) = find(core, code, me, link) else { return };
+        let Some(found) = found else { return interpret(core) };
         if let Some((start, compiled)) = sampled {
             let stats = &mut Engine::of(core).stats;
             if stats.compiled == compiled {
                 stats.dispatch_ns += ns_since(start) * SAMPLE;
             }
         }
-        // SAFETY: `find` returned a live block of this CPU's engine for the current pc and context.
-        link = unsafe { jit::enter(core, enter, entry) } as LinkId;
+        // SAFETY: `find` returned a block of this CPU's code for the current pc and context, and what was one stays where it is until
+        // this CPU reads its inbox.
+        let left = unsafe { jit::enter(core, code.enter, found.entry) } as LinkId;
         core.running = NO_BLOCK;
         count::settle(core);
-        let engine = Engine::of(core);
-        engine.stats.returns += 1;
-        if link != 0
-            && let Some(l) = engine.table.links.get(link as usize - 1)
+        Engine::of(core).stats.returns += 1;
+        link = left.checked_sub(1);
+        if let Some(link) = link
+            && let Some(l) = code.lock().table.link(link)
         {
             core.pc = l.target_pc;
         }
@@ -111,100 +108,79 @@ fn advance(core: &mut CoreState) {
     }
 }
 
-/// The compiled block at the current pc, compiling it if need be; `None` when the code cannot be cached.
-fn find(core: &mut CoreState) -> Result<Option<BlockId>, Fault> {
+/// Number of the context that the CPU is in; a new one when there were too many.
+fn context(core: &mut CoreState, code: &Code, context: (u64, u64)) -> u32 {
+    if let Some((last, id)) = Engine::of(core).last_context
+        && last == context
+    {
+        return id;
+    }
+    let known = code.lock().table.context(context.0, context.1);
+    let id = known.unwrap_or_else(|| {
+        cache::drop_all(core);
+        code.lock().table.context(context.0, context.1).unwrap_or(0)
+    });
+    Engine::of(core).last_context = Some((context, id));
+    id
+}
+
+/// The compiled block at the current pc, compiling it if need be; `None` when the code cannot be cached. `link` led here.
+fn find(core: &mut CoreState, code: &Code, me: usize, link: Option<LinkId>) -> Result<Option<Found>, Fault> {
     let linear = (core.ops.linear_pc)(core, core.pc);
     let base = linear.wrapping_sub(core.pc);
     let mode = core.mmu_mode as usize & 1;
     let key = (core.ops.block_key)(core) | (mode as u64) << 63;
-    let context = match Engine::of(core).table.context(key, base) {
-        Some(context) => context,
-        None => {
-            clear(core);
-            Engine::of(core).table.context(key, base).unwrap_or(0)
-        }
-    };
+    let context = context(core, code, (key, base));
     core.jump_key = blocks::jump_key(core, context);
     let host = match mmu::place(core, linear, Access::Fetch, mode)? {
         Place::Host(host) | Place::Code(host) => host as u64,
         Place::Device(_) => return Ok(None),
     };
     let ident = Ident { host, pc: core.pc, context };
-    let known = Engine::of(core).table.find(&ident);
-    if let Some(id) = known {
-        let second = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.second_page);
-        let same = !peers::doubtful(core, id) || peers::holds(core, id);
-        if same && (second == 0 || second_page(core, linear, mode)? == Some(second)) {
+    match code.find(me, &ident, link) {
+        Some(Ok(found)) if found.second == 0 || second_page(core, linear, mode)? == Some(found.second) => {
             Engine::of(core).stats.found += 1;
-            if peers::doubtful(core, id) {
-                return Ok(Some(id));
+            if found.sure {
+                blocks::cache_jump(core, ident.pc, linear, found.entry, found.second != 0);
             }
-            let entry = Engine::of(core).table.blocks.get(id as usize).map_or(0, |b| b.entry);
-            blocks::cache_jump(core, ident.pc, linear, entry, second != 0);
-            return Ok(Some(id));
+            return Ok(Some(found));
         }
-        blocks::kill(core, id);
-    } else if let Some(id) = moved(core, ident, linear) {
-        return Ok(Some(id));
+        Some(Ok(Found { id, .. }) | Err(id)) => blocks::kill(core, id),
+        None => {
+            if let Some(found) = moved(core, code, me, ident, linear) {
+                return Ok(Some(found));
+            }
+        }
     }
-    compile(core, ident, linear, base, mode)
+    compile(core, code, me, Wanted { ident, linear, base, mode })
 }
 
 /// A block for `ident` made of one for the same code at another pc, if there is one that is known to be as it was compiled.
-fn moved(core: &mut CoreState, ident: Ident, linear: u64) -> Option<BlockId> {
+fn moved(core: &mut CoreState, code: &Code, me: usize, ident: Ident, linear: u64) -> Option<Found> {
     const LISTS: u32 = log::IN_ASM | log::OUT_ASM | log::OP | log::OP_OPT;
     if core.log & LISTS != 0 || !jit::Jit::may_move_to(ident.pc) {
         return None;
     }
-    let (first, oldest) = Engine::of(core).table.same_code(&ident)?;
-    if peers::doubtful(core, first) || oldest.is_some_and(|id| peers::doubtful(core, id)) {
-        return None;
-    }
-    let id = match oldest {
-        Some(id) => {
-            blocks::move_to(core, id, ident.pc);
-            id
-        }
-        None => copy(core, first, ident)?,
-    };
+    let (found, gone) = code.move_to(me, &ident)?;
+    gone.into_iter().for_each(|(pc, entry)| blocks::forget_jump(core, pc, entry));
     let engine = Engine::of(core);
     engine.stats.moved += 1;
-    let entry = engine.table.blocks.get(id as usize).map(|b| b.entry)?;
     if engine.verify {
-        verify(core, id, ident);
+        verify(core, code, found.id, ident);
     }
-    blocks::cache_jump(core, ident.pc, linear, entry, false);
-    Some(id)
+    blocks::cache_jump(core, ident.pc, linear, found.entry, false);
+    Some(found)
 }
 
 /// Compares block `id`, made for `ident` from another, with what is compiled from the same code.
-fn verify(core: &mut CoreState, id: BlockId, ident: Ident) {
+fn verify(core: &mut CoreState, code: &Code, id: BlockId, ident: Ident) {
     let mut block = std::mem::take(&mut Engine::of(core).scratch);
     let (mode, base) =
         (core.mmu_mode as usize & 1, (core.ops.linear_pc)(core, ident.pc).wrapping_sub(ident.pc));
-    let helpers = core.ops.helpers;
     if lower(core, MAX_INSNS, &mut block).is_ok() {
-        let engine = Engine::of(core);
-        if let (Some(made), Some(jit)) = (engine.table.movable(id), &mut engine.jit) {
-            jit.verify(&mut engine.side, &made, helpers, &block, mode, base);
-        }
+        code.verify(id, core.ops.helpers, &block, (mode, base));
     }
     Engine::of(core).scratch = block;
-}
-
-/// A copy of block `from` for `ident`.
-fn copy(core: &mut CoreState, from: BlockId, ident: Ident) -> Option<BlockId> {
-    let engine = Engine::of(core);
-    let len = engine.table.blocks.get(from as usize)?.len;
-    let id = engine.table.blocks.len() as BlockId;
-    let first_link = engine.table.links.len() as LinkId;
-    let jit = engine.jit.as_mut().filter(|jit| engine.table.blocks.len() < jit.most_blocks())?;
-    let block = engine.table.movable(from)?;
-    let made = jit.copy(&mut engine.side, &block, ident.pc, (id, first_link))?;
-    for (patch, stub, pc) in made.exits {
-        engine.table.links.push(Link::new(id, pc, patch, stub));
-    }
-    Some(engine.table.insert(BlockInfo::new(ident, len, 0, made.entry, made.shape)))
 }
 
 /// Host page behind the one of `linear`.
@@ -216,164 +192,119 @@ fn second_page(core: &mut CoreState, linear: u64, mode: usize) -> Result<Option<
     })
 }
 
-fn compile(
-    core: &mut CoreState,
+/// A block to be compiled.
+#[derive(Clone, Copy)]
+struct Wanted {
     ident: Ident,
     linear: u64,
     base: u64,
     mode: usize,
-) -> Result<Option<BlockId>, Fault> {
+}
+
+fn compile(core: &mut CoreState, code: &Code, me: usize, wanted: Wanted) -> Result<Option<Found>, Fault> {
     let sampled = Engine::of(core).stats.compiled.is_multiple_of(COMPILE_SAMPLE).then(Instant::now);
-    watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;
+    let page = wanted.ident.page();
+    hold(core, code, me, page);
     let mut block = std::mem::take(&mut Engine::of(core).scratch);
     let max_insns = if Engine::of(core).single_step { 1 } else { MAX_INSNS };
-    let result = lower(core, max_insns, &mut block);
-    let made = match result {
-        Err(Fault) => Err(Fault),
-        Ok(code) => install(core, ident, &block, &code, linear, base, mode),
-    };
+    let made = watch(core, code, wanted.linear, page, wanted.mode)
+        .and_then(|()| lower(core, max_insns, &mut block))
+        .and_then(|bytes| install(core, code, me, &block, &bytes, wanted));
     Engine::of(core).scratch = block;
     if let Some(start) = sampled {
         Engine::of(core).stats.compile_ns += ns_since(start) * COMPILE_SAMPLE;
     }
-    // What did not become a block needs no watching.
-    peers::let_go(core, ident.host & !(PAGE_SIZE - 1));
+    code.let_go(page);
     made
 }
 
-/// Makes sure that writes to a page are noticed before its bytes are read.
-fn watch(core: &mut CoreState, linear: u64, page: u64, mode: usize) -> Result<(), Fault> {
-    peers::hold(core, page);
-    if Engine::of(core).table.watches(page) {
+/// Makes sure that stores to a page are noticed before its bytes are read.
+fn hold(core: &mut CoreState, code: &Code, me: usize, page: u64) {
+    if code.hold(me, page) {
+        mmu::protect(core, page);
+    }
+}
+
+/// Makes sure that DMA to a page is noticed before its bytes are read.
+fn watch(core: &mut CoreState, code: &Code, linear: u64, page: u64, mode: usize) -> Result<(), Fault> {
+    if code.lock().table.watches(page) {
         return Ok(());
     }
     let t = (core.ops.translate)(core, linear, Access::Fetch, mode == MMU_USER)?;
     let gpa = mmu::a20(core, t.gpa) & !(PAGE_SIZE - 1);
     core.machine().watch_code(gpa);
-    Engine::of(core).table.watch(gpa, page);
+    code.lock().table.watch(gpa, page);
     Ok(())
 }
 
 fn install(
     core: &mut CoreState,
-    ident: Ident,
+    code: &Code,
+    me: usize,
     block: &Block,
-    code: &Fetcher,
-    linear: u64,
-    base: u64,
-    mode: usize,
-) -> Result<Option<BlockId>, Fault> {
-    let crosses = ident.host % PAGE_SIZE + u64::from(block.len) > PAGE_SIZE;
-    let mut second = 0;
-    if crosses {
-        let Some(page) = code.second_page() else { return Ok(None) };
-        let next = (linear | (PAGE_SIZE - 1)).wrapping_add(1);
-        watch(core, next, page, mode)?;
-        second = page;
+    bytes: &Fetcher,
+    wanted: Wanted,
+) -> Result<Option<Found>, Fault> {
+    let Wanted { ident, linear, mode, .. } = wanted;
+    if ident.host % PAGE_SIZE + u64::from(block.len) <= PAGE_SIZE {
+        return Ok(enter(core, code, me, block, bytes, wanted, 0));
     }
-    let mut ident = ident;
-    for _ in 0..2 {
-        let helpers = core.ops.helpers;
-        let counting = core.counter.is_on();
-        let engine = Engine::of(core);
-        let id = engine.table.blocks.len() as BlockId;
-        let first_link = engine.table.links.len() as LinkId;
-        let Some(jit) = &mut engine.jit else { return Ok(None) };
-        jit.counting = counting;
-        let room = engine.table.blocks.len() < jit.most_blocks();
-        let made = if room {
-            jit.compile(&mut engine.side, helpers, block, (id, first_link), mode, base)
-        } else {
-            None
-        };
-        if let Some(made) = made.as_ref().filter(|_| core.log & log::OUT_ASM != 0) {
-            log_host_code(core, made.entry);
-        }
-        let engine = Engine::of(core);
-        let Some(made) = made else {
-            // Full: start over. Nothing of it is running.
-            clear(core);
-            let key = (core.ops.block_key)(core) | (mode as u64) << 63;
-            ident.context = Engine::of(core).table.context(key, base).unwrap_or(0);
-            core.jump_key = blocks::jump_key(core, ident.context);
-            watch(core, linear, ident.host & !(PAGE_SIZE - 1), mode)?;
-            if second != 0 {
-                watch(core, (linear | (PAGE_SIZE - 1)).wrapping_add(1), second, mode)?;
-            }
-            continue;
-        };
-        for (patch, stub, pc) in made.exits {
-            engine.table.links.push(Link::new(id, pc, patch, stub));
-        }
-        // A page that holds code already is in no TLB for writing.
-        let mut fresh = [ident.host & !(PAGE_SIZE - 1), second];
-        fresh.iter_mut().filter(|page| engine.table.holds_code(**page)).for_each(|page| *page = 0);
-        engine.table.insert(BlockInfo::new(ident, block.len, second, made.entry, made.shape));
-        engine.stats.compiled += 1;
-        engine.stats.compiled_insns += u64::from(block.insns);
-        engine.stats.compiled_bytes += u64::from(block.len);
-        engine.stats.code_bytes += made.bytes as u64;
-        fresh.into_iter().filter(|page| *page != 0).for_each(|page| mmu::protect(core, page));
-        if !peers::made(core, id, code.taken(block.len as usize)) {
-            // Written while it was compiled: one instruction of what is there now.
-            blocks::kill(core, id);
-            return Ok(None);
-        }
-        if !peers::doubtful(core, id) {
-            blocks::cache_jump(core, ident.pc, linear, made.entry, second != 0);
-        }
-        return Ok(Some(id));
-    }
-    Ok(None)
+    let Some(second) = bytes.second_page() else { return Ok(None) };
+    hold(core, code, me, second);
+    let next = (linear | (PAGE_SIZE - 1)).wrapping_add(1);
+    let made =
+        watch(core, code, next, second, mode).map(|()| enter(core, code, me, block, bytes, wanted, second));
+    code.let_go(second);
+    made
 }
 
-/// Writes the host code from `entry` to the end of what is compiled to the log.
-fn log_host_code(core: &mut CoreState, entry: u64) {
-    let Some(jit) = &Engine::of(core).jit else { return };
-    let bytes: Vec<String> = jit.code_from(entry).iter().map(|byte| format!("{byte:02x}")).collect();
+/// Compiles what was lowered and enters it into the table.
+fn enter(
+    core: &mut CoreState,
+    code: &Code,
+    me: usize,
+    block: &Block,
+    bytes: &Fetcher,
+    wanted: Wanted,
+    second: u64,
+) -> Option<Found> {
+    let Wanted { ident, linear, base, mode } = wanted;
+    let counting = core.counter.is_on();
+    let new = New { ident, second, block, bytes: bytes.taken(block.len as usize), mode, base, counting };
+    let made = code.make(me, core.ops.helpers, &new);
+    if made.emptied {
+        blocks::clear_jumps(core);
+    }
+    let stats = &mut Engine::of(core).stats;
+    stats.flushes += u64::from(made.turned);
+    stats.met += u64::from(made.met);
+    if made.bytes != 0 {
+        stats.compiled += 1;
+        stats.compiled_insns += u64::from(block.insns);
+        stats.compiled_bytes += u64::from(block.len);
+        stats.code_bytes += made.bytes as u64;
+    }
+    let found = made.found?;
+    if made.bytes != 0 && core.log & log::OUT_ASM != 0 {
+        log_host_code(core, code, found.entry, made.bytes);
+    }
+    if found.sure {
+        blocks::cache_jump(core, ident.pc, linear, found.entry, second != 0);
+    }
+    Some(found)
+}
+
+/// Writes `len` bytes of host code from `entry` on to the log.
+fn log_host_code(core: &mut CoreState, code: &Code, entry: u64, len: usize) {
+    let bytes: Vec<String> =
+        code.lock().jit.code(entry, len).iter().map(|byte| format!("{byte:02x}")).collect();
     let text = format!("OUT: [size={}] at {entry:#x}\n{}", bytes.len(), bytes.join(" "));
     core.machine().log(log::OUT_ASM, &text);
 }
 
 /// Drops all compiled code, between runs: what is logged of it, or how it is made, changed.
 pub fn flush_code(core: &mut CoreState) {
-    clear(core);
-}
-
-/// Drops all compiled code.
-fn clear(core: &mut CoreState) {
-    peers::forget_all(core);
-    Engine::of(core).clear();
-    blocks::clear_jumps(core);
-}
-
-/// Lets link `link` jump straight to block `id`, when both lie in one page and context.
-fn join(core: &mut CoreState, link: LinkId, id: BlockId) {
-    if peers::doubtful(core, id) {
-        return;
-    }
-    let engine = Engine::of(core);
-    let Some(l) = engine.table.links.get(link as usize).copied() else { return };
-    let (Some(from), Some(to)) =
-        (engine.table.blocks.get(l.from as usize), engine.table.blocks.get(id as usize))
-    else {
-        return;
-    };
-    let same = from.ident.context == to.ident.context
-        && from.ident.host & !(PAGE_SIZE - 1) == to.ident.host & !(PAGE_SIZE - 1)
-        && to.second_page == 0
-        && to.ident.pc == l.target_pc
-        && !from.dead
-        && !to.dead;
-    if !same {
-        return;
-    }
-    let entry = to.entry;
-    if let Some(jit) = &mut engine.jit {
-        let target = jit.position(entry);
-        jit.repatch(l.patch, target);
-        engine.table.joined(link, id);
-    }
+    cache::drop_all(core);
 }
 
 /// Acts on `CoreState::exit`.

@@ -1,13 +1,13 @@
-//! The engine of one CPU: block table, code buffer, statistics.
+//! The engine of one CPU: what it runs, what it has of its own beside that, statistics.
 
 use std::io;
+use std::sync::Arc;
 
 use bulkhead_ir::Block;
 
-use crate::blocks::Table;
+use crate::blocks::Jumps;
+use crate::cache::Code;
 use crate::interp::Thunks;
-use crate::jit::{Jit, Side};
-use crate::peers::Membership;
 use crate::state::CoreState;
 
 /// Counters for `info` and tests.
@@ -33,11 +33,13 @@ pub struct Stats {
     pub walks: u64,
     /// Blocks made of one for the same code at another pc.
     pub moved: u64,
+    /// Blocks that another CPU had compiled by the time this one was about to.
+    pub met: u64,
     /// Instructions stepped by the interpreter.
     pub stepped: u64,
     /// Blocks dropped because their bytes changed.
     pub killed: u64,
-    /// Times the code buffer was emptied.
+    /// Times a region of the code buffer was emptied to be filled again.
     pub flushes: u64,
     /// Returns from generated code to the dispatcher.
     pub returns: u64,
@@ -63,15 +65,16 @@ pub const COMPILE_SAMPLE: u64 = 8;
 /// Engine of one CPU, behind `CoreState::engine`.
 #[derive(Default)]
 pub struct Engine {
-    pub(crate) table: Table,
+    /// What it runs, which it may share with other CPUs; without any everything is interpreted.
+    pub(crate) code: Option<Arc<Code>>,
+    /// Number of the CPU among those.
+    pub(crate) me: usize,
+    pub(crate) jumps: Jumps,
+    /// The context that was looked up last: its key and base, its number.
+    pub(crate) last_context: Option<((u64, u64), u32)>,
     pub(crate) thunks: Thunks,
     /// The block being lowered, kept for its capacity.
     pub(crate) scratch: Block,
-    /// The compiler; without one everything is interpreted.
-    pub(crate) jit: Option<Jit>,
-    pub(crate) side: Side,
-    /// What it shares with the other CPUs of its machine, if there are any.
-    pub(crate) peers: Option<Box<Membership>>,
     /// One guest instruction a compiled block (`-singlestep`). Whoever changes it flushes the code, see [`crate::flush_code`].
     pub single_step: bool,
     /// Compile also what is moved or copied to another pc, and panic where that gives something else. For tests.
@@ -86,27 +89,23 @@ impl Engine {
         Engine::default()
     }
 
-    /// An engine that compiles, with `code_bytes` of code buffer. All memory that will be executable is made here, so
+    /// The engine of a machine's only CPU, with `code_bytes` of code buffer. All memory that will be executable is made here, so
     /// create it before the process gives up the right to make more.
+    ///
+    /// # Errors
+    /// Those of [`Code::new`].
     pub fn compiling(code_bytes: usize) -> io::Result<Engine> {
-        let mut engine = Engine { jit: Some(Jit::new(code_bytes)?), ..Engine::default() };
+        Engine::sharing(&Code::new(code_bytes, 1)?, 0)
+    }
+
+    /// The engine of CPU `me` of those that share `code`; see [`Code::join`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn sharing(code: &Arc<Code>, me: usize) -> io::Result<Engine> {
+        let mut engine = Engine { code: Some(code.clone()), me, ..Engine::default() };
         engine.thunks.prepare()?;
         Ok(engine)
-    }
-
-    /// Bytes that the code buffer holds at most.
-    pub fn code_room(&self) -> usize {
-        self.jit.as_ref().map_or(0, Jit::room)
-    }
-
-    /// Blocks that lead somewhere, and those that stay in the table until it is emptied.
-    pub fn blocks(&self) -> (usize, usize) {
-        (self.table.live(), self.table.blocks.len())
-    }
-
-    /// Bytes of code in use.
-    pub fn code_used(&self) -> usize {
-        self.jit.as_ref().map_or(0, Jit::used)
     }
 
     /// The CPU's engine. A CPU without one gets one that interprets.
@@ -131,23 +130,5 @@ impl Engine {
         }
         // SAFETY: made by `attach`, and the only copy was in `core.engine`.
         Some(unsafe { Box::from_raw(raw.cast()) })
-    }
-
-    pub(crate) fn repatch(&mut self, patch: u32, target: u32) {
-        if let Some(jit) = &mut self.jit {
-            jit.repatch(patch, target);
-        }
-    }
-
-    /// Drops every block. Never while generated code is on the stack.
-    pub(crate) fn clear(&mut self) {
-        self.table.clear();
-        self.side.records.clear();
-        self.side.pairs.clear();
-        self.side.tails.clear();
-        if let Some(jit) = &mut self.jit {
-            jit.clear();
-        }
-        self.stats.flushes += 1;
     }
 }

@@ -1,8 +1,8 @@
 //! Where instruction bytes come from while a block is lowered.
 
+use crate::cache::Code;
 use crate::guest::{CodeSource, Fault, Gpa, Machine};
 use crate::mmu::{self, PAGE_SIZE, Place};
-use crate::peers;
 use crate::state::{Access, CoreState, exit};
 
 /// Longest instruction of any guest.
@@ -44,7 +44,7 @@ impl Fetcher {
             fetcher.second = source(core, next).unwrap_or(Source::Fault);
             core.exit = exit::NONE;
         }
-        if peers::any(core)
+        if Code::of(core).is_some_and(|(code, _)| !code.is_sole())
             && let Source::Memory(page) = fetcher.first
         {
             let offset = start % PAGE_SIZE;

@@ -4,6 +4,7 @@
 pub mod alloc;
 pub mod atomic;
 mod blocks;
+pub mod cache;
 mod codebuf;
 pub mod count;
 pub mod dispatch;
@@ -17,15 +18,18 @@ mod jit;
 pub mod mem;
 pub mod mmu;
 pub mod mxcsr;
-pub mod peers;
+mod peers;
+mod rows;
 #[cfg(test)]
 mod smc;
 pub mod state;
+mod table;
 #[cfg(test)]
 mod testing;
 mod vecinsn;
 
 pub use alloc::{CpuBox, FrontCpu, insist};
+pub use cache::Code;
 pub use count::Counter;
 pub use dispatch::{flush_code, run, step};
 pub use engine::{Engine, Stats};
@@ -34,5 +38,4 @@ pub use guest::{
     Translation,
 };
 pub use mem::Privilege;
-pub use peers::Peers;
 pub use state::{Access, CoreState, MMU_KERNEL, MMU_USER, exit, log};

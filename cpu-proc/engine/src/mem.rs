@@ -8,7 +8,6 @@
 use crate::blocks;
 use crate::guest::{Fault, Gpa};
 use crate::mmu::{self, PAGE_SIZE, Place};
-use crate::peers;
 use crate::state::{Access, CoreState, MMU_KERNEL, MMU_USER};
 
 /// Whose rights an access has.
@@ -253,12 +252,9 @@ pub fn phys_store(core: &mut CoreState, gpa: Gpa, size: u32, value: u64) {
         Some((host, true)) => {
             // SAFETY: within the page, which is writable memory.
             let byte = unsafe { host.add((gpa & (PAGE_SIZE - 1)) as usize) };
-            if blocks::holds_code(core, host) {
-                blocks::written(core, byte, size);
-            }
             // SAFETY: as above.
             unsafe { poke(byte, size, value) };
-            peers::wrote(core, byte, size);
+            blocks::written(core, byte, size);
         }
         _ => device_write(core, gpa, size, value),
     }
@@ -304,10 +300,9 @@ fn write_place(core: &mut CoreState, place: Place, size: u32, value: u64) {
         // SAFETY: `mmu::place` gives addresses in a page of writable memory, and the access does not cross its end.
         Place::Host(host) => unsafe { poke(host, size, value) },
         Place::Code(host) => {
-            blocks::written(core, host, size);
             // SAFETY: as above.
             unsafe { poke(host, size, value) };
-            peers::wrote(core, host, size);
+            blocks::written(core, host, size);
         }
         Place::Device(gpa) => device_write(core, gpa, size, value),
     }

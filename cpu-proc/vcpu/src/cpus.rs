@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use bulkhead_engine::{CoreState, CpuBox};
+use bulkhead_engine::{Code, CoreState, CpuBox};
 use bulkhead_x86::Cpu;
 
 use crate::alarm::Alarm;
@@ -152,6 +152,12 @@ impl Cpus {
     /// Takes the processor that the first vCPU had better leave.
     pub fn take_crowded(&mut self) -> Option<u32> {
         self.all.first_mut()?.pc.crowded.take()
+    }
+
+    /// What they have compiled.
+    pub fn code(&mut self) -> Arc<Code> {
+        self.stand();
+        self.shared.compiled.clone()
     }
 
     /// The vCPUs, which all stand.

@@ -18,11 +18,11 @@ fn ratio(part: u64, whole: u64) -> f64 {
 /// `info jit`: the code cache, what was compiled and at which cost, how often compiled code could not go on by itself.
 pub fn jit(cpus: &mut Cpus) -> String {
     let mut out = String::new();
+    let code = cpus.code();
+    cache((code.used(), code.room()), code.blocks(), &mut out);
     for (number, vcpu) in cpus.all().iter_mut().enumerate() {
         let engine = Engine::of(&mut vcpu.cpu.core);
-        let (stats, used, room, blocks) =
-            (engine.stats, engine.code_used(), engine.code_room(), engine.blocks());
-        cache(number, &stats, (used, room), blocks, &mut out);
+        work(number, &engine.stats, &mut out);
         let counter = &vcpu.cpu.core.counter;
         if counter.is_on() {
             // Writing to a string cannot fail.
@@ -37,25 +37,33 @@ pub fn jit(cpus: &mut Cpus) -> String {
     out
 }
 
-fn cache(number: usize, stats: &Stats, code: (usize, usize), blocks: (usize, usize), out: &mut String) {
-    let s = stats;
+/// What all CPUs share.
+fn cache(code: (usize, usize), blocks: (usize, usize), out: &mut String) {
+    let _ = writeln!(
+        out,
+        "code cache: {} of {} KiB ({:.1}%), {} blocks usable, {} in the table",
+        code.0 >> 10,
+        code.1 >> 10,
+        percent(code.0 as u64, code.1 as u64),
+        blocks.0,
+        blocks.1,
+    );
+}
+
+/// What one of them has done.
+fn work(number: usize, s: &Stats, out: &mut String) {
     let _ = write!(
         out,
-        "CPU #{number}: code {} of {} KiB ({:.1}%), {} flushes\n  \
-         blocks: {} usable, {} in the table, {} compiled, {} moved or copied, {} invalidated\n  \
+        "CPU #{number}: {} compiled, {} moved or copied, {} compiled by another meanwhile, {} invalidated, {} flushes\n  \
          compiled: {} instructions of {} bytes to {} bytes of code; {:.2} code bytes a guest byte, {:.1} instructions a block, \
          {:.3} us an instruction\n  \
          returns to the dispatcher: {}, of which {} ({:.1}%) found compiled code; {} instructions stepped\n  \
          slow accesses: {}\n  translations not in a TLB: {}\n",
-        code.0 >> 10,
-        code.1 >> 10,
-        percent(code.0 as u64, code.1 as u64),
-        s.flushes,
-        blocks.0,
-        blocks.1,
         s.compiled,
         s.moved,
+        s.met,
         s.killed,
+        s.flushes,
         s.compiled_insns,
         s.compiled_bytes,
         s.code_bytes,
@@ -122,7 +130,8 @@ mod tests {
         assert_eq!(first.split_whitespace().take(3).collect::<Vec<_>>(), ["3500", "us", "35.0%"]);
         out.clear();
         split(1, &Stats::default(), &mut out);
-        cache(1, &Stats::default(), (0, 0), (0, 0), &mut out);
+        work(1, &Stats::default(), &mut out);
+        cache((0, 0), (0, 0), &mut out);
         assert!(!out.contains("NaN") && !out.contains("inf"), "{out}");
     }
 
@@ -138,7 +147,8 @@ mod tests {
             found: 12,
             ..Stats::default()
         };
-        cache(0, &stats, (1 << 20, 4 << 20), (3, 4), &mut out);
+        work(0, &stats, &mut out);
+        cache((1 << 20, 4 << 20), (3, 4), &mut out);
         for part in
             ["1024 of 4096 KiB (25.0%)", "10.00 code bytes", "2.5 instructions", "0.500 us", "(75.0%)"]
         {

@@ -15,7 +15,7 @@ use bulkhead_bus::wire;
 use bulkhead_chips::acpipm::Resources;
 use bulkhead_chips::board::{Board, BoardConfig};
 use bulkhead_chips::{pci, piix3};
-use bulkhead_engine::{Engine, Machine};
+use bulkhead_engine::{Code, Engine, Machine};
 use bulkhead_x86::{Config, Cpu, cpuid};
 
 use crate::Vm;
@@ -98,8 +98,19 @@ pub fn start() -> Result<Vm, StartError> {
     let log = Log::new(pipe, &config.log_items);
     let mask = log.mask();
     let waiting = Arc::new(AtomicBool::new(false));
-    let parts =
-        Parts { board, devices, clock, irq: irq.clone(), phys, log, code, message_waits: waiting.clone() };
+    // All memory that will ever be executable is made before the jail, here and with the engines.
+    let compiled = Code::new(if cpus > 1 { CODE_BYTES_SMP } else { CODE_BYTES }, cpus).map_err(refused)?;
+    let parts = Parts {
+        board,
+        devices,
+        clock,
+        irq: irq.clone(),
+        phys,
+        log,
+        code,
+        compiled: compiled.clone(),
+        message_waits: waiting.clone(),
+    };
     let layout = Layout {
         regions: config.regions.clone(),
         wires: config.wires.clone(),
@@ -116,14 +127,11 @@ pub fn start() -> Result<Vm, StartError> {
         // SAFETY: the machine is boxed and lives as long as the process, as do the interrupt page and the constant; the thread that
         // runs the CPU uses them, and another one only while that stands.
         let mut cpu = unsafe { Cpu::boxed(part, machine, word) };
-        // All memory that will ever be executable is made here, before the jail.
-        let mut engine = Engine::compiling(code_bytes(cpus)).map_err(refused)?;
+        let mut engine = Engine::sharing(&compiled, number).map_err(refused)?;
         engine.single_step = config.single_step;
         engine.attach(&mut cpu.core);
-        if let Some(peers) = &shared.peers {
-            // SAFETY: boxed and never dropped.
-            unsafe { peers.join(number, &mut cpu.core) };
-        }
+        // SAFETY: boxed and never dropped, and used by the thread that runs the CPU; by another one only while all stand.
+        unsafe { compiled.join(number, &cpu.core) };
         cpu.core.log = mask;
         if let Some(counted) = shared.clock.counted() {
             bulkhead_engine::count::start(&mut cpu.core);
@@ -148,15 +156,10 @@ pub fn start() -> Result<Vm, StartError> {
 /// The word that polls of the vCPUs besides the first look at until somebody insists: nobody outside calls them.
 static NO_ATTENTION: AtomicU32 = AtomicU32::new(0);
 
-/// Size of the buffers for compiled code of a machine with few vCPUs, each; with more, they share what four have.
+/// Size of the buffer for compiled code.
 const CODE_BYTES: usize = 64 << 20;
-/// The least that a vCPU gets.
-const LEAST_CODE_BYTES: usize = 4 << 20;
-
-fn code_bytes(cpus: usize) -> usize {
-    let share = CODE_BYTES * 4 / cpus.max(1);
-    (share & !0xffff).clamp(LEAST_CODE_BYTES, CODE_BYTES)
-}
+/// That of several vCPUs, which run more programs at a time.
+const CODE_BYTES_SMP: usize = 128 << 20;
 
 fn board(config: &CpuConfig, deadline: bool) -> Result<Board, StartError> {
     let cpus = u8::try_from(config.cpus).map_err(refused)?;

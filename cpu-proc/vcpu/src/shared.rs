@@ -13,7 +13,7 @@ use bulkhead_bus::trace::events;
 use bulkhead_chips::board::{Board, Event};
 use bulkhead_chips::i440fx::GRANULE;
 use bulkhead_chips::pci::ROM_BAR;
-use bulkhead_engine::{Peers, Requests};
+use bulkhead_engine::{Code, Requests};
 
 use crate::alarm::Alarm;
 use crate::log::Log;
@@ -100,8 +100,8 @@ pub struct Shared {
     pub log: Log,
     /// Which pages hold compiled code, for bus masters.
     pub code: CodeMap,
-    /// Code of several vCPUs; `None` when there is one.
-    pub peers: Option<Arc<Peers>>,
+    /// The compiled code of all vCPUs.
+    pub compiled: Arc<Code>,
     layout: Layout,
     map: Mutex<Arc<Map>>,
     map_generation: AtomicU64,
@@ -130,6 +130,8 @@ pub struct Parts {
     pub log: Log,
     /// Which pages hold compiled code.
     pub code: CodeMap,
+    /// The compiled code of all vCPUs.
+    pub compiled: Arc<Code>,
     /// A message of the broker waits.
     pub message_waits: Arc<AtomicBool>,
 }
@@ -160,7 +162,7 @@ pub const MEANWHILE: fn() = meanwhile;
 impl Shared {
     /// Puts the machine together, for `alarms.len()` vCPUs with their alarms.
     pub fn new(parts: Parts, layout: Layout, cpus: usize) -> Arc<Shared> {
-        let Parts { board, devices, clock, irq, phys, log, code, message_waits } = parts;
+        let Parts { board, devices, clock, irq, phys, log, code, compiled, message_waits } = parts;
         let wires = &layout.wires;
         let a20 = wires.iter().filter(|wire| wire.to == Wire::A20).map(|wire| (wire.device, true)).collect();
         let leads = wires.iter().map(|map| Lead { map: *map, edges: 0, level: false }).collect();
@@ -193,7 +195,7 @@ impl Shared {
             phys,
             log,
             code,
-            peers: (cpus > 1).then(|| Peers::new(cpus)),
+            compiled,
             layout,
             map: Mutex::new(Arc::new(Map { ports, mmio, ..Map::default() })),
             map_generation: AtomicU64::new(0),
@@ -226,7 +228,7 @@ impl Shared {
 
     /// Whether there is more than one vCPU.
     pub fn is_smp(&self) -> bool {
-        self.peers.is_some()
+        self.slots.len() > 1
     }
 
     /// Gives a vCPU its way to be heard of, before it runs.
@@ -671,7 +673,6 @@ impl Shared {
     /// Passes on to all vCPUs what bus masters have changed of their code. Whoever returns from here can rely on it being done. One
     /// vCPU alone uses [`Shared::take_dirty_page`] instead.
     pub fn pass_on_changes(&self) {
-        let Some(peers) = &self.peers else { return };
         if !self.code.has_changed() && !self.passing.load(Ordering::SeqCst) {
             return;
         }
@@ -679,7 +680,7 @@ impl Shared {
         self.passing.store(true, Ordering::SeqCst);
         if self.code.take_changed() {
             while let Some(page) = self.take_dirty_page() {
-                peers.changed(page);
+                self.compiled.changed(page);
             }
         }
         self.passing.store(false, Ordering::SeqCst);

@@ -2,10 +2,10 @@
 
 use bulkhead_ir::{Op, VTEMP0, VecOp, VecShape, W64};
 
-use crate::blocks::FastMap;
 use crate::codebuf::CodeBuf;
 use crate::mxcsr;
 use crate::state::CoreState;
+use crate::table::FastMap;
 use crate::vecinsn;
 
 /// `(vector d, vector a, GPR operand) -> GPR result or flags`.

@@ -274,6 +274,16 @@ impl Asm {
         Patch(self.here() - 4)
     }
 
+    /// Fills up until a displacement `before` bytes from here does not cross a multiple of eight: it can be replaced in one step then.
+    pub fn align_link(&mut self, before: usize) {
+        let crossing = ((self.here() + before) % 8).checked_sub(4).unwrap_or(0);
+        if crossing != 0 {
+            // The long forms of NOP that Intel recommends.
+            let nop: [&[u8]; 3] = [&[0x0f, 0x1f, 0x00], &[0x66, 0x90], &[0x90]];
+            self.bytes(nop.get(crossing - 1).copied().unwrap_or_default());
+        }
+    }
+
     /// Lets the open displacement lead to offset `target` of this code.
     pub fn patch(&mut self, p: Patch, target: usize) {
         let rel = (target as i64 - (p.0 as i64 + 4)) as i32;

@@ -15,7 +15,7 @@ use reg::{RAX, RDI};
 /// The count of the block being emitted.
 #[derive(Default)]
 pub(super) struct Counts {
-    /// Row of [`super::Side::tails`] for the whole block; 0 when nothing is counted.
+    /// Row of `Side::tails` for the whole block; 0 when nothing is counted.
     first: u32,
     /// Instructions of the block.
     total: u32,
@@ -35,10 +35,7 @@ impl Emitter<'_> {
         }
         let insns = self.block.ops.iter().filter(|op| op.op == Opcode::Insn);
         let pcs: Vec<u64> = insns.map(|op| op.imm as u64).collect();
-        if self.side.tails.is_empty() {
-            self.side.tails.push(Tail::default());
-        }
-        self.count = Counts { first: self.side.tails.len() as u32, total: pcs.len() as u32, begun: 0 };
+        self.count = Counts { first: self.side.first_tail, total: pcs.len() as u32, begun: 0 };
         let tails = Tail::of(&pcs);
         let whole = tails.first().copied().unwrap_or_default();
         self.side.tails.extend(tails);
@@ -60,7 +57,7 @@ impl Emitter<'_> {
         self.asm.op_rr(W64, 0x01, RDI, RAX);
     }
 
-    /// Row of [`super::Side::tails`] for the instructions behind the current one; 0 when there are none or they are not counted.
+    /// Row of `Side::tails` for the instructions behind the current one; 0 when there are none or they are not counted.
     pub(super) fn behind(&self) -> u32 {
         match self.count.first {
             0 => 0,
@@ -72,7 +69,7 @@ impl Emitter<'_> {
     /// Says which instructions were counted but not begun, before Rust code that may look or leave. No register or flag changes.
     pub(super) fn look_behind(&mut self, behind: u32) {
         if behind != 0 {
-            let count = self.side.tails.get(behind as usize).map_or(0, |tail| tail.behind);
+            let count = self.side.tail(behind).map_or(0, |tail| tail.behind);
             self.asm.mov_mi(W32, word(offset_of!(Counter, behind)), count as i32);
             self.asm.mov_mi(W32, word(offset_of!(Counter, tail)), behind as i32);
         }
@@ -88,8 +85,7 @@ impl Emitter<'_> {
 
     /// The block is left before the instructions of row `behind`: takes them back. Changes rax, rdi and the host's flags.
     pub(super) fn take_back(&mut self, behind: u32) {
-        let tail = self.side.tails.get(behind as usize).copied().filter(|_| behind != 0);
-        if let Some(tail) = tail {
+        if let Some(tail) = self.side.tail(behind) {
             self.asm.load(W64, RAX, word(offset_of!(Counter, count)));
             self.trace(&tail);
             self.asm.rm(W64, 0x29, RDI, word(offset_of!(Counter, trace)));

@@ -202,11 +202,12 @@ impl Emitter<'_> {
         let flags = self.host && !self.mem;
         let slots: Vec<(Name, u8)> = self.regs.dirty_slots().collect();
         let vectors: Vec<(u8, u8)> = self.vectors.dirty_slots().collect();
-        let jump = self.asm.jcc(code);
         let behind = self.behind();
         if !flags && slots.is_empty() && vectors.is_empty() && behind == 0 && self.same_page(pc) {
-            self.exits.push(Exit { patch: jump, stub: 0, pc });
+            let patch = self.jcc_linked(code);
+            self.exits.push(Exit { patch, stub: 0, pc });
         } else {
+            let jump = self.asm.jcc(code);
             self.cold.push(Cold::Side { jump, flags, slots, vectors, pc, behind });
         }
     }
@@ -630,7 +631,7 @@ impl Emitter<'_> {
         self.asm.moves.follows(taken);
         let other = self.block.next_pc;
         if self.same_page(taken) && taken > self.block.pc {
-            let patch = self.asm.jcc(code);
+            let patch = self.jcc_linked(code);
             self.exits.push(Exit { patch, stub: 0, pc: taken });
         } else {
             let around = self.asm.jcc(code ^ 1);
@@ -651,8 +652,15 @@ impl Emitter<'_> {
         if !self.same_page(pc) {
             return stubs::lookup_constant(self.asm, self.stubs, pc);
         }
+        self.asm.align_link(1);
         let patch = self.asm.jmp();
         self.exits.push(Exit { patch, stub: 0, pc });
+    }
+
+    /// A `jcc` that other processors may run while it is made to lead elsewhere.
+    fn jcc_linked(&mut self, code: HostCc) -> Patch {
+        self.asm.align_link(2);
+        self.asm.jcc(code)
     }
 
     /// Emits the cold parts.
@@ -794,7 +802,7 @@ impl Emitter<'_> {
             flags_from: self.pending.filter(|_| !self.mem),
             tail: self.behind(),
         });
-        (self.side.records.len() - 1) as u32
+        self.side.first_row + (self.side.records.len() - 1) as u32
     }
 }
 

@@ -14,6 +14,7 @@ mod windows;
 mod x87;
 
 use std::io;
+use std::ops::Range;
 
 use bulkhead_ir::liveness::{self, Life};
 use bulkhead_ir::{Block, HelperInfo};
@@ -23,17 +24,15 @@ use crate::guest::Helper;
 use crate::state::CoreState;
 use asm::Asm;
 use emit::{Emitter, Target};
-use moves::Mark;
 pub(crate) use moves::{Movable, Shape};
 use regs::Regs;
-pub(crate) use stubs::{Side, Stubs};
+pub(crate) use stubs::Record;
+use stubs::{Side, Stubs};
 use vectors::Vectors;
 
 /// The code buffer and the compiler's reusable parts.
 pub(crate) struct Jit {
     buf: CodeBuf,
-    /// First free position.
-    pos: usize,
     stubs: Stubs,
     asm: Asm,
     regs: Regs,
@@ -42,8 +41,8 @@ pub(crate) struct Jit {
     bmi2: bool,
     /// Number of the next guess.
     guess: usize,
-    /// Of all blocks that can be moved.
-    marks: Vec<Mark>,
+    /// What the last block adds to the side table.
+    side: Side,
     /// Blocks count their instructions.
     pub counting: bool,
 }
@@ -54,14 +53,30 @@ pub(crate) struct Compiled {
     pub entry: u64,
     /// Bytes of it.
     pub bytes: usize,
+    /// First free position behind it.
+    pub end: usize,
+    /// Its first row of the side table.
+    pub first_row: u32,
     /// Its direct exits: position of the displacement, of the stub, and pc.
     pub exits: Vec<(u32, u32, u64)>,
     /// How it can be moved.
     pub shape: Option<Shape>,
 }
 
-/// Blocks are counted as if none had less code. Those of real programs have three times as much.
-const BYTES_A_BLOCK: usize = 128;
+/// Where a block is to go, and the numbers that it will have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot {
+    /// First free position.
+    pub pos: usize,
+    /// Where it has to end.
+    pub end: usize,
+    pub id: u32,
+    pub first_link: u32,
+    pub first_row: u32,
+    /// Rows that there is room for.
+    pub rows: u32,
+    pub first_tail: u32,
+}
 
 /// Code starts at multiples of this.
 const ALIGN: usize = 16;
@@ -80,7 +95,6 @@ impl Jit {
         }
         Ok(Jit {
             buf,
-            pos: stubs.end.next_multiple_of(ALIGN),
             stubs,
             asm,
             regs: Regs::default(),
@@ -88,62 +102,57 @@ impl Jit {
             lives: Vec::new(),
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
             guess: 0,
-            marks: Vec::new(),
+            side: Side::default(),
             counting: false,
         })
     }
 
-    /// Blocks that there may be: the tables about them are not to outgrow the buffer by much, however small they are.
-    pub fn most_blocks(&self) -> usize {
-        self.buf.len() / BYTES_A_BLOCK
+    /// Positions for blocks.
+    pub fn free(&self) -> Range<usize> {
+        self.stubs.end.next_multiple_of(64)..self.buf.len()
     }
 
-    /// Bytes that there is room for.
-    pub fn room(&self) -> usize {
-        self.buf.len()
+    /// What the last block adds to the side table.
+    pub fn side(&self) -> &Side {
+        &self.side
     }
 
-    /// Bytes of code.
-    pub fn used(&self) -> usize {
-        self.pos
-    }
-
-    /// Forgets all blocks.
-    pub fn clear(&mut self) {
-        self.pos = self.stubs.end.next_multiple_of(ALIGN);
-        self.marks.clear();
-    }
-
-    /// Compiles a block; `None` when the buffer is full.
+    /// Compiles a block; `None` when there is no room for it.
     pub fn compile(
         &mut self,
-        side: &mut Side,
         helpers: &[Helper],
         block: &Block,
-        (id, first_link): (u32, u32),
+        spot: Spot,
         mode: usize,
         base: u64,
     ) -> Option<Compiled> {
         let info = |n: u16| -> Option<HelperInfo> { helpers.get(usize::from(n)).map(|h| h.info) };
         liveness::analyse(block, info, &mut self.lives);
         self.asm.code.clear();
-        self.asm.base = self.pos;
+        self.asm.base = spot.pos;
+        self.side.begin(spot.first_row, spot.first_tail);
         // The hash of counted blocks is of their pcs.
         self.asm.moves.begin(block.pc, block.movable && !self.counting);
         self.regs.reset();
         self.vectors.reset();
-        let (records, pairs, tails) = (side.records.len(), side.pairs.len(), side.tails.len());
         let guess = self.guess;
         let mut emitter = Emitter {
             asm: &mut self.asm,
             regs: &mut self.regs,
             vectors: &mut self.vectors,
-            side,
+            side: &mut self.side,
             stubs: &self.stubs,
             helpers,
             block,
             lives: &self.lives,
-            target: Target { id, first_link, mode, base, bmi2: self.bmi2, counting: self.counting },
+            target: Target {
+                id: spot.id,
+                first_link: spot.first_link,
+                mode,
+                base,
+                bmi2: self.bmi2,
+                counting: self.counting,
+            },
             cold: Vec::new(),
             exits: Vec::new(),
             host: false,
@@ -162,26 +171,31 @@ impl Jit {
         if std::env::var_os("JIT_DUMP").is_some() {
             dump(block, &emitter.asm.code);
         }
-        let start = self.pos as u32;
+        let start = spot.pos as u32;
         let exits: Vec<_> =
             emitter.exits.iter().map(|e| (start + e.patch.0 as u32, start + e.stub as u32, e.pc)).collect();
-        if !self.buf.put(self.pos, &self.asm.code) {
-            side.records.truncate(records);
-            side.pairs.truncate(pairs);
-            side.tails.truncate(tails);
+        let shape = self.shape(guess);
+        self.place(spot, exits, shape)
+    }
+
+    /// Puts what has been made into its place.
+    fn place(&mut self, spot: Spot, exits: Vec<(u32, u32, u64)>, shape: Option<Shape>) -> Option<Compiled> {
+        let len = self.asm.code.len();
+        let end = (spot.pos + len).next_multiple_of(ALIGN);
+        if end > spot.end
+            || self.side.records.len() > spot.rows as usize
+            || !self.buf.put(spot.pos, &self.asm.code)
+        {
             return None;
         }
-        let entry = self.buf.address(self.pos);
-        let len = self.asm.code.len();
-        self.pos = (self.pos + len).next_multiple_of(ALIGN);
-        let shape = self.shape(len, side, records, (first_link, exits.len()), guess);
-        Some(Compiled { entry, bytes: len, exits, shape })
+        let entry = self.buf.address(spot.pos);
+        Some(Compiled { entry, bytes: len, end, first_row: spot.first_row, exits, shape })
     }
 
     /// Lets the displacement at `patch` lead to position `target`.
     pub fn repatch(&mut self, patch: u32, target: u32) {
         let rel = i64::from(target) - (i64::from(patch) + 4);
-        self.buf.put(patch as usize, &(rel as i32).to_le_bytes());
+        self.buf.patch(patch as usize, rel as i32);
     }
 
     /// Position of an address in the buffer.
@@ -189,9 +203,10 @@ impl Jit {
         address.wrapping_sub(self.buf.address(0)) as u32
     }
 
-    /// The code from `entry` to the end of what is compiled.
-    pub fn code_from(&self, entry: u64) -> &[u8] {
-        self.buf.bytes(self.position(entry) as usize..self.pos)
+    /// `len` bytes of code from `entry` on.
+    pub fn code(&self, entry: u64, len: usize) -> &[u8] {
+        let start = self.position(entry) as usize;
+        self.buf.bytes(start..start + len)
     }
 
     /// Address of the entry function.
@@ -203,7 +218,7 @@ impl Jit {
 /// Runs compiled code from `entry`. Returns the link that it left through, plus one, or 0.
 ///
 /// # Safety
-/// `enter` and `entry` are addresses of the same [`Jit`] that is attached to `core`, and `entry` starts a block that is
+/// `enter` and `entry` are addresses of the [`Jit`] whose code `core` runs, and `entry` starts a block that is
 /// valid for the current state.
 pub(crate) unsafe fn enter(core: &mut CoreState, enter: u64, entry: u64) -> u64 {
     // SAFETY: the entry function has this signature.

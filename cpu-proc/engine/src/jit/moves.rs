@@ -5,14 +5,17 @@
 //! in it. While a block is emitted, these places are *marked*. A block whose pc shows in any other way has no [`Shape`], and stays.
 
 use std::mem::size_of;
+use std::sync::Arc;
 
 use bulkhead_ir::Block;
 
-use super::stubs::{Record, Side};
-use super::{ALIGN, Compiled, Jit};
-use crate::blocks::{Link, jump_slot};
+use super::stubs::Record;
+use super::{Compiled, Jit, Spot};
+use crate::blocks::jump_slot;
 use crate::guest::Helper;
+use crate::rows::Rows;
 use crate::state::JumpEntry;
+use crate::table::Link;
 
 /// What is at a mark: four bytes, or eight ([`Kind::Pc`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,8 +39,8 @@ impl Kind {
 }
 
 /// A kind and an offset in the block's code.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark(u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(u32);
 
 /// Code of more bytes has no marks.
 const MARKED: usize = 1 << 28;
@@ -122,32 +125,23 @@ impl Moves {
 }
 
 /// What can be moved of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     /// Bytes of code.
     len: u32,
-    /// Its marks, the first and how many: those that a block was compiled with, for all of its copies.
-    marks: (u32, u32),
-    /// Its rows of the side table.
+    /// Those that it was compiled with, for all copies.
+    marks: Arc<[Mark]>,
+    /// Its rows of the side table, the first and how many.
     rows: (u32, u32),
-    /// Its links.
-    links: (u32, u32),
     /// The first of its guesses.
     guess: usize,
-}
-
-impl Shape {
-    /// Numbers of the block's links.
-    pub fn links(&self) -> std::ops::Range<u32> {
-        self.links.0..self.links.0 + self.links.1
-    }
 }
 
 /// A block to be moved: its pc, the address of its code, its shape, its links.
 pub(crate) struct Movable<'a> {
     pub pc: u64,
     pub entry: u64,
-    pub shape: Shape,
+    pub shape: &'a Shape,
     pub links: &'a [Link],
 }
 
@@ -163,21 +157,16 @@ struct Way {
 }
 
 impl Jit {
-    /// The shape of the block that has just been emitted, with code of `len` bytes, rows from number `row` on and `links` links from
-    /// number `first_link` on.
-    pub(super) fn shape(
-        &mut self,
-        len: usize,
-        side: &Side,
-        row: usize,
-        (first_link, links): (u32, usize),
-        guess: usize,
-    ) -> Option<Shape> {
+    /// The shape of the block that has just been emitted.
+    pub(super) fn shape(&mut self, guess: usize) -> Option<Shape> {
         self.asm.moves.home?;
-        let marks = (self.marks.len() as u32, self.asm.moves.marks.len() as u32);
-        self.marks.append(&mut self.asm.moves.marks);
-        let rows = (row as u32, side.records.len().saturating_sub(row) as u32);
-        Some(Shape { len: len as u32, marks, rows, links: (first_link, links as u32), guess })
+        let rows = (self.side.first_row, self.side.records.len() as u32);
+        Some(Shape {
+            len: self.asm.code.len() as u32,
+            marks: self.asm.moves.marks.as_slice().into(),
+            rows,
+            guess,
+        })
     }
 
     /// Whether a block can be for `pc`.
@@ -185,23 +174,16 @@ impl Jit {
         PLACES.contains(&pc)
     }
 
-    /// A copy of block `from` for `pc`, with number `id` and links from `first_link` on; `None` when the buffer is full.
-    pub fn copy(
-        &mut self,
-        side: &mut Side,
-        from: &Movable,
-        pc: u64,
-        (id, first_link): (u32, u32),
-    ) -> Option<Compiled> {
+    /// A copy of block `from` for `pc`; `None` when there is no room for it.
+    pub fn copy(&mut self, rows: &Rows, from: &Movable, pc: u64, spot: Spot) -> Option<Compiled> {
         let shape = from.shape;
         let old = self.position(from.entry) as usize;
-        let (start, row) = (self.pos, side.records.len() as u32);
         let distance = pc.wrapping_sub(from.pc);
         let way = Way {
             pc: distance,
-            code: (start as i64 - old as i64) as i32,
-            rows: row.wrapping_sub(shape.rows.0),
-            block: id,
+            code: (spot.pos as i64 - old as i64) as i32,
+            rows: spot.first_row.wrapping_sub(shape.rows.0),
+            block: spot.id,
         };
         self.asm.code.clear();
         self.asm.code.extend_from_slice(self.buf.bytes(old..old + shape.len as usize));
@@ -212,28 +194,27 @@ impl Jit {
             let (patch, stub) = (within(link.patch), within(link.stub));
             put(&mut self.asm.code, patch, &(stub as i32 - (patch as i32 + 4)).to_le_bytes());
             // `mov eax, link + 1`, see the end of a block.
-            put(&mut self.asm.code, stub + 1, &(first_link + i as u32 + 1).to_le_bytes());
+            put(&mut self.asm.code, stub + 1, &(spot.first_link + i as u32 + 1).to_le_bytes());
             let target = link.target_pc.wrapping_add(distance);
-            exits.push(((start + patch) as u32, (start + stub) as u32, target));
+            exits.push(((spot.pos + patch) as u32, (spot.pos + stub) as u32, target));
         }
-        if !self.buf.put(start, &self.asm.code) {
-            return None;
-        }
-        let rows = shape.rows.0 as usize..(shape.rows.0 + shape.rows.1) as usize;
-        side.records.extend_from_within(rows);
-        for record in side.records.iter_mut().skip(row as usize) {
-            record.pc = record.pc.wrapping_add(distance);
-            record.block = id;
-        }
-        self.pos = (start + shape.len as usize).next_multiple_of(ALIGN);
-        let links = (first_link, shape.links.1);
-        let shape = Shape { rows: (row, shape.rows.1), links, ..shape };
-        let bytes = shape.len as usize;
-        Some(Compiled { entry: self.buf.address(start), bytes, exits, shape: Some(shape) })
+        self.side.begin(spot.first_row, spot.first_tail);
+        self.take_rows(rows, shape, distance, spot.id);
+        let shape = Shape { rows: (spot.first_row, shape.rows.1), ..shape.clone() };
+        self.place(spot, exits, Some(shape))
     }
 
-    /// Makes block `id`, to and from which no link leads any more, one for `pc` instead.
-    pub fn move_to(&mut self, side: &mut Side, block: &Movable, pc: u64, id: u32) {
+    /// Collects the rows of a block as they are for block `id`, `distance` away.
+    fn take_rows(&mut self, rows: &Rows, shape: &Shape, distance: u64, id: u32) {
+        let range = shape.rows.0..shape.rows.0 + shape.rows.1;
+        // SAFETY: rows of a block that is in the table.
+        let rows = range.filter_map(|row| unsafe { rows.get(row) });
+        let moved = rows.map(|row| Record { pc: row.pc.wrapping_add(distance), block: id, ..row });
+        self.side.records.extend(moved);
+    }
+
+    /// Makes block `id`, to and from which no link leads any more and which nobody runs, one for `pc` instead.
+    pub fn move_to(&mut self, rows: &Rows, block: &Movable, pc: u64, id: u32) {
         let shape = block.shape;
         let at = self.position(block.entry) as usize;
         let way = Way { pc: pc.wrapping_sub(block.pc), code: 0, rows: 0, block: id };
@@ -241,52 +222,44 @@ impl Jit {
         self.asm.code.extend_from_slice(self.buf.bytes(at..at + shape.len as usize));
         self.apply(shape, &way);
         self.buf.put(at, &self.asm.code);
-        for record in side.records.iter_mut().skip(shape.rows.0 as usize).take(shape.rows.1 as usize) {
-            record.pc = record.pc.wrapping_add(way.pc);
-        }
+        self.side.begin(shape.rows.0, 0);
+        self.take_rows(rows, shape, way.pc, id);
+        // SAFETY: the lock of the code is held, and nobody runs the block.
+        unsafe { rows.put(shape.rows.0, &self.side.records) };
     }
 
     /// Panics unless a copy of `made` is what `block`, the same code lowered at the same pc, is compiled to.
     pub fn verify(
         &mut self,
-        side: &mut Side,
+        rows: &Rows,
         made: &Movable,
         helpers: &[Helper],
         block: &Block,
-        mode: usize,
-        base: u64,
+        spot: Spot,
+        (mode, base): (usize, u64),
     ) {
-        let (pos, rows, pairs, marks) = (self.pos, side.records.len(), side.pairs.len(), self.marks.len());
         // Copies share their guesses.
         let guess = std::mem::replace(&mut self.guess, made.shape.guess);
-        let copy = self.copy(side, made, made.pc, (0, 0)).map(|copy| {
-            let shape = copy.shape.map(|shape| Shape { marks: (0, shape.marks.1), ..shape });
-            (self.asm.code.clone(), side.records.split_off(rows), copy.exits, shape)
-        });
-        self.pos = pos;
-        let fresh = self.compile(side, helpers, block, (0, 0), mode, base).map(|fresh| {
-            let shape = fresh.shape.map(|shape| Shape { marks: (0, shape.marks.1), ..shape });
-            (self.asm.code.clone(), side.records.split_off(rows), fresh.exits, shape)
-        });
+        let copy = self.copy(rows, made, made.pc, spot);
+        let copy =
+            copy.map(|copy| (self.asm.code.clone(), self.side.records.clone(), copy.exits, copy.shape));
+        let fresh = self.compile(helpers, block, spot, mode, base);
+        let fresh =
+            fresh.map(|fresh| (self.asm.code.clone(), self.side.records.clone(), fresh.exits, fresh.shape));
         if let (Some(copy), Some(fresh)) = (copy, fresh) {
-            let rows =
-                |records: &[Record]| records.iter().map(|r| Record { pairs: 0, ..*r }).collect::<Vec<_>>();
             assert_eq!(copy.0, fresh.0, "code of {block}");
-            assert_eq!(rows(&copy.1), rows(&fresh.1), "side table of {block}");
+            assert_eq!(copy.1, fresh.1, "side table of {block}");
             assert_eq!((copy.2, copy.3), (fresh.2, fresh.3), "exits and shape of {block}");
         }
-        (self.pos, self.guess) = (pos, guess);
-        side.pairs.truncate(pairs);
-        self.marks.truncate(marks);
+        self.guess = guess;
     }
 
     /// Changes what is at the marks of the code in `asm`.
-    fn apply(&mut self, shape: Shape, way: &Way) {
+    fn apply(&mut self, shape: &Shape, way: &Way) {
         let code = &mut self.asm.code;
         // What the last mark of a pc was.
         let mut pc = 0u64;
-        let marks = self.marks.iter().skip(shape.marks.0 as usize).take(shape.marks.1 as usize);
-        for mark in marks {
+        for mark in shape.marks.iter() {
             let at = mark.at();
             if mark.kind() == Kind::Pc {
                 let Some(bytes) = code.get(at..).and_then(|code| code.first_chunk()) else { continue };

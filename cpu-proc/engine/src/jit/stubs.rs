@@ -15,7 +15,8 @@ use super::moves::Kind;
 use super::regs::{ALLOCATABLE, CALLER_SAVED, saved_index, state};
 use super::vectors;
 use crate::blocks;
-use crate::count::Tail;
+use crate::cache::Code;
+use crate::count::{self, Tail};
 use crate::engine::{Engine, SAMPLE};
 use crate::mem;
 use crate::mmu::{self, PAGE_SIZE, Place};
@@ -30,7 +31,7 @@ pub(crate) struct Record {
     pub pc: u64,
     /// Block that it is in.
     pub block: u32,
-    /// First of its dirty slots in [`Side::pairs`].
+    /// First of its dirty slots in the pairs of the block.
     pub pairs: u32,
     /// How many.
     pub count: u8,
@@ -51,14 +52,34 @@ pub(crate) struct Record {
 /// Kind bit in [`Record::flags`]: the access is of a vector slot.
 pub(crate) const VECTOR: u8 = 0x80;
 
-/// The side table: precise state at each access.
+/// What a block adds to the side table: precise state at each access.
 #[derive(Default)]
 pub(crate) struct Side {
+    /// Number of the first row.
+    pub first_row: u32,
     pub records: Vec<Record>,
     /// `(slot, host register)` of slots newer than memory.
     pub pairs: Vec<(u8, u8)>,
-    /// Instructions to the end of their blocks, from each on, while they are counted. The first row stands for none.
+    /// Number of the first of the tails.
+    pub first_tail: u32,
+    /// Instructions to the end of the block, from each on, while they are counted.
     pub tails: Vec<Tail>,
+}
+
+impl Side {
+    /// For the next block.
+    pub fn begin(&mut self, first_row: u32, first_tail: u32) {
+        (self.first_row, self.first_tail) = (first_row, first_tail);
+        self.records.clear();
+        self.pairs.clear();
+        self.tails.clear();
+    }
+
+    /// The tail of this number; 0 stands for none.
+    pub fn tail(&self, number: u32) -> Option<Tail> {
+        let at = number.checked_sub(self.first_tail).filter(|_| number != 0)?;
+        self.tails.get(at as usize).copied()
+    }
 }
 
 /// A load, in [`Stubs::searches`].
@@ -306,7 +327,8 @@ pub(crate) fn poll(asm: &mut Asm) {
 const _: () = assert!(size_of::<JumpEntry>() == 32);
 
 fn record(core: &mut CoreState, index: u32) -> Record {
-    let row = Engine::of(core).side.records.get(index as usize).copied();
+    // SAFETY: generated code that is running names the row.
+    let row = Code::of(core).and_then(|(code, _)| unsafe { code.rows.get(index) });
     let row = row.unwrap_or(Record {
         pc: core.pc,
         block: 0,
@@ -328,7 +350,7 @@ fn record(core: &mut CoreState, index: u32) -> Record {
 /// The running instruction is the one before those of row `tail`, for whoever looks at the count.
 fn look_behind(core: &mut CoreState, tail: u32) {
     if tail != 0 {
-        let behind = Engine::of(core).side.tails.get(tail as usize).map_or(0, |tail| tail.behind);
+        let behind = count::tail(core, tail).map_or(0, |tail| tail.behind);
         core.counter.behind.store(behind, Relaxed);
         core.counter.tail.store(tail, Relaxed);
     }
@@ -345,14 +367,14 @@ fn go_on(core: &mut CoreState, row: &Record) {
 /// Puts the state back as it was before the instruction of `row`.
 fn unwind(core: &mut CoreState, row: Record) {
     core.pc = row.pc;
-    for i in 0..usize::from(row.count) {
-        if let Some(&(slot, host)) = Engine::of(core).side.pairs.get(row.pairs as usize + i) {
-            match slot.checked_sub(vectors::SIDE) {
-                Some(vector) => {
-                    core.vec[usize::from(vector % VSLOTS)] = core.vec_spill[usize::from(host % 16)]
-                }
-                None => core.slots[usize::from(slot) % 32] = core.spill[saved_index(host) % 64],
-            }
+    let pairs = Code::of(core)
+        .filter(|_| row.count != 0)
+        .and_then(|(code, _)| code.lock().table.block(row.block).map(|block| block.pairs.clone()));
+    let pairs = pairs.iter().flat_map(|pairs| pairs.iter());
+    for &(slot, host) in pairs.skip(row.pairs as usize).take(usize::from(row.count)) {
+        match slot.checked_sub(vectors::SIDE) {
+            Some(vector) => core.vec[usize::from(vector % VSLOTS)] = core.vec_spill[usize::from(host % 16)],
+            None => core.slots[usize::from(slot) % 32] = core.spill[saved_index(host) % 64],
         }
     }
     if let Some(flags) = row.flags_from {
