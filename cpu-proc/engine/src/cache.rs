@@ -29,6 +29,13 @@ const REGION: usize = 64 << 10;
 /// Bytes of code for each row of the side table at least.
 const BYTES_A_ROW: usize = 24;
 
+/// No marks, in memory that is taken as it is touched.
+fn marks() -> Box<[AtomicU8]> {
+    let bytes = Box::into_raw(vec![0u8; MARKS].into_boxed_slice());
+    // SAFETY: an `AtomicU8` is laid out as a byte.
+    unsafe { Box::from_raw(bytes as *mut [AtomicU8]) }
+}
+
 /// What is behind the lock.
 pub(crate) struct Cache {
     pub table: Table,
@@ -78,6 +85,8 @@ impl DerefMut for Locked<'_> {
 /// A block to be compiled.
 pub(crate) struct New<'a> {
     pub ident: Ident,
+    /// The link that led here.
+    pub link: Option<LinkId>,
     /// Host page of its end, when that is another one.
     pub second: u64,
     pub block: &'a Block,
@@ -99,6 +108,8 @@ pub(crate) struct Outcome {
     pub bytes: usize,
     /// Another CPU had made it.
     pub met: bool,
+    /// A block, by pc and address, that has to leave the CPU's jump cache.
+    pub gone: Option<(u64, u64)>,
     /// A region was emptied: the CPU's jump cache has to be, too.
     pub emptied: bool,
     /// Another region is being filled now.
@@ -136,7 +147,7 @@ impl Code {
             sole: peers.is_sole(),
             peers,
             rows: Rows::new(rows * count),
-            marks: (0..MARKS).map(|_| AtomicU8::new(0)).collect(),
+            marks: marks(),
             enter: jit.enter(),
             room: bytes,
             cache: UnsafeCell::new(Cache { table, jit }),
@@ -322,14 +333,18 @@ impl Code {
         let mut cache = self.lock();
         if let Some(id) = cache.table.find(&new.ident)
             && let Some(block) = cache.table.block_mut(id)
-            && block.second_page == new.second
-            && block.len == new.block.len
-            && block.doubt.is_none()
         {
-            block.users |= 1 << (me % 64);
-            outcome.found = Some(Found { id, entry: block.entry, second: new.second, sure: true });
-            outcome.met = true;
-            return outcome;
+            let holds = |doubt: &[u8]| new.bytes == Some(doubt) && block.is_of(doubt);
+            let same = block.second_page == new.second && block.len == new.block.len;
+            if same && block.doubt.as_deref().is_none_or(holds) {
+                block.users |= 1 << (me % 64);
+                let sure = block.doubt.is_none();
+                outcome.found = Some(Found { id, entry: block.entry, second: new.second, sure });
+                outcome.met = true;
+                cache.join(new.link, id);
+                return outcome;
+            }
+            outcome.gone = self.kill(&mut cache, me, id);
         }
         cache.jit.counting = new.counting;
         let mut made = cache.compile(helpers, new);
@@ -361,6 +376,7 @@ impl Code {
             self.kill(&mut cache, me, id);
             return outcome;
         }
+        cache.join(new.link, id);
         outcome.found = Some(Found { id, entry: made.entry, second: new.second, sure: settled });
         outcome
     }
@@ -389,17 +405,20 @@ impl Code {
             return Some(if block.is_of(bytes) { Ok(found) } else { Err(id) });
         }
         block.users |= 1 << (me % 64);
-        if let Some(link) = link {
-            cache.join(link, id);
-        }
+        cache.join(link, id);
         Some(Ok(found))
     }
 }
 
 impl Code {
     /// A block for `ident` made of one for the same code at another pc, if there is one that is known to be as it was compiled; and the
-    /// blocks, by pc and address, that have to leave the jump cache of `me`.
-    pub(crate) fn move_to(&self, me: usize, ident: &Ident) -> Option<(Found, Vec<(u64, u64)>)> {
+    /// blocks, by pc and address, that have to leave the jump cache of `me`. `link` led here.
+    pub(crate) fn move_to(
+        &self,
+        me: usize,
+        ident: &Ident,
+        link: Option<LinkId>,
+    ) -> Option<(Found, Vec<(u64, u64)>)> {
         let mut cache = self.lock();
         let (first, oldest) = cache.table.same_code(ident)?;
         let block = cache.table.block(first)?;
@@ -429,7 +448,9 @@ impl Code {
         };
         let block = cache.table.block_mut(id)?;
         block.users = 1 << (me % 64);
-        Some((Found { id, entry: block.entry, second: 0, sure: true }, gone))
+        let found = Found { id, entry: block.entry, second: 0, sure: true };
+        cache.join(link, id);
+        Some((found, gone))
     }
 }
 
@@ -453,8 +474,9 @@ impl Cache {
     }
 
     /// Lets link `link` jump straight to block `id`, when both lie in one page and context.
-    pub fn join(&mut self, link: LinkId, id: BlockId) {
+    fn join(&mut self, link: Option<LinkId>, id: BlockId) {
         let table = &mut self.table;
+        let Some(link) = link else { return };
         let Some(l) = table.link(link).copied() else { return };
         let (Some(from), Some(to)) = (table.block(l.from), table.block(id)) else { return };
         let same = from.ident.context == to.ident.context

@@ -147,21 +147,26 @@ fn find(core: &mut CoreState, code: &Code, me: usize, link: Option<LinkId>) -> R
         }
         Some(Ok(Found { id, .. }) | Err(id)) => blocks::kill(core, id),
         None => {
-            if let Some(found) = moved(core, code, me, ident, linear) {
+            if let Some(found) = moved(core, code, me, (ident, linear, link)) {
                 return Ok(Some(found));
             }
         }
     }
-    compile(core, code, me, Wanted { ident, linear, base, mode })
+    compile(core, code, me, Wanted { ident, linear, base, mode, link })
 }
 
 /// A block for `ident` made of one for the same code at another pc, if there is one that is known to be as it was compiled.
-fn moved(core: &mut CoreState, code: &Code, me: usize, ident: Ident, linear: u64) -> Option<Found> {
+fn moved(
+    core: &mut CoreState,
+    code: &Code,
+    me: usize,
+    (ident, linear, link): (Ident, u64, Option<LinkId>),
+) -> Option<Found> {
     const LISTS: u32 = log::IN_ASM | log::OUT_ASM | log::OP | log::OP_OPT;
     if core.log & LISTS != 0 || !jit::Jit::may_move_to(ident.pc) {
         return None;
     }
-    let (found, gone) = code.move_to(me, &ident)?;
+    let (found, gone) = code.move_to(me, &ident, link)?;
     gone.into_iter().for_each(|(pc, entry)| blocks::forget_jump(core, pc, entry));
     let engine = Engine::of(core);
     engine.stats.moved += 1;
@@ -199,6 +204,8 @@ struct Wanted {
     linear: u64,
     base: u64,
     mode: usize,
+    /// The link that led here.
+    link: Option<LinkId>,
 }
 
 fn compile(core: &mut CoreState, code: &Code, me: usize, wanted: Wanted) -> Result<Option<Found>, Fault> {
@@ -268,12 +275,15 @@ fn enter(
     wanted: Wanted,
     second: u64,
 ) -> Option<Found> {
-    let Wanted { ident, linear, base, mode } = wanted;
+    let Wanted { ident, linear, base, mode, link } = wanted;
     let counting = core.counter.is_on();
-    let new = New { ident, second, block, bytes: bytes.taken(block.len as usize), mode, base, counting };
+    let new =
+        New { ident, link, second, block, bytes: bytes.taken(block.len as usize), mode, base, counting };
     let made = code.make(me, core.ops.helpers, &new);
     if made.emptied {
         blocks::clear_jumps(core);
+    } else if let Some((pc, entry)) = made.gone {
+        blocks::forget_jump(core, pc, entry);
     }
     let stats = &mut Engine::of(core).stats;
     stats.flushes += u64::from(made.turned);

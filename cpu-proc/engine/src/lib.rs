@@ -21,6 +21,8 @@ pub mod mxcsr;
 mod peers;
 mod rows;
 #[cfg(test)]
+mod share;
+#[cfg(test)]
 mod smc;
 pub mod state;
 mod table;

@@ -8,7 +8,7 @@ use crate::{Engine, mmu};
 /// Instruction words: `0` stops, `1` stores the low 32 bits of slot 1 at slot 8, `2` goes to 0x1000, `3` stores one byte
 /// of slot 1 at slot 8, `4` loops to 0x1000 while slot 2 counts down, `5` is helper 2 (stores slot 1, 8 bytes, at slot 8),
 /// `6` adds word number slot 2 of the table at slot 8 to slot 0, `0x100 + n` adds n to slot 0, `0x10000 | pc` goes there.
-fn lower(out: &mut Block, word: u32, pc: u64) {
+pub fn lower(out: &mut Block, word: u32, pc: u64) {
     match word {
         0 => stop_ops(out, pc),
         1 => out.push(Op::st(W32, 1, Mem::at(8, 0))),

@@ -1,6 +1,8 @@
 //! A made-up guest for tests: a toy instruction set whose instructions are IR fragments chosen by a 32-bit word, a flat
 //! page table, and a machine with memory, read-only memory and a device.
 
+use std::cell::UnsafeCell;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use bulkhead_ir::{Block, FLAGS_ALL, HelperInfo, Op, Opcode};
@@ -26,7 +28,7 @@ pub struct Pte {
 }
 
 pub struct TestMachine {
-    memory: Box<[Frame]>,
+    memory: Arc<Memory>,
     pub device_log: Vec<(Gpa, u8, Option<u64>)>,
     pub watched: Vec<Gpa>,
     pub dirty: Vec<Gpa>,
@@ -34,24 +36,29 @@ pub struct TestMachine {
     pub shadow: bool,
 }
 
-#[derive(Clone)]
 #[repr(C, align(4096))]
-struct Frame([u8; 4096]);
+struct Frame(UnsafeCell<[u8; 4096]>);
+
+/// Memory of one machine, or of several that are one machine's CPUs.
+pub struct Memory(Box<[Frame]>);
+
+// SAFETY: bytes, which tests on several threads access as generated code does.
+unsafe impl Sync for Memory {}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory((0..PAGES).map(|_| Frame(UnsafeCell::new([0; 4096]))).collect())
+    }
+}
 
 impl TestMachine {
-    pub fn new() -> TestMachine {
-        TestMachine {
-            memory: vec![Frame([0; 4096]); PAGES].into_boxed_slice(),
-            device_log: Vec::new(),
-            watched: Vec::new(),
-            dirty: Vec::new(),
-            shadow: false,
-        }
+    pub fn new(memory: Arc<Memory>) -> TestMachine {
+        TestMachine { memory, device_log: Vec::new(), watched: Vec::new(), dirty: Vec::new(), shadow: false }
     }
     pub fn bytes(&mut self) -> &mut [u8] {
-        let len = self.memory.len() * 4096;
+        let len = self.memory.0.len() * 4096;
         // SAFETY: frames are contiguous bytes without padding.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), len) }
+        unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(self.memory.0.as_ptr().cast()), len) }
     }
     pub fn put32(&mut self, at: usize, value: u32) {
         self.bytes()[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -62,10 +69,10 @@ impl Machine for TestMachine {
     fn page(&mut self, gpa: Gpa) -> Page {
         let index = (gpa >> 12) as usize;
         if index == ROM_PAGE && self.shadow {
-            return Page::Memory { host: self.memory[ROM_PAGE + 1].0.as_mut_ptr(), writable: true };
+            return Page::Memory { host: self.memory.0[ROM_PAGE + 1].0.get().cast(), writable: true };
         }
-        match self.memory.get_mut(index) {
-            Some(frame) => Page::Memory { host: frame.0.as_mut_ptr(), writable: index != ROM_PAGE },
+        match self.memory.0.get(index) {
+            Some(frame) => Page::Memory { host: frame.0.get().cast(), writable: index != ROM_PAGE },
             None => Page::Device,
         }
     }
@@ -318,7 +325,11 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(lowering: impl Fn(&mut Block, u32, u64) + 'static) -> Rig {
-        let machine = Box::into_raw(Box::new(TestMachine::new()));
+        Rig::with(Arc::default(), lowering)
+    }
+    /// With memory that others may have, too.
+    pub fn with(memory: Arc<Memory>, lowering: impl Fn(&mut Block, u32, u64) + 'static) -> Rig {
+        let machine = Box::into_raw(Box::new(TestMachine::new(memory)));
         let attention = Box::into_raw(Box::new(AtomicU32::new(0)));
         let lowering: Lowering = Box::new(lowering);
         // SAFETY: both live until `drop`.

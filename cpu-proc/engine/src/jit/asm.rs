@@ -276,7 +276,7 @@ impl Asm {
 
     /// Fills up until a displacement `before` bytes from here does not cross a multiple of eight: it can be replaced in one step then.
     pub fn align_link(&mut self, before: usize) {
-        let crossing = ((self.here() + before) % 8).checked_sub(4).unwrap_or(0);
+        let crossing = ((self.here() + before) % 8).saturating_sub(4);
         if crossing != 0 {
             // The long forms of NOP that Intel recommends.
             let nop: [&[u8]; 3] = [&[0x0f, 0x1f, 0x00], &[0x66, 0x90], &[0x90]];

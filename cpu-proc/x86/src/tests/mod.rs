@@ -1,5 +1,7 @@
 //! Tests of the system side against a machine made of flat memory.
 
+use std::cell::UnsafeCell;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use bulkhead_engine::{ApicAccess, CpuBox, Engine, Fault, Gpa, Machine, Next, Page, Requests};
@@ -25,13 +27,26 @@ mod tasks;
 /// Bytes of memory.
 const RAM: usize = 4 << 20;
 
-#[derive(Clone)]
 #[repr(C, align(4096))]
-struct Frame([u8; 4096]);
+struct Frame(UnsafeCell<[u8; 4096]>);
+
+/// Memory of one processor, or of several.
+struct Ram(Box<[Frame]>);
+
+// SAFETY: bytes, which tests on several threads access as generated code does.
+unsafe impl Sync for Ram {}
+// SAFETY: plain data.
+unsafe impl Send for Ram {}
+
+impl Default for Ram {
+    fn default() -> Ram {
+        Ram((0..RAM / 4096).map(|_| Frame(UnsafeCell::new([0; 4096]))).collect())
+    }
+}
 
 /// Flat memory, logged ports, scripted interrupts.
 pub struct Board {
-    ram: Box<[Frame]>,
+    ram: Arc<Ram>,
     pub outs: Vec<(u16, u8, u32)>,
     pub interrupts: Vec<u8>,
     pub requests: Requests,
@@ -48,9 +63,9 @@ pub struct Board {
 }
 
 impl Board {
-    fn new() -> Board {
+    fn new(ram: Arc<Ram>) -> Board {
         Board {
-            ram: vec![Frame([0; 4096]); RAM / 4096].into_boxed_slice(),
+            ram,
             outs: Vec::new(),
             interrupts: Vec::new(),
             requests: Requests::default(),
@@ -67,16 +82,16 @@ impl Board {
 
     /// Memory as bytes.
     pub fn bytes(&mut self) -> &mut [u8] {
-        let len = self.ram.len() * 4096;
+        let len = self.ram.0.len() * 4096;
         // SAFETY: frames are contiguous bytes without padding.
-        unsafe { std::slice::from_raw_parts_mut(self.ram.as_mut_ptr().cast(), len) }
+        unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(self.ram.0.as_ptr().cast()), len) }
     }
 }
 
 impl Machine for Board {
     fn page(&mut self, gpa: Gpa) -> Page {
-        match self.ram.get_mut((gpa >> 12) as usize) {
-            Some(frame) => Page::Memory { host: frame.0.as_mut_ptr(), writable: true },
+        match self.ram.0.get((gpa >> 12) as usize) {
+            Some(frame) => Page::Memory { host: frame.0.get().cast(), writable: true },
             None => Page::Device,
         }
     }
@@ -166,10 +181,19 @@ impl Rig {
         Rig::of("max")
     }
 
+    /// Another `max` at reset, of the same memory.
+    pub fn beside(other: &mut Rig) -> Rig {
+        Rig::with("max", other.board().ram.clone())
+    }
+
     /// A model at reset.
     pub fn of(spec: &str) -> Rig {
+        Rig::with(spec, Arc::default())
+    }
+
+    fn with(spec: &str, ram: Arc<Ram>) -> Rig {
         let choice = cpuid::parse(spec).expect("known model");
-        let board = Box::into_raw(Box::new(Board::new()));
+        let board = Box::into_raw(Box::new(Board::new(ram)));
         let attention = Box::into_raw(Box::new(AtomicU32::new(0)));
         // SAFETY: both live until the rig is dropped, after the CPU's last use.
         let cpu = unsafe { Cpu::boxed(Config::from(&choice), board, attention) };

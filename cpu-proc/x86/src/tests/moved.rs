@@ -1,5 +1,9 @@
 //! The same physical code at many linear addresses: compiled once, then copied and moved.
 
+use std::sync::Barrier;
+
+use bulkhead_engine::{Code, Privilege, Stats, mem};
+
 use super::*;
 
 /// The program, and a function of it on the next page.
@@ -148,4 +152,81 @@ fn code_with_addresses_of_its_own_is_compiled_at_each_place() {
         assert_eq!(run(&mut rig, place(i) + PROGRAM).0[reg::RAX], place(2) + PROGRAM);
         assert_eq!(run(&mut rig, place(i) + FUNCTION).0[reg::RAX], (place(i) + DATA) & 0xffff_ffff);
     }
+}
+
+/// A processor to be run on some thread.
+struct Processor(Rig);
+
+// SAFETY: a rig is used by one thread at a time; what it shares is made for that.
+unsafe impl Send for Processor {}
+
+impl Processor {
+    fn rig(&mut self) -> &mut Rig {
+        &mut self.0
+    }
+}
+
+/// Code that three processors share: a jump to the next page, and there `mov eax, ROUND; lea rbx, [rip]; hlt`.
+const ENTRY: u64 = 0x1_e000;
+const SHARED: u64 = 0x1_f000;
+
+#[test]
+fn code_at_many_places_that_a_third_party_rewrites_is_run_as_it_is_by_all_processors() {
+    const ROUNDS: u64 = 150;
+    let code = Code::new(1 << 20, 3).expect("memory for code");
+    let mut first = rig(Engine::new());
+    first.code(ENTRY, &[0xe9, 0xfb, 0x0f, 0, 0]);
+    first.code(SHARED, &[0xb8, 0, 0, 0, 0, 0x48, 0x8d, 0x1d, 0, 0, 0, 0, 0xf4]);
+    let mut second = Rig::beside(&mut first).long();
+    let mut third = Rig::beside(&mut first).long();
+    for (number, rig) in [&mut first, &mut second, &mut third].into_iter().enumerate() {
+        drop(Engine::detach(&mut rig.cpu.core));
+        let mut engine = Engine::sharing(&code, number).expect("memory for code");
+        engine.verify = true;
+        engine.attach(&mut rig.cpu.core);
+        // SAFETY: no processor is dropped before all have run.
+        unsafe { code.join(number, &rig.cpu.core) };
+    }
+    let mut all = [first, second, third].map(Processor);
+    let (written, seen) = (Barrier::new(3), Barrier::new(3));
+    std::thread::scope(|scope| {
+        for (number, processor) in all.iter_mut().enumerate() {
+            let (written, seen, code) = (&written, &seen, &code);
+            scope.spawn(move || {
+                let rig = processor.rig();
+                let mut failed = None;
+                for round in 1..=ROUNDS {
+                    match (number, round % 2) {
+                        // By a store to yet another place of it.
+                        (2, 0) => {
+                            let at = place(20) + SHARED + 1;
+                            mem::store(&mut rig.cpu.core, at, 4, round, Privilege::Current).expect("mapped");
+                        }
+                        // By a device.
+                        (2, _) => {
+                            rig.put(SHARED + 1, 4, round);
+                            code.changed(SHARED);
+                        }
+                        _ => {}
+                    }
+                    written.wait();
+                    for i in (number as u64..7).chain(0..7).filter(|_| number < 2) {
+                        rig.cpu.core.pc = place(i + 1) + ENTRY;
+                        rig.cpu.halted = 0;
+                        bulkhead_engine::run(&mut rig.cpu.core);
+                        let found = (rig.cpu.core.slots[reg::RAX], rig.cpu.core.slots[reg::RBX]);
+                        if found != (round, place(i + 1) + SHARED + 12) {
+                            failed = failed.or(Some((round, i, found)));
+                        }
+                    }
+                    seen.wait();
+                }
+                assert_eq!(failed, None, "round, place, and what was found by processor {number}");
+            });
+        }
+    });
+    let stats: Vec<Stats> = all.iter_mut().map(|p| Engine::of(&mut p.rig().cpu.core).stats).collect();
+    let (compiled, moved) = stats.iter().fold((0, 0), |sum, s| (sum.0 + s.compiled, sum.1 + s.moved));
+    assert!(compiled >= ROUNDS && moved > 4 * compiled, "{stats:?}");
+    assert!(stats[0].moved > ROUNDS && stats[1].moved > ROUNDS, "{stats:?}");
 }
