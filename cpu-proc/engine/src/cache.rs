@@ -112,8 +112,8 @@ pub(crate) struct Outcome {
     pub gone: Option<(u64, u64)>,
     /// A region was emptied: the CPU's jump cache has to be, too.
     pub emptied: bool,
-    /// Another region is being filled now.
-    pub turned: bool,
+    /// A region that was in use before is being filled again now.
+    pub reused: bool,
 }
 
 /// A place in generated code to go to.
@@ -299,9 +299,9 @@ impl Code {
         true
     }
 
-    /// Empties the next region, and goes on to it if that is to be `now` and nobody can run anything there any more: whether it did. The
-    /// caller empties its jump cache.
-    fn make_room(&self, cache: &mut Cache, me: usize, now: bool) -> bool {
+    /// Empties the next region, and goes on to it if that is to be `now` and nobody can run anything there any more: then whether
+    /// something was there. The caller empties its jump cache.
+    fn make_room(&self, cache: &mut Cache, me: usize, now: bool) -> Option<bool> {
         let since = match cache.table.next_emptied() {
             Some(since) => since,
             None => {
@@ -320,11 +320,7 @@ impl Code {
                 since
             }
         };
-        let free = now && self.peers.came_by(me, since);
-        if free {
-            cache.table.turn();
-        }
-        free
+        (now && self.peers.came_by(me, since)).then(|| cache.table.turn())
     }
 
     /// Compiles a block and enters it into the table, unless another CPU was faster.
@@ -349,9 +345,10 @@ impl Code {
         cache.jit.counting = new.counting;
         let mut made = cache.compile(helpers, new);
         if made.is_none() {
-            outcome.turned = self.make_room(&mut cache, me, true);
+            let turned = self.make_room(&mut cache, me, true);
             outcome.emptied = true;
-            if outcome.turned {
+            outcome.reused = turned == Some(true);
+            if turned.is_some() {
                 made = cache.compile(helpers, new);
             }
         } else if !self.sole && !cache.table.has_room() && cache.table.next_emptied().is_none() {

@@ -286,7 +286,7 @@ fn enter(
         blocks::forget_jump(core, pc, entry);
     }
     let stats = &mut Engine::of(core).stats;
-    stats.flushes += u64::from(made.turned);
+    stats.flushes += u64::from(made.reused);
     stats.met += u64::from(made.met);
     if made.bytes != 0 {
         stats.compiled += 1;

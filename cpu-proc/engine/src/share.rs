@@ -129,14 +129,14 @@ fn nothing_is_used_again_before_every_cpu_has_come_by() {
         first[0].stats()
     };
     let away = all("two regions, each filled once");
-    assert_eq!(away.flushes, 1, "{away:?}");
+    assert_eq!(away.flushes, 0, "{away:?}");
     assert!(away.stepped > 0);
     let still = all("and no more");
-    assert_eq!(still.flushes, 1);
+    assert_eq!(still.flushes, 0);
     assert_ne!(second[0].core().attention().load(Ordering::SeqCst), 0, "it is asked to come by");
     peers::read_mail(second[0].core());
     let by = all("one of them again");
-    assert!(by.flushes > 1, "{by:?}");
+    assert_eq!(by.flushes, 1, "{by:?}");
     peers::rest(second[0].core());
     let asleep = all("as often as need be");
     assert!(asleep.flushes > by.flushes + 1, "{asleep:?}");
