@@ -53,10 +53,10 @@ impl Guest {
         self.0.len()
     }
 
-    /// Runs it until it has sent `numbers` words and sleeps; they, what `info jit` says, and the KiB that the CPU process holds of its own
+    /// Runs it on a machine of `cpus` processors until it has sent `numbers` words and sleeps; they, what `info jit` says, and the KiB that the CPU process holds of its own
     /// (neither files nor the guest's memory).
-    fn run(self, name: &str, numbers: usize) -> (Vec<u32>, String, u64) {
-        let code = self.bytes(&[0xfa, 0xf4, 0xeb, 0xfc]);
+    fn run(&self, name: &str, cpus: &str, numbers: usize) -> (Vec<u32>, String, u64) {
+        let code = Guest(self.0.clone()).bytes(&[0xfa, 0xf4, 0xeb, 0xfc]);
         let flags = 3 | 1 << 16;
         let head = [0x1bad_b002, flags, 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags)];
         let places = [LOAD, LOAD, 0, LOAD + 0x2000, LOAD + 32];
@@ -70,7 +70,19 @@ impl Guest {
         let (kernel, socket) = (scratch.file("kernel"), scratch.file("monitor"));
         std::fs::write(&kernel, image).expect("kernel");
         let monitor = format!("unix:{socket},server,nowait");
-        let args = ["-nographic", "-m", "128", "-kernel", &kernel, "-monitor", &monitor, "-serial", "stdio"];
+        let args = [
+            "-nographic",
+            "-m",
+            "128",
+            "-smp",
+            cpus,
+            "-kernel",
+            &kernel,
+            "-monitor",
+            &monitor,
+            "-serial",
+            "stdio",
+        ];
         let mut vm = Vm::start("qemu-system-x86_64", &args);
         // The firmware's own words come first.
         vm.expect("Booting from ROM", 60);
@@ -129,12 +141,14 @@ fn a_guest_that_rewrites_its_code_for_ever_computes_on() {
     let constant = LOAD + 32 + own as u32 + 7;
     let guest =
         guest.with(&[0x89, 0x0d], constant).with(&[0xb8], 0).bytes(&[0x01, 0xc3, 0x49]).again(own).hex();
-    let (sums, jit, own) = guest.run("rewrites", 2);
     let sum = |rounds: u32| (1..=rounds).fold(0u32, u32::wrapping_add);
-    assert_eq!(sums, [sum(ROUNDS), sum(ROUNDS / 10)]);
-    assert!(number(&jit, " invalidated") >= u64::from(ROUNDS), "{jit}");
-    assert!(number(&jit, " flushes") > 0, "{jit}");
-    bounded(&jit, own);
+    for cpus in ["1", "2"] {
+        let (sums, jit, own) = guest.run("rewrites", cpus, 2);
+        assert_eq!(sums, [sum(ROUNDS), sum(ROUNDS / 10)], "{cpus} processors: {jit}");
+        assert!(number(&jit, " invalidated") >= u64::from(ROUNDS), "{jit}");
+        assert!(number(&jit, " flushes") > 0, "{jit}");
+        bounded(&jit, own);
+    }
 }
 
 #[test]
@@ -153,12 +167,14 @@ fn a_guest_of_a_million_tiny_blocks_runs_through_them() {
         .with(&[0xbf], 0x20_0000); // mov edi
     let top = guest.here();
     let guest = guest.bytes(&[0xff, 0xd7, 0x4d]).again(top).hex(); // call edi; dec ebp
-    let (rounds, jit, own) = guest.run("tiny", 1);
-    assert_eq!(rounds, [2]);
-    // Not all of them fit.
-    assert!(number(&jit, " compiled, ") >= u64::from(BLOCKS), "{jit}");
-    assert!(number(&jit, " flushes") > 0, "{jit}");
-    bounded(&jit, own);
+    for cpus in ["1", "2"] {
+        let (rounds, jit, own) = guest.run("tiny", cpus, 1);
+        assert_eq!(rounds, [2]);
+        // Not all of them fit.
+        assert!(number(&jit, " compiled, ") >= u64::from(BLOCKS), "{jit}");
+        assert!(number(&jit, " flushes") > 0, "{jit}");
+        bounded(&jit, own);
+    }
 }
 
 #[test]
@@ -184,7 +200,7 @@ fn a_guest_that_reuses_no_translation_adds_up_its_memory() {
         .bytes(&[0x4d]) // dec ebp
         .again(round)
         .hex();
-    let (sums, jit, own) = guest.run("thrash", 1);
+    let (sums, jit, own) = guest.run("thrash", "1", 1);
     let sum = (1..=PAGES).fold(0u32, u32::wrapping_add).wrapping_mul(ROUNDS);
     assert_eq!(sums, [sum]);
     let slow = jit.split_once("slow accesses: ").and_then(|(_, rest)| rest.lines().next()?.parse().ok());

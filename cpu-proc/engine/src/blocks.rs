@@ -149,6 +149,7 @@ pub(crate) fn written(core: &mut CoreState, host: *mut u8, size: u32) {
         return;
     }
     let mut cache = code.lock();
+    code.forget_bare(&mut cache);
     for id in cache.table.hits(host as u64, size) {
         let gone = code.kill(&mut cache, me, id);
         forget(core, gone);

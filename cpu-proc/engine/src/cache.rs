@@ -221,6 +221,7 @@ impl Code {
     /// translations for writing it.
     pub(crate) fn hold(&self, me: usize, page: u64) -> bool {
         let mut cache = self.lock();
+        self.forget_bare(&mut cache);
         let fresh = cache.table.hold(page);
         if fresh {
             if let Some(mark) = self.mark(page) {
@@ -236,8 +237,24 @@ impl Code {
 
     /// It has been compiled, or not.
     pub(crate) fn let_go(&self, page: u64) {
-        if self.lock().table.let_go(page) {
-            self.unmark(page);
+        let mut cache = self.lock();
+        if cache.table.let_go(page) {
+            self.bare(&mut cache, page);
+        }
+    }
+
+    /// The page is without code. A CPU may still run what was made of it, and has to notice its own stores to that: the page is taken for one
+    /// with code until every CPU has come by.
+    fn bare(&self, cache: &mut Cache, page: u64) {
+        let since = if self.sole { 0 } else { self.peers.tick() };
+        cache.table.bare_since(page, since);
+        self.forget_bare(cache);
+    }
+
+    /// Forgets pages without code that nobody runs what was made of.
+    pub(crate) fn forget_bare(&self, cache: &mut Cache) {
+        while let Some(page) = cache.table.forget_bare(|since| self.peers.came_by(None, since)) {
+            page.into_iter().for_each(|page| self.unmark(page));
         }
     }
 
@@ -295,7 +312,7 @@ impl Code {
         for (patch, stub) in patches {
             cache.jit.repatch(patch, stub);
         }
-        cache.table.tidy_pages(id).into_iter().for_each(|page| self.unmark(page));
+        cache.table.bare_pages(id).into_iter().for_each(|page| self.bare(cache, page));
         true
     }
 
@@ -320,7 +337,7 @@ impl Code {
                 since
             }
         };
-        (now && self.peers.came_by(me, since)).then(|| cache.table.turn())
+        (now && self.peers.came_by(Some(me), since)).then(|| cache.table.turn())
     }
 
     /// Compiles a block and enters it into the table, unless another CPU was faster.
@@ -430,7 +447,7 @@ impl Code {
             let since = if self.sole { 0 } else { self.peers.tick() };
             cache.table.leave_place(ident, oldest, since);
         }
-        let place = cache.table.take_place(ident, |since| self.peers.came_by(me, since));
+        let place = cache.table.take_place(ident, |since| self.peers.came_by(Some(me), since));
         let place = place.filter(|id| cache.table.block(*id).is_some_and(|block| block.len == len));
         let id = match place {
             Some(id) => {

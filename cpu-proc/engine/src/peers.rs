@@ -130,8 +130,8 @@ impl Peers {
     }
 
     /// Whether every CPU but `me` has come by since `time`, or runs nothing.
-    pub fn came_by(&self, me: usize, time: u64) -> bool {
-        let mut others = self.members.iter().enumerate().filter(|(cpu, _)| *cpu != me);
+    pub fn came_by(&self, me: Option<usize>, time: u64) -> bool {
+        let mut others = self.members.iter().enumerate().filter(|(cpu, _)| Some(*cpu) != me);
         others.all(|(_, m)| m.seen.load(Ordering::SeqCst) >= time || lock(&m.inbox).idle)
     }
 

@@ -180,3 +180,29 @@ fn a_store_of_one_cpu_to_code_is_seen_by_all_that_serialise_after_it() {
     assert!(cpus[0].stats().killed > 0);
     assert!(code.blocks().0 > 0);
 }
+
+#[test]
+fn a_cpu_sees_its_own_stores_to_code_at_once_whatever_the_others_do() {
+    for away in [false, true] {
+        let (_, mut cpus) = machine(64 << 10, 2);
+        let (first, second) = cpus.split_at_mut(1);
+        if away {
+            // It runs and reads no mail: no page becomes settled.
+            peers::wake(second[0].core());
+        }
+        let rig = &mut first[0].0;
+        // Stores the number of the round into the next instruction, which adds it; and from elsewhere into another block.
+        for (at, word) in [(0x1000, 1), (0x1004, 0x101), (0x1008, 0x11800), (0x1800, 0x101), (0x1804, 0)] {
+            rig.machine().put32(at, word);
+        }
+        for round in 1..2000u64 {
+            let target = if round % 3 == 0 { 0x1800 } else { 0x1004 };
+            let word = 0x100 + round % 200;
+            let before = first[0].0.machine().bytes()[if target == 0x1004 { 0x1800 } else { 0x1004 }];
+            first[0].core().slots[8] = target;
+            first[0].core().slots[1] = word;
+            let sum = first[0].sum(0x1000);
+            assert_eq!(sum, u64::from(before) + round % 200, "round {round}, away: {away}");
+        }
+    }
+}

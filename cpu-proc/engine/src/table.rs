@@ -6,7 +6,7 @@
 //!
 //! Blocks lie in *regions*, which are filled one after the other, and emptied when their turn comes again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
@@ -187,6 +187,9 @@ pub(crate) struct PageCode {
     blocks: Vec<BlockId>,
     /// How many CPUs are about to make blocks of it.
     makers: u32,
+    /// When it was without code last, and whether it is in [`Table::bare`].
+    since: u64,
+    bare: bool,
     /// CPUs that may still have a translation for writing it.
     pub unsettled: Set,
     /// A bit for each byte that a block may cover; bits of dead blocks are cleared when noticed.
@@ -307,6 +310,8 @@ pub(crate) struct Table {
     /// Blocks that can be moved, by the host address of their first byte and their context.
     copies: FastMap<(u64, u32), Copies>,
     pages: FastMap<u64, PageCode>,
+    /// Pages without code that are still taken for some with; and others that were.
+    bare: VecDeque<u64>,
     /// Blocks with a doubt.
     pub doubts: Vec<BlockId>,
     /// Host pages that were watched as a physical page; more than one after the physical map changed.
@@ -484,16 +489,38 @@ impl Table {
         if let Some(code) = self.pages.get_mut(&page) {
             code.makers = code.makers.saturating_sub(1);
         }
-        self.tidy(page)
+        self.is_bare(page)
     }
 
-    /// Forgets the page if it is without code.
-    fn tidy(&mut self, page: u64) -> bool {
-        let empty = self.pages.get(&page).is_some_and(|code| code.blocks.is_empty() && code.makers == 0);
-        if empty {
+    /// Whether the page is without code.
+    fn is_bare(&self, page: u64) -> bool {
+        self.pages.get(&page).is_some_and(|code| code.blocks.is_empty() && code.makers == 0)
+    }
+
+    /// The page has been without code since this time.
+    pub fn bare_since(&mut self, page: u64, since: u64) {
+        if let Some(code) = self.pages.get_mut(&page) {
+            code.since = since;
+            if !std::mem::replace(&mut code.bare, true) {
+                self.bare.push_back(page);
+            }
+        }
+    }
+
+    /// Forgets a page that has been without code since a time that `over` says is over. `None` when there is none to be looked at.
+    pub fn forget_bare(&mut self, over: impl Fn(u64) -> bool) -> Option<Option<u64>> {
+        let page = *self.bare.front()?;
+        let bare = self.is_bare(page);
+        let code = self.pages.get_mut(&page)?;
+        if bare && !over(code.since) {
+            return None;
+        }
+        code.bare = false;
+        self.bare.pop_front();
+        if bare {
             self.pages.remove(&page);
         }
-        empty
+        Some(bare.then_some(page))
     }
 
     /// Whether all pages of the block are settled.
@@ -705,9 +732,9 @@ impl Table {
         Some(patches)
     }
 
-    /// Forgets those of the block's pages that are without code now, and says which.
-    pub fn tidy_pages(&mut self, id: BlockId) -> Vec<u64> {
-        let pages: Vec<u64> = self.block(id).map(|block| block.pages().collect()).unwrap_or_default();
-        pages.into_iter().filter(|page| self.tidy(*page)).collect()
+    /// Those of the block's pages that are without code now.
+    pub fn bare_pages(&self, id: BlockId) -> Vec<u64> {
+        let pages = self.block(id).into_iter().flat_map(BlockInfo::pages);
+        pages.filter(|page| self.is_bare(*page)).collect()
     }
 }

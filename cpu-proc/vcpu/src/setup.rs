@@ -99,7 +99,7 @@ pub fn start() -> Result<Vm, StartError> {
     let mask = log.mask();
     let waiting = Arc::new(AtomicBool::new(false));
     // All memory that will ever be executable is made before the jail, here and with the engines.
-    let compiled = Code::new(if cpus > 1 { CODE_BYTES_SMP } else { CODE_BYTES }, cpus).map_err(refused)?;
+    let compiled = Code::new(CODE_BYTES, cpus).map_err(refused)?;
     let parts = Parts {
         board,
         devices,
@@ -156,10 +156,8 @@ pub fn start() -> Result<Vm, StartError> {
 /// The word that polls of the vCPUs besides the first look at until somebody insists: nobody outside calls them.
 static NO_ATTENTION: AtomicU32 = AtomicU32::new(0);
 
-/// Size of the buffer for compiled code.
+/// Size of the buffer for compiled code, of however many vCPUs. A Linux guest that has booted fills a third of it.
 const CODE_BYTES: usize = 64 << 20;
-/// That of several vCPUs, which run more programs at a time.
-const CODE_BYTES_SMP: usize = 128 << 20;
 
 fn board(config: &CpuConfig, deadline: bool) -> Result<Board, StartError> {
     let cpus = u8::try_from(config.cpus).map_err(refused)?;
