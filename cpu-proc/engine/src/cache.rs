@@ -26,6 +26,8 @@ use crate::table::{BlockId, BlockInfo, Ident, LinkId, MOST_REGIONS, Made, Table}
 const MARKS: usize = 1 << 20;
 /// The least code in a region.
 const REGION: usize = 64 << 10;
+/// Stands for none of the CPUs where one is named that need not be told.
+const NOBODY: usize = usize::MAX;
 /// Bytes of code for each row of the side table at least.
 const BYTES_A_ROW: usize = 24;
 
@@ -116,6 +118,17 @@ pub(crate) struct Outcome {
     pub reused: bool,
 }
 
+/// What came of an attempt to make room.
+#[derive(Default)]
+struct Room {
+    /// There is some.
+    made: bool,
+    /// Something was there before.
+    reused: bool,
+    /// The CPU's jump cache has to be emptied.
+    emptied: bool,
+}
+
 /// A place in generated code to go to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
@@ -163,9 +176,15 @@ impl Code {
         self.peers.connect(me, &raw const core.attention);
     }
 
-    /// Tells every CPU that memory behind this physical page was changed by something that is none of them.
+    /// Memory behind this physical page was changed by something that is none of the CPUs: what was made of it is dropped, and every CPU
+    /// that may have it in its jump cache is told. For whoever is not in the middle of something with the code.
     pub fn changed(&self, gpa: Gpa) {
-        self.peers.changed(gpa);
+        let mut cache = self.lock();
+        for page in cache.table.watched_as(gpa & !(PAGE_SIZE - 1)) {
+            for id in cache.table.blocks_of(page) {
+                self.kill(&mut cache, NOBODY, id);
+            }
+        }
     }
 
     /// Bytes that the buffer holds at most.
@@ -239,15 +258,19 @@ impl Code {
     pub(crate) fn let_go(&self, page: u64) {
         let mut cache = self.lock();
         if cache.table.let_go(page) {
-            self.bare(&mut cache, page);
+            self.bare(&mut cache, &[page]);
         }
     }
 
-    /// The page is without code. A CPU may still run what was made of it, and has to notice its own stores to that: the page is taken for one
-    /// with code until every CPU has come by.
-    fn bare(&self, cache: &mut Cache, page: u64) {
+    /// The pages are without code. A CPU may still run what was made of them, and has to notice its own stores to that: they are taken for
+    /// pages with code until every CPU has come by. The CPUs have been told of the blocks before, so that who comes by from now on
+    /// finds no way to them.
+    fn bare(&self, cache: &mut Cache, pages: &[u64]) {
+        if pages.is_empty() {
+            return;
+        }
         let since = if self.sole { 0 } else { self.peers.tick() };
-        cache.table.bare_since(page, since);
+        pages.iter().for_each(|page| cache.table.bare_since(*page, since));
         self.forget_bare(cache);
     }
 
@@ -300,44 +323,50 @@ impl Code {
     pub(crate) fn kill(&self, cache: &mut Cache, me: usize, id: BlockId) -> Option<(u64, u64)> {
         let block = cache.table.block(id)?;
         let (pc, entry, users) = (block.ident.pc, block.entry, block.users);
-        self.kill_quietly(cache, id).then(|| {
+        cache.cut_off(id).then(|| {
             self.peers.gone(me, users, pc, entry);
+            let pages = cache.table.bare_pages(&[id]);
+            self.bare(cache, &pages);
             (pc, entry)
         })
     }
 
-    /// Whether it was alive.
-    fn kill_quietly(&self, cache: &mut Cache, id: BlockId) -> bool {
-        let Some(patches) = cache.table.kill(id) else { return false };
-        for (patch, stub) in patches {
-            cache.jit.repatch(patch, stub);
+    /// Drops many blocks. The caller empties its jump cache.
+    fn kill_all(&self, cache: &mut Cache, me: usize, blocks: &[BlockId]) {
+        for id in blocks {
+            cache.cut_off(*id);
         }
-        cache.table.bare_pages(id).into_iter().for_each(|page| self.bare(cache, page));
-        true
+        self.peers.many_gone(me);
+        let pages = cache.table.bare_pages(blocks);
+        self.bare(cache, &pages);
     }
 
-    /// Empties the next region, and goes on to it if that is to be `now` and nobody can run anything there any more: then whether
-    /// something was there. The caller empties its jump cache.
-    fn make_room(&self, cache: &mut Cache, me: usize, now: bool) -> Option<bool> {
+    /// Empties the next region, if it is not, and goes on to it if that is to be `now` and nobody can run anything there any more.
+    fn make_room(&self, cache: &mut Cache, me: usize, now: bool) -> Room {
+        let mut room = Room::default();
         let since = match cache.table.next_emptied() {
             Some(since) => since,
             None => {
-                let blocks = cache.table.next_blocks();
-                for id in blocks {
-                    self.kill_quietly(cache, id);
-                }
                 // The first time around nothing has ever been there.
                 let since = if cache.table.next_is_unused() {
                     0
                 } else {
-                    self.peers.many_gone(me);
+                    let blocks = cache.table.next_blocks();
+                    self.kill_all(cache, me, &blocks);
+                    room.emptied = true;
                     self.peers.tick()
                 };
                 cache.table.next_is_empty(since);
                 since
             }
         };
-        (now && self.peers.came_by(Some(me), since)).then(|| cache.table.turn())
+        if now && self.peers.came_by(Some(me), since) {
+            room.made = true;
+            room.reused = cache.table.turn();
+            // Another CPU may have emptied it, and this one not have heard of that yet.
+            room.emptied = true;
+        }
+        room
     }
 
     /// Compiles a block and enters it into the table, unless another CPU was faster.
@@ -359,18 +388,20 @@ impl Code {
             }
             outcome.gone = self.kill(&mut cache, me, id);
         }
+        if !cache.table.watches(new.ident.page()) || new.second != 0 && !cache.table.watches(new.second) {
+            // Forgotten by another CPU meanwhile, as all pages were.
+            return outcome;
+        }
         cache.jit.counting = new.counting;
         let mut made = cache.compile(helpers, new);
         if made.is_none() {
-            let turned = self.make_room(&mut cache, me, true);
-            outcome.emptied = true;
-            outcome.reused = turned == Some(true);
-            if turned.is_some() {
+            let room = self.make_room(&mut cache, me, true);
+            (outcome.emptied, outcome.reused) = (room.emptied, room.reused);
+            if room.made {
                 made = cache.compile(helpers, new);
             }
-        } else if !self.sole && !cache.table.has_room() && cache.table.next_emptied().is_none() {
-            self.make_room(&mut cache, me, false);
-            outcome.emptied = true;
+        } else if !self.sole && !cache.table.has_room() {
+            outcome.emptied = self.make_room(&mut cache, me, false).emptied;
         }
         let Some(made) = made else { return outcome };
         outcome.bytes = made.bytes;
@@ -425,15 +456,20 @@ impl Code {
 }
 
 impl Code {
-    /// A block for `ident` made of one for the same code at another pc, if there is one that is known to be as it was compiled; and the
-    /// blocks, by pc and address, that have to leave the jump cache of `me`. `link` led here.
+    /// A block for `ident` made of one for the same code at another pc, if there is one that is known to be as it was compiled. `link` led
+    /// here. The blocks in `gone`, by pc and address, have to leave the jump cache of `me` in any case.
     pub(crate) fn move_to(
         &self,
         me: usize,
         ident: &Ident,
         link: Option<LinkId>,
-    ) -> Option<(Found, Vec<(u64, u64)>)> {
+        gone: &mut Vec<(u64, u64)>,
+    ) -> Option<Found> {
         let mut cache = self.lock();
+        if cache.table.find(ident).is_some() {
+            // By another CPU meanwhile: it is found by who is about to compile it.
+            return None;
+        }
         let (first, oldest) = cache.table.same_code(ident)?;
         let block = cache.table.block(first)?;
         let len = block.len;
@@ -441,7 +477,6 @@ impl Code {
         if doubt(first) || oldest.is_some_and(doubt) {
             return None;
         }
-        let mut gone = Vec::new();
         if let Some(oldest) = oldest {
             gone.extend(self.kill(&mut cache, me, oldest));
             let since = if self.sole { 0 } else { self.peers.tick() };
@@ -453,6 +488,7 @@ impl Code {
             Some(id) => {
                 let Cache { table, jit } = &mut *cache;
                 let block = table.movable(id)?;
+                // This CPU may not have heard yet that another one killed it.
                 gone.push((block.pc, block.entry));
                 jit.move_to(&self.rows, &block, ident.pc, id);
                 table.revive(id, ident.pc);
@@ -464,11 +500,20 @@ impl Code {
         block.users = 1 << (me % 64);
         let found = Found { id, entry: block.entry, second: 0, sure: true };
         cache.join(link, id);
-        Some((found, gone))
+        Some(found)
     }
 }
 
 impl Cache {
+    /// Drops a block: nothing leads to it but jump caches. Whether it was alive.
+    fn cut_off(&mut self, id: BlockId) -> bool {
+        let Some(patches) = self.table.kill(id) else { return false };
+        for (patch, stub) in patches {
+            self.jit.repatch(patch, stub);
+        }
+        true
+    }
+
     fn compile(&mut self, helpers: &[Helper], new: &New) -> Option<Compiled> {
         let spot = self.table.spot()?;
         self.jit.compile(helpers, new.block, spot, new.mode, new.base)
@@ -508,6 +553,13 @@ impl Cache {
         }
     }
 
+    /// Panics unless the table agrees with itself and with the code.
+    #[cfg(test)]
+    pub fn check(&self) {
+        let jit = &self.jit;
+        self.table.check(|patch| jit.leads_to(patch), |block| jit.position(block.entry));
+    }
+
     /// Enters a block that has just been compiled or copied.
     ///
     /// # Safety
@@ -525,11 +577,9 @@ impl Cache {
 pub(crate) fn drop_all(core: &mut CoreState) {
     if let Some((code, me)) = Code::of(core) {
         let mut cache = code.lock();
-        for id in cache.table.all() {
-            code.kill_quietly(&mut cache, id);
-        }
+        let blocks = cache.table.all();
+        code.kill_all(&mut cache, me, &blocks);
         cache.table.forget();
-        code.peers.many_gone(me);
     }
     blocks::clear_jumps(core);
 }

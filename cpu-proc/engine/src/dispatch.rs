@@ -76,6 +76,11 @@ fn advance(core: &mut CoreState) {
         let sampled = stats.returns.is_multiple_of(SAMPLE).then(|| (Instant::now(), stats.compiled));
         let Ok(found) = find(core, code, me, link) else { return };
         let Some(found) = found else { return interpret(core) };
+        if !found.sure && core.attention().load(Ordering::Relaxed) != 0 {
+            // Another CPU has made it since this one looked, and waits for it to drop its translation for writing that page: with that, a
+            // store of the block to itself would go unnoticed.
+            return;
+        }
         if let Some((start, compiled)) = sampled {
             let stats = &mut Engine::of(core).stats;
             if stats.compiled == compiled {
@@ -166,8 +171,10 @@ fn moved(
     if core.log & LISTS != 0 || !jit::Jit::may_move_to(ident.pc) {
         return None;
     }
-    let (found, gone) = code.move_to(me, &ident, link)?;
+    let mut gone = Vec::new();
+    let found = code.move_to(me, &ident, link, &mut gone);
     gone.into_iter().for_each(|(pc, entry)| blocks::forget_jump(core, pc, entry));
+    let found = found?;
     let engine = Engine::of(core);
     engine.stats.moved += 1;
     if engine.verify {

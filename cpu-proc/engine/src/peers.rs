@@ -5,27 +5,33 @@
 //!
 //! *A page gets its first code.* Other CPUs may have a translation for writing it, by which a store would not be noticed. They are told to
 //! drop it, and until each has done so the page is *unsettled*: blocks of it run, but are not linked and not cached, and their bytes are
-//! compared each time they are looked up and once more when the page settles. A CPU that sleeps or is stopped counts as having done it,
-//! because it reads its inbox before it does anything else.
+//! compared each time they are looked up and once more when the page settles. A CPU that is itself asked to drop a translation does so
+//! before it runs such a block. One that sleeps or is stopped counts as having done it, because it reads its inbox before it does anything
+//! else.
 //!
 //! *A store to code.* The page is in no TLB for writing, so the store comes here: after it is done, the blocks that were made from
 //! these bytes are dropped, the CPUs that may have them in their jump caches find that in their inbox, and their attention is drawn before
 //! any later store of the writer. They read it before an interrupt is acted on and at the end of every block that ends in an instruction
 //! which serialises.
 //!
+//! *A page loses its last code.* A CPU may still run what was dropped, and a store of it to its own bytes must be noticed. The page stays one
+//! with code until every CPU has come by.
+//!
+//! *A device writes to code.* Whoever hears of it first drops the blocks, as with a store.
+//!
 //! *A block is made.* Its bytes are copied before they are decoded, the copy is what is decoded, the block is entered into the table, and
 //! then the copy is compared with memory: a store either finds the block or is found by the comparison.
 //!
 //! *Code is used for something else.* A part of the code buffer whose blocks have been dropped is filled again when every CPU has come by:
-//! read its inbox at a time after that, outside generated code. Times are numbers of [`Peers::tick`].
+//! read its inbox at a time after that, outside generated code. Times are numbers of [`Peers::tick`], and one is taken only after everybody
+//! has been told: a CPU that has come by since then knows no way to what was dropped.
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::alloc::insist;
 use crate::blocks;
-use crate::cache::{self, Code};
-use crate::guest::Gpa;
+use crate::cache::Code;
 use crate::mmu;
 use crate::state::CoreState;
 
@@ -63,8 +69,6 @@ enum Note {
     Protect(u64),
     /// The block of this pc at this address is gone.
     Gone(u64, u64),
-    /// Memory behind this physical page has changed.
-    Changed(Gpa),
 }
 
 #[derive(Default)]
@@ -185,13 +189,6 @@ impl Peers {
         });
     }
 
-    /// Memory behind the physical page was changed by something that is none of the CPUs.
-    pub fn changed(&self, gpa: Gpa) {
-        for cpu in 0..self.members.len() {
-            self.post(cpu, |inbox| inbox.put(Note::Changed(gpa)));
-        }
-    }
-
     /// Takes the inbox of `me`. `idle` becomes its state if there is nothing.
     fn take(&self, me: usize, idle: Option<bool>) -> Option<Inbox> {
         let member = self.members.get(me)?;
@@ -237,7 +234,6 @@ impl Inbox {
 fn act(core: &mut CoreState, mail: Inbox) {
     let Some((code, me)) = Code::of(core) else { return };
     if mail.everything {
-        cache::drop_all(core);
         mmu::flush_all(core);
         code.protected(me, None);
     }
@@ -251,7 +247,6 @@ fn act(core: &mut CoreState, mail: Inbox) {
                 code.protected(me, Some(page));
             }
             Note::Gone(pc, entry) => blocks::forget_jump(core, pc, entry),
-            Note::Changed(gpa) => blocks::page_dirtied(core, gpa),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier};
 
 use crate::smc::lower;
 use crate::state::CoreState;
-use crate::testing::{Memory, Rig};
+use crate::testing::{DEVICE, Memory, Rig};
 use crate::{Code, Engine, Privilege, Stats, mem, peers};
 
 /// Pages of the program: each is a chain of [`BLOCKS`] blocks, of which each adds one and goes to the next, and the last stops.
@@ -87,6 +87,7 @@ fn what_one_cpu_has_compiled_no_other_compiles() {
     }
     let second = cpus[1].stats();
     assert_eq!((second.compiled, second.stepped), (0, 0), "{second:?}");
+    code.lock().check();
     // The first one had linked them.
     assert_eq!(second.found, PAGES);
 }
@@ -96,6 +97,7 @@ fn cpus_that_meet_the_same_code_at_once_compile_it_once() {
     let (code, mut cpus) = machine(1 << 20, 4);
     at_once(&mut cpus, |_, cpu| (1..=PAGES).for_each(|page| assert_eq!(cpu.sum(page * 4096), BLOCKS)));
     let compiled: u64 = cpus.iter_mut().map(|cpu| cpu.stats().compiled).sum();
+    code.lock().check();
     assert_eq!(
         (compiled, code.blocks()),
         (PAGES * BLOCKS, ((PAGES * BLOCKS) as usize, (PAGES * BLOCKS) as usize))
@@ -115,6 +117,7 @@ fn cpus_whose_code_does_not_fit_into_the_cache_go_on() {
         let flushes: u64 = cpus.iter_mut().map(|cpu| cpu.stats().flushes).sum();
         assert!(flushes > 4, "{flushes} of {bytes} bytes");
         assert!(code.used() <= bytes);
+        code.lock().check();
     }
 }
 
@@ -179,6 +182,7 @@ fn a_store_of_one_cpu_to_code_is_seen_by_all_that_serialise_after_it() {
     assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
     assert!(cpus[0].stats().killed > 0);
     assert!(code.blocks().0 > 0);
+    code.lock().check();
 }
 
 #[test]
@@ -205,4 +209,175 @@ fn a_cpu_sees_its_own_stores_to_code_at_once_whatever_the_others_do() {
             assert_eq!(sum, u64::from(before) + round % 200, "round {round}, away: {away}");
         }
     }
+}
+
+/// Two CPUs of which the second runs, so that nobody takes it for one that has read its mail; and the first for use inside of what happens
+/// to the second.
+fn pair() -> (Arc<Code>, Vec<Cpu>, *mut Cpu) {
+    let (code, mut cpus) = machine(1 << 20, 2);
+    cpus.iter_mut().for_each(|cpu| peers::wake(cpu.core()));
+    let first = &raw mut cpus[0];
+    (code, cpus, first)
+}
+
+/// Puts words at 0x1000 and on.
+fn program(cpu: &mut Cpu, words: &[u32]) {
+    words.iter().enumerate().for_each(|(i, word)| cpu.0.machine().put32(0x1000 + 4 * i, *word));
+}
+
+fn store(cpu: &mut Cpu, at: u64, word: u32) {
+    assert!(mem::store(cpu.core(), at, 4, word.into(), Privilege::Current).is_ok());
+}
+
+/// Whether stores to the page are looked at.
+fn is_watched(code: &Code, cpu: &mut Cpu, page: usize) -> bool {
+    code.marked(cpu.0.machine().bytes()[page..].as_ptr() as u64)
+}
+
+#[test]
+fn a_block_notices_its_own_stores_when_another_cpu_has_dropped_it_meanwhile() {
+    let (code, mut cpus, first) = pair();
+    // Reads the device, stores to the instruction behind, which is to add 0x50 then.
+    program(&mut cpus[1], &[7, 1, 0x101, 0]);
+    let core = cpus[1].core();
+    (core.slots[8], core.slots[9], core.slots[1]) = (0x1008, 0x4000, 0x150);
+    cpus[1].0.cpu.pages[4].gpa = DEVICE;
+    let happens = move || {
+        // SAFETY: nobody else uses the first CPU, which lives as long as this is called.
+        let first = unsafe { &mut *first };
+        store(first, 0x1000, 7);
+        // It came by, but the other one did not.
+        peers::read_mail(first.core());
+        store(first, 0x1ffc, 1);
+    };
+    cpus[1].0.machine().on_read = Some(Box::new(happens));
+    assert_eq!(cpus[1].sum(0x1000), 0x50);
+    cpus[1].0.machine().on_read = None;
+    // What was run is not there any more, and nobody is in the middle of anything: a plain page again, at the next store.
+    store(&mut cpus[0], 0x1008, 0);
+    assert!(is_watched(&code, &mut cpus[0], 0x1000));
+    cpus.iter_mut().for_each(|cpu| peers::read_mail(cpu.core()));
+    store(&mut cpus[0], 0x1008, 0);
+    assert!(!is_watched(&code, &mut cpus[0], 0x1000), "for ever");
+}
+
+#[test]
+fn a_block_that_another_cpu_has_just_made_notices_stores_through_an_older_translation() {
+    let (_, mut cpus, first) = pair();
+    program(&mut cpus[1], &[1, 0x101, 0]);
+    for (cpu, at) in cpus.iter_mut().zip([0x1800, 0x1004]) {
+        (cpu.core().slots[8], cpu.core().slots[1]) = (at, 0x150);
+    }
+    // A translation for writing the page, while there is no code there.
+    store(&mut cpus[1], 0x1ffc, 1);
+    let mut once = true;
+    let happens = move || {
+        if std::mem::take(&mut once) {
+            // SAFETY: nobody else uses the first CPU, which lives as long as this is called.
+            assert_eq!(unsafe { &mut *first }.sum(0x1000), 1);
+        }
+    };
+    cpus[1].0.cpu.on_fetch = Some(Box::new(happens));
+    assert_eq!(cpus[1].sum(0x1000), 0x50);
+    assert_eq!(cpus[0].stats().compiled, 1);
+}
+
+#[test]
+fn a_store_through_a_translation_from_before_there_was_code_is_found_when_the_page_settles() {
+    let (_, mut cpus, _) = pair();
+    program(&mut cpus[0], &[0x101, 0x101, 0]);
+    store(&mut cpus[1], 0x1ffc, 1);
+    assert_eq!(cpus[0].sum(0x1000), 2);
+    // It has not heard of the code yet, and nobody of its store.
+    store(&mut cpus[1], 0x1000, 0x110);
+    peers::read_mail(cpus[1].core());
+    assert_eq!(cpus[0].sum(0x1000), 0x11);
+    // It has heard now: it has no such translation any more.
+    store(&mut cpus[1], 0x1004, 0x110);
+    assert_eq!(cpus[0].sum(0x1000), 0x20);
+    assert_eq!(cpus[0].sum(0x1000), 0x20);
+    let stats = cpus[0].stats();
+    // The last run found it in the jump cache or the table, without a comparison.
+    assert_eq!((stats.compiled, stats.stepped), (3, 0), "{stats:?}");
+}
+
+#[test]
+fn a_dropped_block_leaves_the_jump_caches_of_all_who_had_it() {
+    for many in [false, true] {
+        let (_, mut cpus, _) = pair();
+        let places = if many { BLOCKS * PAGES } else { 1 };
+        // Each CPU comes to each block by its jump cache, from a block that goes there.
+        for cpu in &mut cpus {
+            (1..=PAGES).for_each(|page| assert_eq!(cpu.sum(page * 4096), BLOCKS));
+        }
+        let place = |i: u64| (1 + i % PAGES) * 4096 + 8 * (i / PAGES);
+        for i in 0..places {
+            let at = place(i);
+            assert_eq!(cpus[1].sum(at), BLOCKS - i / PAGES);
+        }
+        for i in 0..places {
+            store(&mut cpus[0], place(i), 0x103);
+        }
+        peers::read_mail(cpus[1].core());
+        for i in 0..places {
+            let (at, rest) = (place(i), BLOCKS - i / PAGES);
+            let changed = if many { 3 * rest } else { 2 + rest };
+            assert_eq!(cpus[1].sum(at), changed, "{at:#x}");
+        }
+    }
+}
+
+#[test]
+fn a_cpu_that_could_not_be_told_of_every_page_runs_no_stale_code() {
+    let (code, mut cpus, _) = pair();
+    // Translations for writing all pages, before there is code.
+    (1..=PAGES).for_each(|page| store(&mut cpus[1], page * 4096 + 0xffc, 1));
+    (1..=PAGES).for_each(|page| assert_eq!(cpus[0].sum(page * 4096), BLOCKS));
+    // More news than anybody keeps.
+    for i in 0..2000 {
+        let _ = code.peers.protect(0, 0x5000_0000 + i * 4096);
+    }
+    peers::read_mail(cpus[1].core());
+    for page in 1..=PAGES {
+        store(&mut cpus[1], page * 4096, 0x105);
+        assert_eq!(cpus[0].sum(page * 4096), BLOCKS + 4);
+        assert_eq!(cpus[0].sum(page * 4096), BLOCKS + 4);
+    }
+    // What it had not heard of is still there.
+    assert!(cpus[0].stats().compiled <= PAGES * (BLOCKS + 1), "{:?}", cpus[0].stats());
+}
+
+#[test]
+fn memory_that_a_device_changed_is_run_as_it_is_by_every_cpu() {
+    let (code, mut cpus, _) = pair();
+    for round in 1..50u64 {
+        let page = 1 + round % PAGES;
+        cpus[0].0.machine().put32((page * 4096) as usize, 0x100 + round as u32);
+        code.changed(page * 4096);
+        for cpu in &mut cpus {
+            peers::read_mail(cpu.core());
+            assert_eq!(cpu.sum(page * 4096), BLOCKS - 1 + round);
+        }
+    }
+}
+
+#[test]
+fn links_are_what_the_table_says_after_several_cpus_have_rewritten_and_run_the_same_blocks() {
+    const ROUNDS: u64 = 4000;
+    let (code, mut cpus) = machine(96 << 10, 3);
+    at_once(&mut cpus, |number, cpu| {
+        let mut random = number as u64 + 1;
+        for _ in 0..ROUNDS {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (page, block) = (1 + (random >> 33) % PAGES, (random >> 45) % BLOCKS);
+            let at = page * 4096 + 8 * block;
+            if random >> 60 < 5 {
+                store(cpu, at, 0x101);
+            } else {
+                assert_eq!(cpu.sum(at), BLOCKS - block);
+            }
+        }
+    });
+    code.lock().check();
+    assert!(cpus.iter_mut().all(|cpu| cpu.stats().killed > 0 && cpu.stats().compiled > 0));
 }

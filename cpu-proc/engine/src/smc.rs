@@ -7,7 +7,7 @@ use crate::{Engine, mmu};
 
 /// Instruction words: `0` stops, `1` stores the low 32 bits of slot 1 at slot 8, `2` goes to 0x1000, `3` stores one byte
 /// of slot 1 at slot 8, `4` loops to 0x1000 while slot 2 counts down, `5` is helper 2 (stores slot 1, 8 bytes, at slot 8),
-/// `6` adds word number slot 2 of the table at slot 8 to slot 0, `0x100 + n` adds n to slot 0, `0x10000 | pc` goes there.
+/// `6` adds word number slot 2 of the table at slot 8 to slot 0, `7` reads the word at slot 9, `0x100 + n` adds n to slot 0, `0x10000 | pc` goes there.
 pub fn lower(out: &mut Block, word: u32, pc: u64) {
     match word {
         0 => stop_ops(out, pc),
@@ -23,6 +23,7 @@ pub fn lower(out: &mut Block, word: u32, pc: u64) {
             out.push(Op::ld(W32, TEMP0, Mem { index: 2, scale: 2, ..Mem::at(8, 0) }));
             out.push(Op::alu(Alu::Add, W64, 0, 0, TEMP0, false));
         }
+        7 => out.push(Op::ld(W32, TEMP0, Mem::at(9, 0))),
         w if w & 0x10000 != 0 => out.push(Op::goto(u64::from(w & 0xffff), true)),
         w => out.push(Op::alui(Alu::Add, W64, 0, 0, i64::from(w & 0xff), false)),
     }

@@ -732,9 +732,46 @@ impl Table {
         Some(patches)
     }
 
-    /// Those of the block's pages that are without code now.
-    pub fn bare_pages(&self, id: BlockId) -> Vec<u64> {
-        let pages = self.block(id).into_iter().flat_map(BlockInfo::pages);
+    /// Those of the blocks' pages that are without code now.
+    pub fn bare_pages(&self, blocks: &[BlockId]) -> Vec<u64> {
+        let pages = blocks.iter().filter_map(|id| self.block(*id)).flat_map(BlockInfo::pages);
         pages.filter(|page| self.is_bare(*page)).collect()
+    }
+
+    /// Panics unless blocks, pages and links agree with each other and with the code, of which `target` tells the position that the
+    /// displacement at one leads to, and `entry` that of a block.
+    #[cfg(test)]
+    pub fn check(&self, target: impl Fn(u32) -> u32, entry: impl Fn(&BlockInfo) -> u32) {
+        let mut live = 0;
+        for (region, all) in self.regions.iter().enumerate() {
+            for (at, block) in all.blocks.iter().enumerate() {
+                let id = number(region, at);
+                live += usize::from(!block.dead);
+                let found = self.index.get(&block.ident) == Some(&id);
+                assert_eq!(found, !block.dead, "block {id:#x} in the index");
+                for page in block.pages() {
+                    let listed =
+                        self.pages.get(&page).is_some_and(|page| page.blocks.iter().any(|b| *b == id));
+                    assert_eq!(listed, !block.dead, "block {id:#x} on its page");
+                }
+                for link in block.links() {
+                    let l = self.link(link).expect("a link of a block");
+                    assert_eq!(l.from, id);
+                    let leads = self.block(l.to).filter(|_| l.leads());
+                    let to = leads.map_or(l.stub, |to| {
+                        assert!(!to.dead && !block.dead, "link {link:#x} of a dropped block, or to one");
+                        entry(to)
+                    });
+                    assert_eq!(target(l.patch), to, "link {link:#x}");
+                }
+                let (mut link, mut previous) = (block.links_in, END);
+                while link != END {
+                    let l = self.link(link).expect("a link in a list");
+                    assert_eq!((l.to, l.previous), (id, previous), "link {link:#x}");
+                    (previous, link) = (link, l.next);
+                }
+            }
+        }
+        assert_eq!(live, self.index.len(), "blocks in the index");
     }
 }

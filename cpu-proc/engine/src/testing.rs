@@ -34,6 +34,8 @@ pub struct TestMachine {
     pub dirty: Vec<Gpa>,
     /// The read-only page shows the memory of the next one instead, writable, as shadow RAM does; writes always go there.
     pub shadow: bool,
+    /// What happens while the device is read.
+    pub on_read: Option<Box<dyn FnMut()>>,
 }
 
 #[repr(C, align(4096))]
@@ -53,7 +55,14 @@ impl Default for Memory {
 
 impl TestMachine {
     pub fn new(memory: Arc<Memory>) -> TestMachine {
-        TestMachine { memory, device_log: Vec::new(), watched: Vec::new(), dirty: Vec::new(), shadow: false }
+        TestMachine {
+            memory,
+            device_log: Vec::new(),
+            watched: Vec::new(),
+            dirty: Vec::new(),
+            shadow: false,
+            on_read: None,
+        }
     }
     pub fn bytes(&mut self) -> &mut [u8] {
         let len = self.memory.0.len() * 4096;
@@ -77,6 +86,9 @@ impl Machine for TestMachine {
         }
     }
     fn read(&mut self, gpa: Gpa, size: u8) -> u64 {
+        if let Some(happens) = &mut self.on_read {
+            happens();
+        }
         self.device_log.push((gpa, size, None));
         gpa.wrapping_mul(0x0101_0101_0101_0101) ^ 0x5a
     }
@@ -138,6 +150,8 @@ pub struct TestCpu {
     pub attends: u32,
     pub lowering: Option<Lowering>,
     pub calls: u64,
+    /// What happens while an instruction fetch is translated.
+    pub on_fetch: Option<Box<dyn FnMut()>>,
     /// Mixed from the counts of instructions at which helper 1 was called and the CPU attended, with the pc then.
     pub marks: u64,
 }
@@ -167,6 +181,9 @@ fn cpu(core: &mut CoreState) -> &mut TestCpu {
 
 fn translate(core: &mut CoreState, linear: u64, access: Access, _user: bool) -> Result<Translation, Fault> {
     let cpu = cpu(core);
+    if let Some(happens) = cpu.on_fetch.as_mut().filter(|_| access == Access::Fetch) {
+        happens();
+    }
     let pte = cpu.pages.get((linear >> 12) as usize).copied();
     match pte {
         Some(p) if p.present && (p.writable || access != Access::Write) => Ok(Translation {
@@ -356,7 +373,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         crate::Engine::detach(&mut self.cpu.core);
-        self.cpu.lowering = None;
+        (self.cpu.lowering, self.cpu.on_fetch) = (None, None);
         // SAFETY: made by `new`; the CPU does not run any more.
         unsafe {
             drop(Box::from_raw(self.machine));

@@ -123,13 +123,15 @@ impl PhysMap {
         let mut low = vec![0; tail];
         let _ = self.bios.read(self.bios.len() - tail, &mut low);
         self.resident.push((MEGABYTE - tail as u64, low));
-        self.reset();
+        self.reset(|_| {});
     }
 
-    /// Puts firmware into RAM where it belongs there.
-    pub fn reset(&self) {
+    /// Puts firmware into RAM where it belongs there, and calls `changed` with each page of that.
+    pub fn reset(&self, changed: impl Fn(u64)) {
         for (base, bytes) in &self.resident {
             let _ = self.ram.write(*base, bytes);
+            let end = base.saturating_add(bytes.len() as u64);
+            (base & !0xfff..end).step_by(4096).for_each(&changed);
         }
     }
 

@@ -639,7 +639,7 @@ impl Shared {
     /// Power-on reset of everything but the CPUs, which stand.
     pub fn reset(&self) {
         self.devices.reset();
-        self.phys.reset();
+        self.phys.reset(|page| self.compiled.changed(page));
         let mut chips = self.chips();
         let chips = &mut *chips;
         chips.board.reset(self.clock.now());
@@ -670,10 +670,10 @@ impl Shared {
         }
     }
 
-    /// Passes on to all vCPUs what bus masters have changed of their code. Whoever returns from here can rely on it being done. One
+    /// Drops, for all vCPUs, what bus masters have changed of their code. Whoever returns from here can rely on it being done. One
     /// vCPU alone uses [`Shared::take_dirty_page`] instead.
     pub fn pass_on_changes(&self) {
-        if !self.code.has_changed() && !self.passing.load(Ordering::SeqCst) {
+        if !self.is_smp() || !self.code.has_changed() && !self.passing.load(Ordering::SeqCst) {
             return;
         }
         let _turn = lock(&self.passing_on);

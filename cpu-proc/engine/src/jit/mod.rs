@@ -198,6 +198,14 @@ impl Jit {
         self.buf.patch(patch as usize, rel as i32);
     }
 
+    /// Position that the displacement at `patch` leads to.
+    #[cfg(test)]
+    pub fn leads_to(&self, patch: u32) -> u32 {
+        let at = patch as usize;
+        let rel = self.buf.bytes(at..at + 4).first_chunk().map_or(0, |rel| i32::from_le_bytes(*rel));
+        patch.wrapping_add(4).wrapping_add_signed(rel)
+    }
+
     /// Position of an address in the buffer.
     pub fn position(&self, address: u64) -> u32 {
         address.wrapping_sub(self.buf.address(0)) as u32
