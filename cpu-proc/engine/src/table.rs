@@ -750,8 +750,7 @@ impl Table {
                 let found = self.index.get(&block.ident) == Some(&id);
                 assert_eq!(found, !block.dead, "block {id:#x} in the index");
                 for page in block.pages() {
-                    let listed =
-                        self.pages.get(&page).is_some_and(|page| page.blocks.iter().any(|b| *b == id));
+                    let listed = self.pages.get(&page).is_some_and(|page| page.blocks.contains(&id));
                     assert_eq!(listed, !block.dead, "block {id:#x} on its page");
                 }
                 for link in block.links() {
