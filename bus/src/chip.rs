@@ -93,6 +93,20 @@ pub enum Class {
     Kick = 2,
     /// Mirrored read: no side effect; the CPU reads the value that the device last committed to its mirror.
     Mirror = 3,
+    /// Read of one byte with a side effect that is not always there: mirrored while [`Chip::is_calm`], sync otherwise.
+    Calm = 4,
+}
+
+/// Which mirrored registers show a posted or kicked write: the CPU takes them from the mirror only when the device has done it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Shows {
+    /// Any of the device's. The default.
+    All = 0,
+    /// Those of its own region; in others it has no effect, or one that takes its time.
+    Region = 1,
+    /// None.
+    Nothing = 2,
 }
 
 /// Class of a run of offsets in a region; the first matching rule wins, [`Class::Sync`] when none does.
@@ -102,16 +116,37 @@ pub struct Rule {
     pub start: u32,
     /// One past the last.
     pub end: u32,
-    /// For reads: `Sync` or `Mirror`.
+    /// For reads: `Sync`, `Mirror` or `Calm`.
     pub read: Class,
     /// For writes: `Sync`, `Posted` or `Kick`.
     pub write: Class,
+    /// What of such a write mirrored registers show.
+    pub shows: Shows,
+}
+
+impl Rule {
+    /// For the offsets from `start` to before `end`.
+    #[must_use]
+    pub const fn new(start: u32, end: u32, read: Class, write: Class) -> Rule {
+        Rule { start, end, read, write, shows: Shows::All }
+    }
+
+    /// The same with writes that not every mirrored register shows.
+    #[must_use]
+    pub const fn shown_by(self, shows: Shows) -> Rule {
+        Rule { shows, ..self }
+    }
+
+    /// The first of `rules` for an offset.
+    pub fn of(rules: &[Rule], offset: u32) -> Option<&Rule> {
+        rules.iter().find(|rule| rule.start <= offset && offset < rule.end)
+    }
 }
 
 /// Class of a write of `bytes` bytes at `offset`: that of the first rule which holds the offset, but sync when the write
 /// reaches beyond the rule.
 pub fn write_class(rules: &[Rule], offset: u32, bytes: u32) -> Class {
-    match rules.iter().find(|rule| rule.start <= offset && offset < rule.end) {
+    match Rule::of(rules, offset) {
         Some(rule) if rule.end - offset >= bytes => rule.write,
         _ => Class::Sync,
     }
@@ -200,9 +235,15 @@ pub trait Chip {
     /// Register write.
     fn write(&mut self, reg: Reg, value: u64, env: &mut Env<'_>) -> Result<(), BusError>;
 
-    /// The byte at `offset` of a register that a rule declares [`Class::Mirror`]: what a read would give, without effect.
+    /// The byte at `offset` of a register that a rule declares [`Class::Mirror`] or [`Class::Calm`]: what a read would give, without
+    /// effect.
     fn peek(&self, _region: u8, _offset: u32) -> u8 {
         0xff
+    }
+
+    /// Whether a read of a byte that a rule declares [`Class::Calm`] would have no effect at present.
+    fn is_calm(&self, _region: u8, _offset: u32) -> bool {
+        false
     }
 
     /// `rep ins`: consecutive reads of `reg.size` bytes from the same register. Returns how many bytes of `data` were

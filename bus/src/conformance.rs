@@ -6,12 +6,13 @@
 //! 3. reset twice is reset once;
 //! 4. save and restore is the identity, and outputs follow from state alone;
 //! 5. a machine whose device is replaced after every single transaction cannot be told from an undisturbed twin;
-//! 6. a mirrored read has no effect and equals `peek`; a write that is not sync never lowers a line (unless excused);
+//! 6. a mirrored read has no effect and equals `peek`, and so does a calm one while the chip says so; a write that is not sync never
+//!    lowers a line (unless excused), and changes no mirrored register that is said not to show it;
 //! 7. a timer that fired has a later deadline or none; no state, however damaged, makes a restored chip panic.
 
 use crate::bench::Bench;
 use crate::chip::{Chip, Class, LINES, STATE_MAX};
-use crate::device::{MIRROR_BYTES, REGIONS_MAX, RULES_MAX};
+use crate::device::{CALM_MAX, MIRROR_BYTES, REGIONS_MAX, RULES_MAX};
 pub use crate::storm::{Random, Setup};
 use crate::storm::{bytes_of, run, step, storm, value};
 
@@ -38,7 +39,7 @@ fn description<C: Chip>(chip: &C) {
     assert!(size_of::<C::State>() <= STATE_MAX, "state of {} bytes", size_of::<C::State>());
     assert!(!description.part.is_empty());
     assert!(description.regions.len() <= REGIONS_MAX && description.lines.len() <= LINES);
-    let mut mirrored = 0;
+    let (mut mirrored, mut calm) = (0, 0);
     for (index, region) in description.regions.iter().enumerate() {
         assert!(region.size > 0 && region.size <= 1 << 32, "size of region {index}");
         assert!(region.rules.len() <= RULES_MAX, "rules of region {index}");
@@ -47,14 +48,17 @@ fn description<C: Chip>(chip: &C) {
                 rule.start < rule.end && u64::from(rule.end) <= region.size,
                 "{rule:?} of region {index}"
             );
-            assert!(matches!(rule.read, Class::Sync | Class::Mirror), "{rule:?} of region {index}");
-            assert!(rule.write != Class::Mirror, "{rule:?} of region {index}");
-            if rule.read == Class::Mirror {
-                mirrored += rule.end - rule.start;
+            assert!(!matches!(rule.read, Class::Posted | Class::Kick), "{rule:?} of region {index}");
+            assert!(!matches!(rule.write, Class::Mirror | Class::Calm), "{rule:?} of region {index}");
+            match rule.read {
+                Class::Mirror => mirrored += rule.end - rule.start,
+                Class::Calm => calm += rule.end - rule.start,
+                _ => {}
             }
         }
     }
     assert!(mirrored as usize <= MIRROR_BYTES, "{mirrored} mirrored bytes");
+    assert!(calm as usize <= CALM_MAX, "{calm} calm bytes");
 }
 
 fn every_register<C: Chip>(bench: &mut Bench<C>) {

@@ -29,6 +29,7 @@ impl DeadDevice {
         irq::lower(&map);
         irq.announce(source);
         map.dword(device::DEADLINE).store(0, Ordering::SeqCst);
+        let _ = map.write(device::CALM, &[0; device::CALM_MAX * 4]);
         let _ = map.write(device::MIRROR_DATA, &[0xff; device::MIRROR_BYTES]);
         DeadDevice { map, bell, irq, stop: AtomicBool::new(false) }
     }

@@ -14,12 +14,12 @@
 //! | `0x160` | u64 guest time, while the CPU process counts it ([`crate::clock`]) | CPU |
 //! | `0x168` | u64 guest time at which the device has something to do, 0 for never | device |
 //! | `0x180` | u64 generation: the active state slot is its lowest bit | device |
-//! | `0x200` | per region 256 bytes: u64 size, u32 rules, then 16 bytes a rule: start, end, read class, write class | device |
+//! | `0x200` | per region 256 bytes: u64 size, u32 rules, then 16 bytes a rule: start, end, read class, write class with what shows it in bits 8 to 15 | device |
 //! | `0xa00` | output lines, see [`crate::irq`] | device |
 //! | `0x1000` | ring: 1024 entries of 16 bytes, see [`Request`] | CPU |
 //! | `0x8000` | two state slots of 4 KiB: header 256 bytes (see [`slot`]), then the chip's state | device |
 //! | `0xa000` | block data, 16 KiB: one `rep ins`/`rep outs` at a time | both |
-//! | `0xe000` | mirror: u32 requests drained; from `0xe100` a byte per mirrored register byte, in order of the rules | device |
+//! | `0xe000` | mirror: u32 requests drained; from `0xe010` a u32 per calm register (value, bit 8 while it is calm), from `0xe100` a byte per mirrored register byte, both in order of the rules | device |
 //! | `0x10000` | control mailbox, [`crate::control`] | both |
 //!
 //! A response, the new state and the consumer index become visible by one exchange of the generation; the head word follows.
@@ -34,7 +34,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::bell::{Bell, SPIN_NS};
-use crate::chip::{Class, Rule};
+use crate::chip::{Class, Rule, Shows};
 use crate::irq::{self, Line};
 use crate::placement::Placement;
 use crate::sys::{self, Mapping};
@@ -69,6 +69,12 @@ pub(crate) const LINES_AT: usize = 0xa00;
 /// Offset of the requests.
 pub const RING: usize = 0x1000;
 pub(crate) const MIRROR: usize = 0xe000;
+/// Registers that are mirrored while a read has no effect, see [`Class::Calm`].
+pub(crate) const CALM: usize = 0xe010;
+/// Most of them.
+pub const CALM_MAX: usize = 60;
+/// Bit of such a register's word while a read has no effect.
+pub(crate) const CALM_NOW: u32 = 0x100;
 pub(crate) const MIRROR_DATA: usize = 0xe100;
 /// Most mirrored register bytes of a device.
 pub const MIRROR_BYTES: usize = 0xf00;
@@ -198,6 +204,8 @@ pub struct DevicePort {
     own: Arc<crate::irq::IrqPage>,
     tail: u32,
     belled: u32,
+    /// For each region the index behind the newest request that its mirrored registers show.
+    shown: [u32; REGIONS_MAX],
     rules: Vec<Vec<Rule>>,
     sizes: Vec<u64>,
     tracer: Tracer,
@@ -247,6 +255,7 @@ impl DevicePort {
             own,
             tail,
             belled: tail,
+            shown: [tail; REGIONS_MAX],
             rules: Vec::new(),
             sizes: Vec::new(),
             tracer: Tracer::off(),
@@ -266,7 +275,8 @@ impl DevicePort {
                     start: word(at),
                     end: word(at + 4),
                     read: class(word(at + 8)),
-                    write: class(word(at + 12)),
+                    write: class(word(at + 12) & 0xff),
+                    shows: shows(word(at + 12) >> 8),
                 }
             });
             port.rules.push(rules.collect());
@@ -318,19 +328,26 @@ impl DevicePort {
         self.sizes.get(usize::from(region)).copied().unwrap_or(0)
     }
 
+    fn rules(&self, region: u8) -> &[Rule] {
+        self.rules.get(usize::from(region)).map_or(&[], Vec::as_slice)
+    }
+
     /// Class of a write of `1 << size` bytes: that of the rule which holds all of them, so that a wide write which reaches
     /// into the next register is sync.
     fn write_class(&self, region: u8, offset: u32, size: u8) -> Class {
-        let rules = self.rules.get(usize::from(region)).map_or(&[][..], Vec::as_slice);
-        crate::chip::write_class(rules, offset, 1 << size.min(3))
+        crate::chip::write_class(self.rules(region), offset, 1 << size.min(3))
     }
 
     fn head(&self) -> u32 {
         self.map.word(HEAD).load(Ordering::Acquire)
     }
 
-    /// Queues a request; its index. Waits for room while the ring is full.
+    /// Queues a request that any mirrored register may show; its index. Waits for room while the ring is full.
     fn push(&mut self, request: Request) -> u32 {
+        self.push_shown(request, Shows::All)
+    }
+
+    fn push_shown(&mut self, request: Request, shows: Shows) -> u32 {
         let index = self.tail;
         if index.wrapping_sub(self.head()) >= RING_ENTRIES {
             self.bell.ring();
@@ -338,6 +355,11 @@ impl DevicePort {
         }
         self.tail = index.wrapping_add(1);
         self.map.word(TAIL).store(self.tail, Ordering::Relaxed);
+        match (shows, self.shown.get_mut(usize::from(request.region))) {
+            (Shows::Nothing, _) => {}
+            (Shows::Region, Some(shown)) => *shown = self.tail,
+            _ => self.shown = [self.tail; REGIONS_MAX],
+        }
         request.publish(&self.map, index);
         index
     }
@@ -438,15 +460,26 @@ impl DevicePort {
         self.tracer.begin(event, || [self.tail.into(), place(0, region, offset, size), more[0], more[1]]);
     }
 
-    /// The mirrored value of a register, valid only while everything this end has sent is done.
+    /// The mirrored value of a register, valid only while everything is done that this end has sent and the register shows.
     fn mirrored(&self, region: u8, offset: u32, size: u8) -> Option<u64> {
         let bytes = 1usize << size.min(3);
-        let at = mirror_index(&self.rules, region, offset, bytes)?;
-        if self.map.word(MIRROR).load(Ordering::Acquire) != self.tail {
+        let place = mirror_place(&self.rules, region, offset, bytes)?;
+        let shown = self.shown.get(usize::from(region))?;
+        if (self.map.word(MIRROR).load(Ordering::Acquire).wrapping_sub(*shown) as i32) < 0 {
             return None;
         }
-        let mut value = [0u8; 8];
-        self.map.read(MIRROR_DATA + at, value.get_mut(..bytes)?).then(|| u64::from_le_bytes(value))
+        match place {
+            Place::Mirror(at) => {
+                let mut value = [0u8; 8];
+                let read = self.map.read(MIRROR_DATA + at, value.get_mut(..bytes)?);
+                read.then(|| u64::from_le_bytes(value))
+            }
+            // Value and calm in one word: a new value never comes with an old calm.
+            Place::Calm(at) => {
+                let word = self.map.word(CALM + at * 4).load(Ordering::Acquire);
+                (word & CALM_NOW != 0).then_some(u64::from(word & 0xff))
+            }
+        }
     }
 
     /// The response to the newest request, which has completed.
@@ -463,12 +496,14 @@ impl DevicePort {
             match class {
                 Class::Posted => access::POSTED,
                 Class::Kick => access::KICK,
-                Class::Sync | Class::Mirror => access::WRITE,
+                Class::Sync | Class::Mirror | Class::Calm => access::WRITE,
             },
             1,
         );
         self.begin(events::CPU_WRITE, region, offset, size, [value, class as u64]);
-        let index = self.push(Request { kind, size, region, offset, value });
+        let rule = Rule::of(self.rules(region), offset).filter(|_| !sync);
+        let shows = rule.map_or(Shows::All, |rule| rule.shows);
+        let index = self.push_shown(Request { kind, size, region, offset, value }, shows);
         if sync {
             self.complete(index);
         } else if class == Class::Kick || self.tail.wrapping_sub(self.belled) >= BELL_AFTER {
@@ -522,38 +557,56 @@ impl DevicePort {
     }
 }
 
-/// Index in the mirror of `bytes` register bytes at `offset`, when one mirrored rule holds them all.
-pub(crate) fn mirror_index<R: AsRef<[Rule]>>(
-    rules: &[R],
-    region: u8,
-    offset: u32,
-    bytes: usize,
-) -> Option<usize> {
-    let mut index = 0usize;
+/// Where the device keeps what a mirrored register reads as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Index among the mirrored bytes.
+    Mirror(usize),
+    /// Index among the calm registers.
+    Calm(usize),
+}
+
+/// Place of `bytes` register bytes at `offset`, when one mirrored rule holds them all.
+fn mirror_place(rules: &[Vec<Rule>], region: u8, offset: u32, bytes: usize) -> Option<Place> {
+    let (mut mirrored, mut calm) = (0usize, 0usize);
     for (at, rules) in rules.iter().enumerate() {
-        for rule in rules.as_ref() {
+        for rule in rules {
             let inside = at == usize::from(region) && rule.start <= offset && offset < rule.end;
-            if rule.read == Class::Mirror {
-                if inside {
-                    let start = index.checked_add((offset - rule.start) as usize)?;
-                    let fits =
-                        (rule.end - offset) as usize >= bytes && start.checked_add(bytes)? <= MIRROR_BYTES;
-                    return fits.then_some(start);
-                }
-                index = index.checked_add(rule.end.saturating_sub(rule.start) as usize)?;
-            } else if inside {
-                return None;
+            let (first, most) = match rule.read {
+                Class::Mirror => (&mut mirrored, MIRROR_BYTES),
+                Class::Calm => (&mut calm, CALM_MAX),
+                _ if inside => return None,
+                _ => continue,
+            };
+            if inside {
+                let start = first.checked_add((offset - rule.start) as usize)?;
+                let fits = (rule.end - offset) as usize >= bytes && start.checked_add(bytes)? <= most;
+                return match rule.read {
+                    Class::Calm => (fits && bytes == 1).then_some(Place::Calm(start)),
+                    _ => fits.then_some(Place::Mirror(start)),
+                };
             }
+            *first = first.checked_add(rule.end.saturating_sub(rule.start) as usize)?;
         }
     }
     None
 }
 
+/// A class as a device writes it down.
 fn class(code: u32) -> Class {
     match code {
         1 => Class::Posted,
         2 => Class::Kick,
         3 => Class::Mirror,
+        4 => Class::Calm,
         _ => Class::Sync,
+    }
+}
+
+fn shows(code: u32) -> Shows {
+    match code {
+        1 => Shows::Region,
+        2 => Shows::Nothing,
+        _ => Shows::All,
     }
 }

@@ -34,12 +34,14 @@ pub fn look(start: u64, ns: u64, may: impl Fn() -> bool, found: impl Fn() -> boo
 pub struct Patience {
     least_ns: u64,
     look_ns: Cell<u64>,
+    /// Whether the last wait was too long for a look.
+    long: Cell<bool>,
 }
 
 impl Patience {
     /// With looks of at least `least_ns` nanoseconds.
     pub fn new(least_ns: u64) -> Patience {
-        Patience { least_ns, look_ns: Cell::new(least_ns) }
+        Patience { least_ns, look_ns: Cell::new(least_ns), long: Cell::new(false) }
     }
 
     /// How long to look, in nanoseconds.
@@ -48,14 +50,23 @@ impl Patience {
         self.look_ns.get()
     }
 
-    /// A wait has lasted `ns`, its look included.
+    /// A look has found something.
+    #[inline]
+    pub fn found(&self) {
+        self.long.set(false);
+    }
+
+    /// A wait has lasted `ns`, longer than its look, which it includes.
     pub fn lasted(&self, ns: u64) {
         let look = self.look_ns.get();
-        if ns > look {
+        let long = ns > LONGEST_NS;
+        let next = match (long, self.long.replace(long)) {
+            (false, _) => (look * 2).clamp(FIRST_NS, LONGEST_NS),
             // One long wait among short ones is no reason to forget them.
-            let next = if ns <= LONGEST_NS { (look * 2).clamp(FIRST_NS, LONGEST_NS) } else { look / 2 };
-            self.look_ns.set(if next < FIRST_NS { self.least_ns } else { next.max(self.least_ns) });
-        }
+            (true, false) => look,
+            (true, true) => look / 2,
+        };
+        self.look_ns.set(if next < FIRST_NS { self.least_ns } else { next.max(self.least_ns) });
     }
 }
 
@@ -68,14 +79,21 @@ mod tests {
         let patience = Patience::new(0);
         assert_eq!(patience.look_ns(), 0, "an idle guest costs nothing");
         let look = |ns| {
-            patience.lasted(ns);
+            match ns <= patience.look_ns() {
+                true => patience.found(),
+                false => patience.lasted(ns),
+            }
             patience.look_ns() / 1000
         };
         assert_eq!([150_000; 6].map(look), [20, 40, 80, 160, 160, 160]);
         assert_eq!([300_000; 3].map(look), [320, 320, 320]);
         assert_eq!([390_000; 2].map(look), [400, 400]);
-        assert_eq!([4_000_000, 150_000, 300_000].map(look), [200, 200, 400], "a long one among short ones");
-        assert_eq!([4_000_000; 6].map(look), [200, 100, 50, 25, 0, 0]);
+        assert_eq!(
+            [4_000_000, 150_000, 4_000_000, 300_000].map(look),
+            [400; 4],
+            "long ones among short ones"
+        );
+        assert_eq!([4_000_000; 7].map(look), [400, 200, 100, 50, 25, 0, 0]);
     }
 
     #[test]
@@ -83,8 +101,7 @@ mod tests {
         let patience = Patience::new(50_000);
         patience.lasted(200_000);
         assert_eq!(patience.look_ns(), 100_000);
-        patience.lasted(1_000_000);
-        patience.lasted(1_000_000);
+        [1_000_000; 3].into_iter().for_each(|ns| patience.lasted(ns));
         assert_eq!(patience.look_ns(), 50_000);
     }
 }

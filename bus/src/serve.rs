@@ -171,6 +171,8 @@ struct Server<C: Chip> {
     description: Description,
     /// Region and offset of every mirrored register byte, in the order of the mirror.
     mirrored: Vec<(u8, u32)>,
+    /// The same of calm registers.
+    calm: Vec<(u8, u32)>,
     map: Mapping,
     bell: Arc<Bell>,
     irq: Arc<IrqPage>,
@@ -239,13 +241,13 @@ pub fn rehearse<C: Chip>(
     Ok(())
 }
 
-/// Every mirrored register byte in the order in which the CPU's end counts them.
-fn mirrored(description: &Description) -> Vec<(u8, u32)> {
+/// The first `most` register bytes of a class of reads, in the order in which the CPU's end counts them.
+fn mirrored(description: &Description, class: Class, most: usize) -> Vec<(u8, u32)> {
     let rules = description.regions.iter().zip(0u8..).flat_map(|(region, number)| {
-        region.rules.iter().filter(|rule| rule.read == Class::Mirror).map(move |rule| (number, rule))
+        region.rules.iter().filter(|rule| rule.read == class).map(move |rule| (number, rule))
     });
     let bytes = rules.flat_map(|(region, rule)| (rule.start..rule.end).map(move |offset| (region, offset)));
-    bytes.take(device::MIRROR_BYTES).collect()
+    bytes.take(most).collect()
 }
 
 /// A line to the broker, in one piece.
@@ -291,7 +293,8 @@ impl<C: Chip> Server<C> {
         };
         let description = chip.description();
         let mut server = Server {
-            mirrored: mirrored(&description),
+            mirrored: mirrored(&description, Class::Mirror, device::MIRROR_BYTES),
+            calm: mirrored(&description, Class::Calm, device::CALM_MAX),
             description,
             chip,
             map,
@@ -334,7 +337,8 @@ impl<C: Chip> Server<C> {
             self.map.word(at + 8).store(rules as u32, Ordering::Relaxed);
             for (index, rule) in region.rules.iter().take(rules).enumerate() {
                 let at = at + 16 + index * 16;
-                let words = [rule.start, rule.end, rule.read as u32, rule.write as u32];
+                let words =
+                    [rule.start, rule.end, rule.read as u32, rule.write as u32 | (rule.shows as u32) << 8];
                 for (word, value) in words.into_iter().enumerate() {
                     self.map.word(at + word * 4).store(value, Ordering::Relaxed);
                 }
@@ -492,7 +496,12 @@ impl<C: Chip> Server<C> {
         for (at, (region, offset)) in self.mirrored.iter().enumerate() {
             let _ = self.map.write(device::MIRROR_DATA + at, &[self.chip.peek(*region, *offset)]);
         }
-        if !self.mirrored.is_empty() {
+        for (at, (region, offset)) in self.calm.iter().enumerate() {
+            let now = if self.chip.is_calm(*region, *offset) { device::CALM_NOW } else { 0 };
+            let word = u32::from(self.chip.peek(*region, *offset)) | now;
+            self.map.word(device::CALM + at * 4).store(word, Ordering::Release);
+        }
+        if !self.mirrored.is_empty() || !self.calm.is_empty() {
             self.map.word(device::MIRROR).store(self.consumed, Ordering::Release);
         }
     }
@@ -512,6 +521,7 @@ impl<C: Chip> Server<C> {
                 since = sys::monotonic_ns();
             }
             if self.spin(seen, since) {
+                self.patience.found();
                 continue;
             }
             let timeout = self.timeout();

@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::bench::Bench;
-use crate::chip::{Chip, Class, Control, LINES, Reg, write_class};
+use crate::chip::{Chip, Class, Control, LINES, Reg, Rule, Shows, write_class};
 use crate::device::BLOCK_BYTES;
 use crate::links::{BLOCK_DATA, BLOCK_SLOTS, BlockStatus, Medium};
 
@@ -25,6 +25,9 @@ pub struct Setup {
     pub bulk: usize,
     /// (region, offset) of posted or kicked writes that may lower a line, each explained at its rule in the chip.
     pub may_lower: &'static [(u8, u32)],
+    /// (region, offset) of writes with [`Shows::Region`] that another region shows at once here and after some time on hardware, each
+    /// explained at its rule in the chip.
+    pub takes_time: &'static [(u8, u32)],
     /// The chip is a bus master: guest memory changes under it too.
     pub ram: bool,
     /// Transactions of each random run; 0 for the default (2,000).
@@ -399,8 +402,9 @@ pub fn storm<C: Chip>(
         let at = || format!("{name} step {number}: {step:?}");
         mirrored(&mut calm, &at);
         let before = calm.outputs();
+        let shown = shown(&calm.chip);
         let seen = run(&mut calm, &step);
-        lowering(&calm, setup, &step, &before.level, &at);
+        posted(&calm, setup, &step, (&before.level, &shown), &at);
         assert_eq!(seen, run(&mut troubled, &step), "{}: the restarted twin answers differently", at());
         let state = bytes_of(&troubled.chip);
         let outputs = troubled.outputs();
@@ -431,32 +435,43 @@ pub fn storm<C: Chip>(
     }
 }
 
+/// Region, offset and rule of every mirrored register byte.
+fn mirrored_bytes<C: Chip>(chip: &C) -> impl Iterator<Item = (u8, u32, Rule)> + use<C> {
+    (0u8..).zip(chip.description().regions).flat_map(|(region, described)| {
+        let rules = described.rules.iter().filter(|rule| matches!(rule.read, Class::Mirror | Class::Calm));
+        rules.flat_map(move |rule| (rule.start..rule.end).map(move |offset| (region, offset, *rule)))
+    })
+}
+
+/// What a mirrored register shows: region, offset, value, and whether a calm one is calm.
+type Shown = (u8, u32, u8, bool);
+
+/// What all of them show.
+fn shown<C: Chip>(chip: &C) -> Vec<Shown> {
+    let one = |(region, offset, _)| (region, offset, chip.peek(region, offset), chip.is_calm(region, offset));
+    mirrored_bytes(chip).map(one).collect()
+}
+
 /// Mirrored registers: `peek` equals a read, and the read changes nothing.
 fn mirrored<C: Chip>(bench: &mut Bench<C>, at: &impl Fn() -> String) {
-    for (index, region) in bench.chip.description().regions.iter().enumerate() {
-        for rule in region.rules.iter().filter(|rule| rule.read == Class::Mirror) {
-            for offset in rule.start..rule.end {
-                let before = bytes_of(&bench.chip);
-                let peek = bench.chip.peek(index as u8, offset);
-                let read = bench.read(index as u8, u64::from(offset), 1);
-                assert_eq!(u64::from(peek), read, "before {}: mirror of {index}:{offset:#x}", at());
-                assert_eq!(
-                    before,
-                    bytes_of(&bench.chip),
-                    "before {}: {index}:{offset:#x} has a read effect",
-                    at()
-                );
-            }
+    for (region, offset, rule) in mirrored_bytes(&bench.chip) {
+        if rule.read == Class::Calm && !bench.chip.is_calm(region, offset) {
+            continue;
         }
+        let before = bytes_of(&bench.chip);
+        let peek = bench.chip.peek(region, offset);
+        let read = bench.read(region, u64::from(offset), 1);
+        assert_eq!(u64::from(peek), read, "before {}: mirror of {region}:{offset:#x}", at());
+        assert_eq!(before, bytes_of(&bench.chip), "before {}: {region}:{offset:#x} has a read effect", at());
     }
 }
 
-/// A write that the CPU does not wait for must not lower a line.
-fn lowering<C: Chip>(
+/// A write that the CPU does not wait for lowers no line, and changes no mirrored register that is said not to show it.
+fn posted<C: Chip>(
     bench: &Bench<C>,
     setup: &Setup,
     step: &Step,
-    before: &[bool; LINES],
+    (level, mirror): (&[bool; LINES], &[Shown]),
     at: &impl Fn() -> String,
 ) {
     let Step::Write(reg, _) = step else { return };
@@ -464,10 +479,21 @@ fn lowering<C: Chip>(
     let regions = bench.chip.description().regions;
     let rules = regions.get(usize::from(reg.region)).map_or(&[][..], |region| region.rules);
     let class = write_class(rules, offset, reg.size.into());
-    if !matches!(class, Class::Posted | Class::Kick) || setup.may_lower.contains(&(reg.region, offset)) {
+    if !matches!(class, Class::Posted | Class::Kick) {
         return;
     }
-    let after = bench.outputs().level;
-    let lowered = before.iter().zip(after).any(|(before, after)| *before && !after);
-    assert!(!lowered, "{}: a {class:?} write lowered a line", at());
+    if !setup.may_lower.contains(&(reg.region, offset)) {
+        let after = bench.outputs().level;
+        let lowered = level.iter().zip(after).any(|(before, after)| *before && !after);
+        assert!(!lowered, "{}: a {class:?} write lowered a line", at());
+    }
+    let shows = Rule::of(rules, offset).map_or(Shows::All, |rule| rule.shows);
+    let hidden = |region: u8| match shows {
+        Shows::All => false,
+        Shows::Region => region != reg.region && !setup.takes_time.contains(&(reg.region, offset)),
+        Shows::Nothing => true,
+    };
+    for (before, after) in mirror.iter().zip(shown(&bench.chip)) {
+        assert!(!hidden(before.0) || *before == after, "{}: shown at once: {before:?}, {after:?}", at());
+    }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::chip::{
-    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
+    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule, Shows,
 };
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::control;
 use bulkhead_bus::dead::DeadDevice;
-use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY};
+use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, TAIL};
 use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, Line};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::mailbox::{Mailbox, MailboxError};
@@ -32,6 +32,9 @@ fn fold(log: u64, value: u64) -> u64 {
 /// Offset 0: posted write; 8: kicked; 16: sync; each adds to the log. 24: the log, sync. 32: the log, mirrored. 40: number of
 /// accesses. 48: write raises the line after that many nanoseconds, read lowers it. 56: the fuse: the process dies (the
 /// thread panics) in the middle of the transaction after that many more writes. 60: reading it is deadly.
+///
+/// Region 1, offset 0: 1 while the line is high, calm while it is low; read lowers it. 8: a note, mirrored; its posted write shows in this
+/// region only. 9: posted write that nothing shows but the number of accesses.
 #[derive(Default)]
 struct Recorder {
     state: State,
@@ -62,21 +65,27 @@ struct State {
     level: u32,
     received: u32,
     sent: u32,
-    padding: u32,
+    note: u32,
 }
 
 const RULES: &[Rule] = &[
-    Rule { start: 0, end: 8, read: Class::Sync, write: Class::Posted },
-    Rule { start: 8, end: 16, read: Class::Sync, write: Class::Kick },
-    Rule { start: 32, end: 40, read: Class::Mirror, write: Class::Sync },
+    Rule::new(0, 8, Class::Sync, Class::Posted),
+    Rule::new(8, 16, Class::Sync, Class::Kick),
+    Rule::new(32, 40, Class::Mirror, Class::Sync),
 ];
+const OTHER_RULES: &[Rule] = &[
+    Rule::new(0, 1, Class::Calm, Class::Sync),
+    Rule::new(8, 9, Class::Mirror, Class::Posted).shown_by(Shows::Region),
+    Rule::new(9, 10, Class::Sync, Class::Posted).shown_by(Shows::Nothing),
+];
+const REGIONS: &[Region] = &[Region { size: 64, rules: RULES }, Region { size: 16, rules: OTHER_RULES }];
 
 impl Chip for Recorder {
     type State = State;
     const STATE_VERSION: u32 = 1;
 
     fn description(&self) -> Description {
-        Description { part: "recorder", regions: &[Region { size: 64, rules: RULES }], lines: &["line"] }
+        Description { part: "recorder", regions: REGIONS, lines: &["line"] }
     }
 
     fn reset(&mut self, _env: &mut Env<'_>) {
@@ -86,6 +95,13 @@ impl Chip for Recorder {
 
     fn read(&mut self, reg: Reg, _env: &mut Env<'_>) -> Access {
         self.state.count += 1;
+        if reg.region == 1 {
+            return match reg.offset {
+                0 => Ok(u64::from(std::mem::take(&mut self.state.level))),
+                8 => Ok(u64::from(self.state.note)),
+                _ => Err(BusError::Rejected),
+            };
+        }
         Ok(match reg.offset {
             24 | 32 => self.state.log,
             40 => self.state.count,
@@ -99,6 +115,13 @@ impl Chip for Recorder {
     }
 
     fn write(&mut self, reg: Reg, value: u64, env: &mut Env<'_>) -> Result<(), BusError> {
+        if reg.region == 1 {
+            match reg.offset {
+                8 => self.state.note = u32::from(value as u8),
+                _ => self.state.count += 1,
+            }
+            return Ok(());
+        }
         match reg.offset {
             0 | 8 | 16 => self.state.log = fold(self.state.log, value),
             48 => self.state.alarm = env.now + value,
@@ -113,7 +136,16 @@ impl Chip for Recorder {
         Ok(())
     }
 
-    fn peek(&self, _region: u8, offset: u32) -> u8 {
+    fn is_calm(&self, _region: u8, _offset: u32) -> bool {
+        self.state.level == 0
+    }
+
+    fn peek(&self, region: u8, offset: u32) -> u8 {
+        match (region, offset) {
+            (0, _) => {}
+            (_, 0) => return self.state.level as u8,
+            _ => return self.state.note as u8,
+        }
         self.state.log.to_le_bytes().get(offset as usize - 32).copied().unwrap_or(0)
     }
 
@@ -334,6 +366,56 @@ fn mirrored_read_is_current_and_does_not_reach_the_device() {
         assert_eq!(port.read(0, 33, 0), log >> 8 & 0xff, "a part of it");
     }
     assert_eq!(port.read(0, 40, 3), before + 1, "only the counter's own reads were counted");
+}
+
+#[test]
+fn calm_read_reaches_the_device_only_when_it_has_an_effect() {
+    let (rig, mut port) = started();
+    port.write(0, 16, 3, 1);
+    let accesses = port.read(0, 40, 3);
+    for _ in 0..50 {
+        assert_eq!(port.read(1, 0, 0), 0);
+    }
+    assert_eq!(port.read(0, 40, 3), accesses + 1, "only the counter's own reads were counted");
+    for round in 0..20 {
+        port.write(0, 48, 3, 1);
+        halt(&rig, || rig.line().level);
+        assert_eq!(port.read(1, 0, 0), 1, "round {round}");
+        assert!(!rig.line().level, "the read had its effect");
+        assert_eq!(port.read(1, 0, 0), 0);
+    }
+    assert_eq!(port.read(0, 40, 3), accesses + 22, "and the twenty that lowered the line");
+    // Two bytes are no calm read.
+    assert_eq!(port.read(1, 0, 1), 0);
+    assert_eq!(port.read(0, 40, 3), accesses + 24);
+}
+
+#[test]
+fn mirrored_reads_wait_only_for_writes_that_they_show() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 16, 3, 1);
+    port.write(1, 8, 0, 3);
+    port.read(0, 40, 3);
+    burn(&mut port, first);
+    // Nobody serves from now on, and all so far is drained: who waits now waits for ever.
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    let tail = map.word(TAIL).load(Ordering::SeqCst);
+    map.word(0xe000).store(tail, Ordering::SeqCst);
+    map.word(0x080).store(tail, Ordering::SeqCst);
+    let (say, hear) = std::sync::mpsc::channel();
+    let reads = std::thread::spawn(move || {
+        port.write(1, 9, 0, 0);
+        assert_eq!(port.read(1, 8, 0), 3, "its own region");
+        port.write(1, 8, 0, 4);
+        assert_eq!(port.read(0, 32, 3), fold(0, 1), "another region");
+        say.send(()).expect("the test waits");
+        port.read(1, 8, 0)
+    });
+    hear.recv_timeout(Duration::from_secs(10)).expect("a read waited for what it does not show");
+    rig.start(false);
+    assert_eq!(reads.join().expect("reads"), 4, "a write that is shown was waited for");
 }
 
 /// A trace file, and how long it says that the CPU has waited for device 3.

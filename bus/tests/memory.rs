@@ -183,7 +183,7 @@ fn mapping_refuses_ranges_that_reach_outside() {
 
 #[test]
 fn wide_write_that_reaches_beyond_its_rule_is_sync() {
-    let rules = [Rule { start: 4, end: 6, read: Class::Sync, write: Class::Posted }];
+    let rules = [Rule::new(4, 6, Class::Sync, Class::Posted)];
     for (offset, bytes, class) in [
         (4, 1, Class::Posted),
         (4, 2, Class::Posted),

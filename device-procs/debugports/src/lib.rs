@@ -34,10 +34,8 @@ pub const LINE_POWER_OFF: usize = 0;
 /// Exit, pulses with a value.
 pub const LINE_EXIT: usize = 1;
 
-const TEXT: Region =
-    Region { size: 1, rules: &[Rule { start: 0, end: 1, read: Class::Sync, write: Class::Posted }] };
-const LETTERS: Region =
-    Region { size: 1, rules: &[Rule { start: 0, end: 1, read: Class::Sync, write: Class::Kick }] };
+const TEXT: Region = Region { size: 1, rules: &[Rule::new(0, 1, Class::Sync, Class::Posted)] };
+const LETTERS: Region = Region { size: 1, rules: &[Rule::new(0, 1, Class::Sync, Class::Kick)] };
 
 const fn with_exit(size: u64) -> [Region; 5] {
     [TEXT, TEXT, TEXT, LETTERS, Region { size, rules: &[] }]

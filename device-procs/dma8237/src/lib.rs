@@ -31,11 +31,11 @@ use spec::*;
 pub const VERSION: u32 = 1;
 
 const PAGE_RULES: &[Rule] = &[
-    Rule { start: 0x0, end: 0x1, read: Class::Mirror, write: Class::Posted },
-    Rule { start: 0x4, end: 0x7, read: Class::Mirror, write: Class::Posted },
-    Rule { start: 0x8, end: 0x9, read: Class::Mirror, write: Class::Posted },
-    Rule { start: 0xc, end: 0xf, read: Class::Mirror, write: Class::Posted },
-    Rule { start: 0x0, end: 0x10, read: Class::Mirror, write: Class::Sync },
+    Rule::new(0x0, 0x1, Class::Mirror, Class::Posted),
+    Rule::new(0x4, 0x7, Class::Mirror, Class::Posted),
+    Rule::new(0x8, 0x9, Class::Mirror, Class::Posted),
+    Rule::new(0xc, 0xf, Class::Mirror, Class::Posted),
+    Rule::new(0x0, 0x10, Class::Mirror, Class::Sync),
 ];
 const REGIONS: &[Region] = &[
     Region { size: 16, rules: &[] },

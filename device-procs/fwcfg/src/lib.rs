@@ -39,9 +39,9 @@ const STEP_NS: u64 = 1_000;
 const BUFFER: usize = 16 << 10;
 
 const RULES: &[Rule] = &[
-    Rule { start: 0, end: 1, read: Class::Sync, write: Class::Sync },
-    Rule { start: 4, end: 8, read: Class::Mirror, write: Class::Posted },
-    Rule { start: 8, end: 12, read: Class::Mirror, write: Class::Sync },
+    Rule::new(0, 1, Class::Sync, Class::Sync),
+    Rule::new(4, 8, Class::Mirror, Class::Posted),
+    Rule::new(8, 12, Class::Mirror, Class::Sync),
 ];
 const REGIONS: &[Region] = &[Region { size: PORTS, rules: RULES }];
 

@@ -54,7 +54,7 @@ const AUX: u8 = 2;
 
 const REGIONS: &[Region] = &[
     Region { size: 1, rules: &[] },
-    Region { size: 1, rules: &[Rule { start: 0, end: 1, read: Class::Mirror, write: Class::Sync }] },
+    Region { size: 1, rules: &[Rule::new(0, 1, Class::Mirror, Class::Sync)] },
 ];
 
 /// The controller and its two devices.

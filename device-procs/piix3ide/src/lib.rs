@@ -29,7 +29,7 @@ pub mod state;
 mod tests;
 
 use bulkhead_bus::chip::{
-    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
+    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule, Shows,
 };
 use bulkhead_bus::config::{IdeConfig, IdeDriveConfig, IdeMedia};
 use bulkhead_bus::links::BlockClient;
@@ -43,19 +43,25 @@ const SECTOR: u64 = 512;
 const FLOATING: u8 = 0x7f;
 
 /// Features, count and LBA only wait for a command, so nobody waits for them. The device register can change the interrupt line
-/// (another drive's), status and command lower it.
-const COMMAND_RULES: &[Rule] = &[Rule { start: 1, end: 6, read: Class::Sync, write: Class::Posted }];
-/// Alternate status reads have no effect, so the CPU may take them from the mirror.
-const CONTROL_RULES: &[Rule] = &[Rule { start: 0, end: 1, read: Class::Mirror, write: Class::Sync }];
-/// Command: a doorbell. Status: read in every interrupt. Table: only waits for a start. None of them touches the lines.
-const MASTER_RULES: &[Rule] = &[
-    Rule { start: 0, end: 1, read: Class::Mirror, write: Class::Kick },
-    Rule { start: 2, end: 3, read: Class::Mirror, write: Class::Posted },
-    Rule { start: 4, end: 8, read: Class::Sync, write: Class::Posted },
-    Rule { start: 8, end: 9, read: Class::Mirror, write: Class::Kick },
-    Rule { start: 10, end: 11, read: Class::Mirror, write: Class::Posted },
-    Rule { start: 12, end: 16, read: Class::Sync, write: Class::Posted },
+/// (another drive's), status and command lower it. While no interrupt is pending a status read has no effect.
+const COMMAND_RULES: &[Rule] = &[
+    Rule::new(1, 6, Class::Sync, Class::Posted),
+    Rule::new(reg::STATUS as u32, reg::STATUS as u32 + 1, Class::Calm, Class::Sync),
 ];
+/// Alternate status reads have no effect, so the CPU may take them from the mirror.
+const CONTROL_RULES: &[Rule] = &[Rule::new(0, 1, Class::Mirror, Class::Sync)];
+/// Command: a doorbell. Status: read in every interrupt. Table: only waits for a start. None of them touches the lines, nor a channel's
+/// registers but by a transfer, which takes its time.
+const MASTER_RULES: &[Rule] = &[
+    Rule::new(0, 1, Class::Mirror, Class::Kick).shown_by(Shows::Region),
+    Rule::new(2, 3, Class::Mirror, Class::Posted).shown_by(Shows::Region),
+    Rule::new(4, 8, Class::Sync, Class::Posted).shown_by(Shows::Nothing),
+    Rule::new(8, 9, Class::Mirror, Class::Kick).shown_by(Shows::Region),
+    Rule::new(10, 11, Class::Mirror, Class::Posted).shown_by(Shows::Region),
+    Rule::new(12, 16, Class::Sync, Class::Posted).shown_by(Shows::Nothing),
+];
+/// Writes that begin or end a transfer, which a channel's status shows: `takes_time` of a [`bulkhead_bus::storm::Setup`].
+pub const TRANSFERS: &[(u8, u32)] = &[(4, 0), (4, 8)];
 const REGIONS: &[Region] = &[
     Region { size: 8, rules: COMMAND_RULES },
     Region { size: 1, rules: CONTROL_RULES },
@@ -380,6 +386,13 @@ impl Chip for Piix3Ide {
         }
         let bus = self.saved.channels.get(usize::from(offset >= 8));
         bus.and_then(|bus| bus.bm_read(u64::from(offset & 7), 1).ok()).map_or(0xff, |value| value as u8)
+    }
+
+    fn is_calm(&self, region: u8, _offset: u32) -> bool {
+        let channel = usize::from(region / 2);
+        let Some(bus) = self.saved.channels.get(channel) else { return false };
+        let number = bus.selected();
+        !self.exists(channel, number) || bus.drives.get(number).is_some_and(|drive| drive.intrq == 0)
     }
 
     fn event(&mut self, env: &mut Env<'_>) {

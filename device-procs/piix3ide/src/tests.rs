@@ -260,7 +260,7 @@ fn make() -> Piix3Ide {
 
 #[test]
 fn conforms_with_disks_and_cdrom() {
-    check(make, Setup { blocks: 3, ram: true, ..Setup::default() });
+    check(make, Setup { blocks: 3, ram: true, takes_time: crate::TRANSFERS, ..Setup::default() });
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub const LINE_A20: usize = 0;
 /// Processor reset, pulses.
 pub const LINE_RESET: usize = 1;
 
-const RULES: &[Rule] = &[Rule { start: 0, end: 1, read: Class::Mirror, write: Class::Sync }];
+const RULES: &[Rule] = &[Rule::new(0, 1, Class::Mirror, Class::Sync)];
 const REGIONS: &[Region] = &[Region { size: 1, rules: RULES }];
 
 /// The port.

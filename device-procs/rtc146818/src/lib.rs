@@ -45,7 +45,7 @@ pub const LINE_IRQ: usize = 0;
 const SECOND: u64 = 1_000_000_000;
 /// More lost ticks than this are forgiven.
 const LOST_MAX: u32 = 1 << 16;
-const RULES: &[Rule] = &[Rule { start: 0, end: 1, read: Class::Sync, write: Class::Posted }];
+const RULES: &[Rule] = &[Rule::new(0, 1, Class::Sync, Class::Posted)];
 const REGIONS: &[Region] = &[Region { size: 2, rules: RULES }];
 
 /// The clock.

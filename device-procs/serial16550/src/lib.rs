@@ -42,10 +42,13 @@ pub const VERSION: u32 = 1;
 pub const LINE_INTR: usize = 0;
 
 const RULES: &[Rule] = &[
-    Rule { start: 0, end: 1, read: Class::Sync, write: Class::Kick },
-    Rule { start: 3, end: 4, read: Class::Mirror, write: Class::Posted },
-    Rule { start: 4, end: 5, read: Class::Mirror, write: Class::Sync },
-    Rule { start: 7, end: 8, read: Class::Mirror, write: Class::Posted },
+    Rule::new(0, 1, Class::Sync, Class::Kick),
+    // Read all the time by drivers that poll or share the line; only now and then does a read clear something.
+    Rule::new(2, 3, Class::Calm, Class::Sync),
+    Rule::new(5, 7, Class::Calm, Class::Sync),
+    Rule::new(3, 4, Class::Mirror, Class::Posted),
+    Rule::new(4, 5, Class::Mirror, Class::Sync),
+    Rule::new(7, 8, Class::Mirror, Class::Posted),
 ];
 const REGIONS: &[Region] = &[Region { size: 8, rules: RULES }];
 
@@ -301,15 +304,18 @@ impl Uart16550 {
 
     // ---- registers ----
 
-    /// Registers whose reads have no effect.
-    fn quiet_read(&self, offset: u64) -> Option<u8> {
+    /// What every register but the receive buffer reads as.
+    fn value(&self, offset: u64) -> Option<u8> {
         let state = &self.state;
         Some(match offset {
             RBR_THR_DLL if state.lcr & LCR_DLAB != 0 => state.divisor as u8,
             IER_DLM if state.lcr & LCR_DLAB != 0 => (state.divisor >> 8) as u8,
             IER_DLM => state.ier,
+            IIR_FCR => self.interrupt() | if self.fifos() { IIR_FIFOS } else { 0 },
             LCR => state.lcr,
             MCR => state.mcr,
+            LSR => self.line_status(),
+            MSR => state.msr,
             SCR => state.scr,
             _ => return None,
         })
@@ -332,35 +338,22 @@ impl Uart16550 {
     }
 
     fn read_byte(&mut self, offset: u64, env: &mut Env<'_>) -> Access {
-        if let Some(value) = self.quiet_read(offset) {
-            return Ok(value.into());
+        let Some(value) = self.value(offset) else {
+            if offset != RBR_THR_DLL {
+                return Err(BusError::Unclaimed);
+            }
+            let now = env.now;
+            let mut byte = 0;
+            self.in_two_steps(|uart| byte = uart.pop_rx(now), |uart| uart.fill(env));
+            return Ok(byte.into());
+        };
+        match offset {
+            IIR_FCR if self.interrupt() == IIR_THRE => self.state.thre_due = 0,
+            LSR => self.state.errors = 0,
+            MSR => self.state.msr &= !MSR_DELTAS,
+            _ => {}
         }
-        Ok(u64::from(match offset {
-            RBR_THR_DLL => {
-                let now = env.now;
-                let mut byte = 0;
-                self.in_two_steps(|uart| byte = uart.pop_rx(now), |uart| uart.fill(env));
-                byte
-            }
-            IIR_FCR => {
-                let interrupt = self.interrupt();
-                if interrupt == IIR_THRE {
-                    self.state.thre_due = 0;
-                }
-                interrupt | if self.fifos() { IIR_FIFOS } else { 0 }
-            }
-            LSR => {
-                let value = self.line_status();
-                self.state.errors = 0;
-                value
-            }
-            MSR => {
-                let value = self.state.msr;
-                self.state.msr &= !MSR_DELTAS;
-                value
-            }
-            _ => return Err(BusError::Unclaimed),
-        }))
+        Ok(value.into())
     }
 
     fn write_fcr(&mut self, value: u8, env: &mut Env<'_>) {
@@ -433,7 +426,15 @@ impl Chip for Uart16550 {
     }
 
     fn peek(&self, _region: u8, offset: u32) -> u8 {
-        self.quiet_read(offset.into()).unwrap_or(0xff)
+        self.value(offset.into()).unwrap_or(0xff)
+    }
+
+    fn is_calm(&self, _region: u8, offset: u32) -> bool {
+        match u64::from(offset) {
+            IIR_FCR => self.interrupt() != IIR_THRE,
+            LSR => self.state.errors == 0,
+            _ => self.state.msr & MSR_DELTAS == 0,
+        }
     }
 
     fn timer(&mut self, env: &mut Env<'_>) {

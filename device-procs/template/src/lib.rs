@@ -34,7 +34,7 @@ pub const VERSION: u32 = 1;
 /// Line number of the only output.
 pub const LINE_DONE: usize = 0;
 
-const RULES: &[Rule] = &[Rule { start: 0, end: 1, read: Class::Sync, write: Class::Kick }];
+const RULES: &[Rule] = &[Rule::new(0, 1, Class::Sync, Class::Kick)];
 const REGIONS: &[Region] = &[Region { size: 2, rules: RULES }];
 
 /// The countdown.

@@ -58,8 +58,8 @@ pub const VERSION: u32 = 1;
 
 // Posted: nothing here drives a line. The VBE registers are sync: setting a mode clears memory that the guest writes
 // without us right afterwards.
-const PORT_RULES: &[Rule] = &[Rule { start: 0, end: 0x30, read: Class::Sync, write: Class::Posted }];
-const MEMORY_RULES: &[Rule] = &[Rule { start: 0, end: 0x2_0000, read: Class::Sync, write: Class::Posted }];
+const PORT_RULES: &[Rule] = &[Rule::new(0, 0x30, Class::Sync, Class::Posted)];
+const MEMORY_RULES: &[Rule] = &[Rule::new(0, 0x2_0000, Class::Sync, Class::Posted)];
 const REGIONS: &[Region] = &[
     Region { size: 0x30, rules: PORT_RULES },
     Region { size: 4, rules: &[] },

@@ -452,7 +452,7 @@ const TRACED: [(&str, Option<&str>); 3] =
 
 /// Registers that are read under tracing.
 const TRACED_REGISTERS: [&str; 3] =
-    ["serial line status 3FDh (sync)", "IDE status 1F7h (sync)", "IDE alternate status 3F6h (mirrored)"];
+    ["serial receive buffer 3F8h (sync)", "IDE error 1F1h (sync)", "IDE alternate status 3F6h (mirrored)"];
 
 /// How many records of a text trace were lost, in percent.
 fn lost_share(text: &Path) -> f64 {

@@ -52,8 +52,8 @@ pub const REGISTERS: &[Register] = &[
         before: None,
     },
     Register {
-        label: "serial line status 3FDh (sync)",
-        port: Some(LINE_STATUS),
+        label: "serial receive buffer 3F8h (sync)",
+        port: Some(0x3f8),
         access: Access::Read,
         before: None,
     },
@@ -63,9 +63,16 @@ pub const REGISTERS: &[Register] = &[
         access: Access::Read,
         before: Some((0x70, 0x8f)),
     },
-    Register { label: "IDE status 1F7h (sync)", port: Some(0x1f7), access: Access::Read, before: None },
+    Register { label: "IDE error 1F1h (sync)", port: Some(0x1f1), access: Access::Read, before: None },
     Register { label: "VGA input status 3DAh (sync)", port: Some(0x3da), access: Access::Read, before: None },
     Register { label: "fw_cfg data 511h (sync)", port: Some(0x511), access: Access::Read, before: None },
+    Register {
+        label: "serial line status 3FDh (calm)",
+        port: Some(LINE_STATUS),
+        access: Access::Read,
+        before: None,
+    },
+    Register { label: "IDE status 1F7h (calm)", port: Some(0x1f7), access: Access::Read, before: None },
     Register { label: "i8042 status 64h (mirrored)", port: Some(0x64), access: Access::Read, before: None },
     Register {
         label: "IDE alternate status 3F6h (mirrored)",

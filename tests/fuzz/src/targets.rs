@@ -39,7 +39,8 @@ const fn target(name: &'static str, what: &'static str, run: fn(&[u8])) -> Targe
 }
 
 /// Nothing connected.
-const ALONE: Setup = Setup { bytes: 0, blocks: 0, bulk: 0, may_lower: &[], ram: false, steps: 0 };
+const ALONE: Setup =
+    Setup { bytes: 0, blocks: 0, bulk: 0, may_lower: &[], takes_time: &[], ram: false, steps: 0 };
 
 /// Everything. Chips: registers, time, control requests, links, DMA and resets, beside a twin that is replaced after every step.
 pub const TARGETS: &[Target] = &[

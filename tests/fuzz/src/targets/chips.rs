@@ -61,7 +61,7 @@ pub fn ide(bytes: &[u8]) {
         let drives = [drive(IdeMedia::Disk, 0), drive(IdeMedia::Disk, 1), drive(IdeMedia::Cdrom, 2), None];
         Piix3Ide::new(IdeConfig { drives })
     };
-    storm(bytes, make, Setup { blocks: 3, ram: true, ..ALONE });
+    storm(bytes, make, Setup { blocks: 3, ram: true, takes_time: bulkhead_piix3ide::TRANSFERS, ..ALONE });
 }
 
 /// The card with the least memory that it can have.

@@ -77,7 +77,11 @@ pub fn build(bytes: &[u8]) {
         }
         5 => {
             let make = || wire::decode(body).ok().map(bulkhead_piix3ide::Piix3Ide::new);
-            short(make, Setup { blocks: 2, ram: true, ..ALONE }, script);
+            short(
+                make,
+                Setup { blocks: 2, ram: true, takes_time: bulkhead_piix3ide::TRANSFERS, ..ALONE },
+                script,
+            );
         }
         _ => {
             round::<I8042Config>(body);
