@@ -449,6 +449,7 @@ fn a_block_that_was_dropped_while_it_ran_is_not_linked() {
     (0x1100..).step_by(4).zip([0x101, 0]).for_each(|(at, word)| cpus[1].0.machine().put32(at, word));
     cpus.iter_mut().for_each(|cpu| cpu.core().slots[9] = 0x4000);
     // The first one has linked them, so that the second does not count as one who has to be told.
+    peers::rest(cpus[1].core());
     (0..2).for_each(|_| assert_eq!(cpus[0].sum(0x1000), 1));
     cpus[1].0.cpu.pages[4].gpa = DEVICE;
     // SAFETY: as above.
