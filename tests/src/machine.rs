@@ -1,7 +1,7 @@
 //! One run of an emulator: its terminal as pipes, what it printed and when, and its processes' use of the host.
 
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -145,6 +145,36 @@ impl Machine {
         self.child.wait().map_err(|error| error.to_string())?;
         keeper::ended(self.child.id());
         Ok((output, self.started.elapsed()))
+    }
+
+    /// Waits for the end of the program; its status, none after `limit`.
+    pub fn status(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + limit;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => {
+                    keeper::ended(self.child.id());
+                    return Some(status);
+                }
+                Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+                _ => return None,
+            }
+        }
+    }
+
+    /// All of standard error so far; complete when the program has ended, unless something that lives on holds it for seconds.
+    pub fn errors(&self) -> String {
+        let end = Instant::now() + Duration::from_secs(2);
+        let mut have = self.errors.lock();
+        while !have.ended && Instant::now() < end {
+            have = self
+                .errors
+                .grown
+                .wait_timeout(have, Duration::from_millis(50))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        String::from_utf8_lossy(&have.bytes).into_owned()
     }
 
     /// What each of its processes used so far, sorted by name.

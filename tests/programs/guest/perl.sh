@@ -11,7 +11,7 @@ units() {
 }
 # Tests under t/ and lib/ find their helpers from t/, those of a module from its folder.
 unit() {
-    export PERL_CORE=1 PERL_MM_USE_DEFAULT=1
+    export PERL_CORE=1 PERL_HASH_SEED=0
     case $1 in
     t/*) cd /suite/perl/t && exec perl "${1#t/}" ;;
     lib/*) cd /suite/perl/t && exec perl "../$1" ;;

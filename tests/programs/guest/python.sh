@@ -12,4 +12,4 @@ units() {
         test_multiprocessing_fork test_ctypes test_sqlite3 test_xml_etree_c test_pyexpat test_faulthandler test_resource test_crypt test_difflib
 }
 # Without -j: one process and one order. The working folder is a memory file system.
-unit() { cd /tmp && python3 -m test -v --tempdir /tmp "$1"; }
+unit() { cd /tmp && PYTHONHASHSEED=0 python3 -m test -v --tempdir /tmp "$1"; }

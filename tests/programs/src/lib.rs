@@ -6,6 +6,7 @@ pub mod compare;
 pub mod guest;
 pub mod known;
 pub mod runs;
+pub mod suite;
 
 /// An emulator under test.
 pub struct Side {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use bulkhead_programs::Side;
 use bulkhead_programs::campaign::{self, Settings};
 use bulkhead_programs::guest::Places;
 use bulkhead_programs::runs::{RUNS, Run};
@@ -15,6 +16,9 @@ usage: programs [MINUTES=60] [ONLY=name,...] [UNITS='pattern ...'] [COUNT=100] [
   UNITS     of the runs, only units that fit one of these patterns of the shell
   COUNT     random inputs for each of libm's functions, types and rounding modes; SEED: of them
 The peer is the command line in the variable PEER, else qemu-system-x86_64 from PATH; PEER=none runs without.";
+
+/// Minutes: years, and no overflow of the clock.
+const MOST: u64 = 10_000_000;
 
 struct Asked {
     settings: Settings,
@@ -28,7 +32,7 @@ fn asked(words: &[String]) -> Result<Asked, String> {
         let (name, value) = word.split_once('=').ok_or_else(|| format!("{word}: no setting\n{USAGE}"))?;
         let number = || value.parse::<u64>().map_err(|_| format!("{name} needs a number"));
         match name {
-            "MINUTES" => settings.minutes = number()?,
+            "MINUTES" => settings.minutes = number()?.min(MOST),
             "COUNT" => settings.libm[0] = number()?,
             "SEED" => settings.libm[1] = number()?,
             // It becomes a word in quotes of a command line.
@@ -72,18 +76,29 @@ fn run(words: &[String]) -> Result<bool, String> {
     let fail = |error: std::io::Error| format!("{}: {error}", scratch.display());
     std::fs::create_dir_all(&scratch).map_err(fail)?;
     let scratch = scratch.canonicalize().map_err(fail)?;
-    let places = Places { guests: target.join("guests"), scratch };
+    let disks = scratch.join(format!("disks-{}", std::process::id()));
+    bulkhead_tests::keeper::keep_folder(&disks);
+    std::fs::create_dir_all(&disks).map_err(fail)?;
+    let places = Places { guests: target.join("guests"), scratch, disks };
     let sides = bulkhead_programs::sides(programs);
-    let end = Instant::now() + Duration::from_secs(settings.minutes.saturating_mul(60));
+    let wrong = all(&runs, &settings, &places, &sides);
+    let _ = std::fs::remove_dir_all(&places.disks);
+    let wrong = wrong?;
+    println!("{wrong} differences without a reason; what each unit said is in {}", places.scratch.display());
+    Ok(wrong == 0)
+}
+
+/// The number of differences without a reason.
+fn all(runs: &[&Run], settings: &Settings, places: &Places, sides: &[Side]) -> Result<usize, String> {
+    let end = Instant::now() + Duration::from_secs(settings.minutes * 60);
     let mut wrong = 0;
     for (at, run) in runs.iter().enumerate() {
         let weights: u64 = runs[at..].iter().map(|run| run.weight).sum();
         let left = end.saturating_duration_since(Instant::now());
         let time = left.mul_f64(run.weight as f64 / weights.max(1) as f64);
-        wrong += campaign::one(run, &sides, &places, &settings, time)?;
+        wrong += campaign::one(run, sides, places, settings, time)?;
     }
-    println!("{wrong} differences without a reason; what each unit said is in {}", places.scratch.display());
-    Ok(wrong == 0)
+    Ok(wrong)
 }
 
 fn main() -> ExitCode {

@@ -1,0 +1,183 @@
+//! A test suite that a user supplies as firmware or as a multiboot kernel, under ours and the peer: its POST codes, its text, its exit status.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bulkhead_tests::machine::Machine;
+
+use crate::Side;
+
+/// Ports of POST codes: of PCs, and of PS/2 machines.
+pub const PORTS: [u16; 2] = [0x80, 0x190];
+
+/// What the user supplies.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// A ROM for the end of the address space below 4 GiB.
+    pub bios: Option<String>,
+    /// A multiboot kernel.
+    pub kernel: Option<String>,
+    /// Its command line.
+    pub append: Option<String>,
+    /// Its modules.
+    pub initrd: Option<String>,
+    /// The longest that it may run.
+    pub seconds: u64,
+}
+
+/// What a suite told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Bytes written to each of [`PORTS`], in their order.
+    pub codes: [Vec<u8>; PORTS.len()],
+    /// Text on the first serial port.
+    pub text: String,
+    /// Exit status of the emulator: `value << 1 | 1` for what was written to port F4h. None: its time was over.
+    pub status: Option<i32>,
+    /// What the emulator said on standard error.
+    pub errors: String,
+}
+
+/// Runs it on one side. `scratch` is for the files that the emulators write.
+///
+/// # Errors
+/// When the emulator cannot be started or its files cannot be read.
+pub fn run(side: &Side, given: &Given, scratch: &Path) -> Result<Told, String> {
+    let file = |name: &str| scratch.join(format!("{}-{name}", side.name)).display().to_string();
+    let (serial, log) = (file("serial"), file("ports"));
+    let posts = PORTS.map(|port| file(&format!("{port:x}")));
+    for made in [&serial, &log].into_iter().chain(&posts) {
+        std::fs::write(made, "").map_err(|error| format!("{made}: {error}"))?;
+    }
+    let serial_option = format!("file:{serial}");
+    let mut args: Vec<String> =
+        ["-no-reboot", "-net", "none", "-serial", &serial_option, "-device"].map(String::from).into();
+    args.push("isa-debug-exit,iobase=0xf4,iosize=4".into());
+    let options = [
+        ("-bios", &given.bios),
+        ("-kernel", &given.kernel),
+        ("-append", &given.append),
+        ("-initrd", &given.initrd),
+    ];
+    for (option, value) in options {
+        args.extend(value.iter().flat_map(|value| [option.to_owned(), value.clone()]));
+    }
+    let ours = side.name == "ours";
+    if ours {
+        // It logs every access to a port, from the first instruction on.
+        args.extend(["-vnc", "none", "-monitor", "stdio", "-S"].map(String::from));
+    } else {
+        // A device that writes each byte it is given to a file, over the ports; nobody answers there otherwise. It does not take words.
+        args.extend(["-display", "none", "-monitor", "none"].map(String::from));
+        for (port, file) in PORTS.iter().zip(&posts) {
+            args.extend(["-chardev".into(), format!("file,id=post{port:x},path={file}")]);
+            args.extend([
+                "-device".into(),
+                format!("isa-debugcon,iobase={port:#x},readback=0xff,chardev=post{port:x}"),
+            ]);
+        }
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut machine = Machine::start(&side.command, &args)?;
+    if ours {
+        // It may have ended already: then its status and its errors say why.
+        let _ = machine.send(&format!("logfile {log}\nlog ioport\ncont\n"));
+    }
+    let status = machine.status(Duration::from_secs(given.seconds));
+    let errors = machine.errors();
+    drop(machine);
+    let bytes = |path: &str| std::fs::read(path).map_err(|error| format!("{path}: {error}"));
+    let codes = if ours {
+        let log = bytes(&log)?;
+        let log = String::from_utf8_lossy(&log);
+        PORTS.map(|port| written(&log, port))
+    } else {
+        [bytes(&posts[0])?, bytes(&posts[1])?]
+    };
+    let text = String::from_utf8_lossy(&bytes(&serial)?).replace('\r', "");
+    Ok(Told { codes, text, status: status.map(|status| status.code().unwrap_or(-1)), errors })
+}
+
+/// The bytes that a log of port accesses (`-d ioport`) shows written to `port`.
+fn written(log: &str, port: u16) -> Vec<u8> {
+    log.lines().filter_map(|line| byte_written(line, port)).collect()
+}
+
+/// A line is `outSIZE PORT = VALUE`, the numbers but the size in hexadecimal. A word covers two ports.
+fn byte_written(line: &str, port: u16) -> Option<u8> {
+    let (size, rest) = line.strip_prefix("out")?.split_once(' ')?;
+    let (first, value) = rest.split_once(" = ")?;
+    let (size, first) = (size.parse::<u16>().ok()?, u16::from_str_radix(first, 16).ok()?);
+    let value = u32::from_str_radix(value, 16).ok()?;
+    let at = port.checked_sub(first).filter(|at| *at < size)?;
+    value.to_le_bytes().get(usize::from(at)).copied()
+}
+
+/// Prints what one side told.
+pub fn print(name: &str, told: &Told) {
+    let status =
+        told.status.map_or_else(|| "none: its time was over".to_owned(), |status| status.to_string());
+    println!("{name}: exit status {status}");
+    for (port, codes) in PORTS.iter().zip(&told.codes) {
+        let codes: Vec<String> = codes.iter().map(|code| format!("{code:02x}")).collect();
+        println!(
+            "  port {port:x}: {}",
+            if codes.is_empty() { "nothing".to_owned() } else { codes.join(" ") }
+        );
+    }
+    for (what, text) in [("text", &told.text), ("errors", &told.errors)] {
+        text.lines().for_each(|line| println!("  {what}: {line}"));
+    }
+}
+
+/// What two sides did not tell alike, in words.
+pub fn differences(ours: &Told, peer: &Told) -> Vec<String> {
+    let mut all = Vec::new();
+    if ours.status != peer.status {
+        all.push(format!("exit status: ours {:?}, peer {:?}", ours.status, peer.status));
+    }
+    for (at, port) in PORTS.iter().enumerate() {
+        let (one, other) = (&ours.codes[at], &peer.codes[at]);
+        if one != other {
+            let same = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+            let code = |codes: &[u8]| codes.get(same).map_or("none".to_owned(), |code| format!("{code:02x}"));
+            all.push(format!("port {port:x}, code {same}: ours {}, peer {}", code(one), code(other)));
+        }
+    }
+    let lines = |told: &Told| told.text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let (one, other) = (lines(ours), lines(peer));
+    if one != other {
+        let same = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
+        all.push(format!("text, line {}: ours {:?}, peer {:?}", same + 1, one.get(same), other.get(same)));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_read_from_accesses_of_every_size() {
+        let log = "in1 0080 = 5\nout1 0080 = 1\nsome text\nout2 0080 = 8203\nout1 0081 = 7\nout4 007f = 4433aa11\nout1 0190 = ff\n";
+        assert_eq!(written(log, 0x80), [1, 3, 0xaa]);
+        assert_eq!(written(log, 0x190), [0xff]);
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_said() {
+        let told = |codes: &[u8], text: &str, status| Told {
+            codes: [codes.to_vec(), Vec::new()],
+            text: text.into(),
+            status,
+            errors: String::new(),
+        };
+        let good = told(&[1, 2], "a\nb\n", Some(33));
+        assert_eq!(differences(&good, &good), Vec::<String>::new());
+        assert_eq!(
+            differences(&good, &told(&[1], "a\nb\n", Some(33))),
+            ["port 80, code 1: ours 02, peer none"]
+        );
+        assert_eq!(differences(&good, &told(&[1, 2], "a\n", None)).len(), 2);
+    }
+}
