@@ -14,7 +14,7 @@ use crate::runs::Run;
 /// The longest that a guest may take to boot.
 const BOOT: Duration = Duration::from_secs(300);
 /// Seconds that one unit may take, by the guest's clock.
-const LIMIT: u64 = 150;
+const LIMIT: u64 = 600;
 /// Beyond that the machine counts as hung: its clock stands or its kernel does nothing.
 const HUNG: Duration = Duration::from_secs(LIMIT + 60);
 /// Size of the disk for what the units say.
