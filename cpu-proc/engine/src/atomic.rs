@@ -102,14 +102,14 @@ fn in_ram(
 ) -> Result<(u32, Option<*mut u8>), Fault> {
     let mode = privilege.mode(core);
     let first = (PAGE_SIZE - (linear & (PAGE_SIZE - 1))).min(u64::from(size)) as u32;
-    let low = match mmu::place(core, linear, Access::Write, mode)? {
+    let low = match mmu::place(core, linear, first, Access::Write, mode)? {
         Place::Device(_) => return Ok((first, None)),
         place => place,
     };
     let (Place::Host(host) | Place::Code(host)) = low else { return Ok((first, None)) };
     if first < size {
         let next = linear.wrapping_add(u64::from(first));
-        let high = mmu::place(core, next, Access::Write, mode)?;
+        let high = mmu::place(core, next, size - first, Access::Write, mode)?;
         let (Place::Host(other) | Place::Code(other)) = high else { return Ok((first, None)) };
         if other != host.wrapping_add(first as usize) {
             return Ok((first, None));

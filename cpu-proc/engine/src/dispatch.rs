@@ -137,7 +137,7 @@ fn find(core: &mut CoreState, code: &Code, me: usize, link: Option<LinkId>) -> R
     let key = (core.ops.block_key)(core) | (mode as u64) << 63;
     let context = context(core, code, (key, base));
     core.jump_key = blocks::jump_key(core, context);
-    let host = match mmu::place(core, linear, Access::Fetch, mode)? {
+    let host = match mmu::place(core, linear, 1, Access::Fetch, mode)? {
         Place::Host(host) | Place::Code(host) => host as u64,
         Place::Device(_) => return Ok(None),
     };
@@ -198,7 +198,7 @@ fn verify(core: &mut CoreState, code: &Code, id: BlockId, ident: Ident) {
 /// Host page behind the one of `linear`.
 fn second_page(core: &mut CoreState, linear: u64, mode: usize) -> Result<Option<u64>, Fault> {
     let next = (linear | (PAGE_SIZE - 1)).wrapping_add(1);
-    Ok(match mmu::place(core, next, Access::Fetch, mode)? {
+    Ok(match mmu::place(core, next, 1, Access::Fetch, mode)? {
         Place::Host(p) | Place::Code(p) => Some(p as u64),
         Place::Device(_) => None,
     })
@@ -244,7 +244,7 @@ fn watch(core: &mut CoreState, code: &Code, linear: u64, page: u64, mode: usize)
     if code.lock().table.watches(page) {
         return Ok(());
     }
-    let t = (core.ops.translate)(core, linear, Access::Fetch, mode == MMU_USER)?;
+    let t = (core.ops.translate)(core, linear, 1, Access::Fetch, mode == MMU_USER)?;
     let gpa = mmu::a20(core, t.gpa) & !(PAGE_SIZE - 1);
     core.machine().watch_code(gpa);
     code.lock().table.watch(gpa, page);

@@ -90,7 +90,7 @@ impl Fetcher {
 
 fn source(core: &mut CoreState, linear: u64) -> Result<Source, Fault> {
     let offset = linear % PAGE_SIZE;
-    Ok(match mmu::place(core, linear, Access::Fetch, core.mmu_mode as usize & 1)? {
+    Ok(match mmu::place(core, linear, 1, Access::Fetch, core.mmu_mode as usize & 1)? {
         Place::Host(p) | Place::Code(p) => Source::Memory((p as u64 - offset) as *const u8),
         Place::Device(gpa) => Source::Device(core.machine, gpa.wrapping_sub(offset)),
     })

@@ -74,8 +74,10 @@ pub enum Next {
 
 /// The front end, as plain function pointers over the shared state (the first field of its CPU struct).
 pub struct GuestOps {
-    /// Page walk at `linear`. `user` is the privilege to check. On failure the exception is recorded and `exit` set.
-    pub translate: fn(&mut CoreState, linear: u64, access: Access, user: bool) -> Result<Translation, Fault>,
+    /// Page walk for an access of `size` bytes at `linear`, all in one page. `user` is the privilege to check. On failure the exception is
+    /// recorded and `exit` set.
+    pub translate:
+        fn(&mut CoreState, linear: u64, size: u32, access: Access, user: bool) -> Result<Translation, Fault>,
     /// Everything outside the code bytes that lowering depends on (mode, default sizes, flat segments, privilege, the code segment's
     /// limit), in the low 63 bits.
     pub block_key: fn(&CoreState) -> u64,

@@ -79,12 +79,12 @@ pub fn load(core: &mut CoreState, linear: u64, size: u32, privilege: Privilege) 
 
 pub(crate) fn load_in(core: &mut CoreState, linear: u64, size: u32, mode: usize) -> Result<u64, Fault> {
     if !crosses(linear, size) {
-        let place = mmu::place(core, linear, Access::Read, mode)?;
+        let place = mmu::place(core, linear, size, Access::Read, mode)?;
         return Ok(read_place(core, place, size));
     }
     let first = (PAGE_SIZE - (linear & (PAGE_SIZE - 1))) as u32;
-    let low = mmu::place(core, linear, Access::Read, mode)?;
-    let high = mmu::place(core, linear.wrapping_add(u64::from(first)), Access::Read, mode)?;
+    let low = mmu::place(core, linear, first, Access::Read, mode)?;
+    let high = mmu::place(core, linear.wrapping_add(u64::from(first)), size - first, Access::Read, mode)?;
     let mut value = 0;
     for i in 0..size {
         let byte = if i < first { step(low, i) } else { step(high, i - first) };
@@ -113,14 +113,14 @@ pub(crate) fn store_in(
     mode: usize,
 ) -> Result<(), Fault> {
     if !crosses(linear, size) {
-        let place = mmu::place(core, linear, Access::Write, mode)?;
+        let place = mmu::place(core, linear, size, Access::Write, mode)?;
         allow(core, place, size)?;
         write_place(core, place, size, value);
         return Ok(());
     }
     let first = (PAGE_SIZE - (linear & (PAGE_SIZE - 1))) as u32;
-    let low = mmu::place(core, linear, Access::Write, mode)?;
-    let high = mmu::place(core, linear.wrapping_add(u64::from(first)), Access::Write, mode)?;
+    let low = mmu::place(core, linear, first, Access::Write, mode)?;
+    let high = mmu::place(core, linear.wrapping_add(u64::from(first)), size - first, Access::Write, mode)?;
     allow(core, low, first)?;
     allow(core, high, size - first)?;
     for i in 0..size {
@@ -186,13 +186,13 @@ pub(crate) fn probe_in(
     access: Access,
     mode: usize,
 ) -> Result<(), Fault> {
-    let place = mmu::place(core, linear, access, mode)?;
     let first = (PAGE_SIZE - (linear & (PAGE_SIZE - 1))).min(u64::from(size)) as u32;
+    let place = mmu::place(core, linear, first, access, mode)?;
     if access == Access::Write {
         allow(core, place, first)?;
     }
     if first < size {
-        let place = mmu::place(core, linear.wrapping_add(u64::from(first)), access, mode)?;
+        let place = mmu::place(core, linear.wrapping_add(u64::from(first)), size - first, access, mode)?;
         if access == Access::Write {
             allow(core, place, size - first)?;
         }
@@ -210,7 +210,7 @@ pub struct Run {
 }
 
 /// The plain memory behind `linear` up to the end of its page, or `None` when accesses must go one by one (a device, ROM
-/// being written, a page with compiled code). The run stays valid until the next call into this crate; other
+/// being written, a page with compiled code or whose translation is not to be kept). The run stays valid until the next call into this crate; other
 /// processors and devices may change the bytes at any time, so access them through the pointer only.
 pub fn run(
     core: &mut CoreState,
@@ -219,9 +219,11 @@ pub fn run(
     privilege: Privilege,
 ) -> Result<Option<Run>, Fault> {
     let mode = privilege.mode(core);
-    Ok(match mmu::place(core, linear, access, mode)? {
-        Place::Host(host) => Some(Run { host, len: (PAGE_SIZE - (linear & (PAGE_SIZE - 1))) as usize }),
-        Place::Code(_) | Place::Device(_) => None,
+    Ok(match mmu::place(core, linear, 1, access, mode)? {
+        Place::Host(host) if mmu::is_kept(core, linear, access, mode) => {
+            Some(Run { host, len: (PAGE_SIZE - (linear & (PAGE_SIZE - 1))) as usize })
+        }
+        Place::Host(_) | Place::Code(_) | Place::Device(_) => None,
     })
 }
 

@@ -59,20 +59,32 @@ fn set_of(linear: u64) -> usize {
     (linear >> PAGE_BITS) as usize % TLB_SETS
 }
 
-/// Translates one byte's address, through the TLB and on a miss through the front end's page walk.
+/// Translates the address of an access of `size` bytes in one page, through the TLB and on a miss through the front end's page walk.
 #[inline]
-pub(crate) fn place(core: &mut CoreState, linear: u64, access: Access, mode: usize) -> Result<Place, Fault> {
-    let entry = core.tlb[mode].sets[access as usize][set_of(linear)];
-    if linear ^ entry.tag <= OFFSET {
+pub(crate) fn place(
+    core: &mut CoreState,
+    linear: u64,
+    size: u32,
+    access: Access,
+    mode: usize,
+) -> Result<Place, Fault> {
+    if is_kept(core, linear, access, mode) {
+        let entry = core.tlb[mode].sets[access as usize][set_of(linear)];
         return Ok(Place::Host(linear.wrapping_add(entry.addend) as *mut u8));
     }
-    fill(core, linear, access, mode)
+    fill(core, linear, size, access, mode)
+}
+
+/// Whether the TLB has the translation of `linear` for such accesses.
+#[inline]
+pub(crate) fn is_kept(core: &CoreState, linear: u64, access: Access, mode: usize) -> bool {
+    linear ^ core.tlb[mode].sets[access as usize][set_of(linear)].tag <= OFFSET
 }
 
 #[cold]
-fn fill(core: &mut CoreState, linear: u64, access: Access, mode: usize) -> Result<Place, Fault> {
+fn fill(core: &mut CoreState, linear: u64, size: u32, access: Access, mode: usize) -> Result<Place, Fault> {
     Engine::of(core).stats.walks += 1;
-    let t = (core.ops.translate)(core, linear, access, mode == MMU_USER)?;
+    let t = (core.ops.translate)(core, linear, size, access, mode == MMU_USER)?;
     let gpa = a20(core, t.gpa);
     let (host, writable) = match phys_page(core, gpa) {
         Some(found) => found,

@@ -179,7 +179,13 @@ fn cpu(core: &mut CoreState) -> &mut TestCpu {
     unsafe { &mut *(core as *mut CoreState).cast() }
 }
 
-fn translate(core: &mut CoreState, linear: u64, access: Access, _user: bool) -> Result<Translation, Fault> {
+fn translate(
+    core: &mut CoreState,
+    linear: u64,
+    _size: u32,
+    access: Access,
+    _user: bool,
+) -> Result<Translation, Fault> {
     let cpu = cpu(core);
     if let Some(happens) = cpu.on_fetch.as_mut().filter(|_| access == Access::Fetch) {
         happens();

@@ -2,7 +2,7 @@
 //!
 //! # Deviations from hardware
 //! * Caches, memory types and machine checks are not modelled: MTRR, PAT and the MCA banks are storage.
-//! * A data breakpoint counts by the first byte of an access, and also where an instruction only probes.
+//! * A data breakpoint counts also where an instruction only probes.
 //! * A branch to a non-canonical address faults at its target, not at the branch.
 //! * With SSE underflow or overflow unmasked, the precision flag of a result that raised it is that of the masked one.
 //! * RF is kept only while instruction breakpoints are armed.
@@ -44,8 +44,14 @@ fn cpu(core: &mut CoreState) -> &mut Cpu {
     unsafe { Cpu::from_core(core) }
 }
 
-fn translate(core: &mut CoreState, linear: u64, access: Access, user: bool) -> Result<Translation, Fault> {
-    paging::translate(cpu(core), linear, access, user)
+fn translate(
+    core: &mut CoreState,
+    linear: u64,
+    size: u32,
+    access: Access,
+    user: bool,
+) -> Result<Translation, Fault> {
+    paging::translate(cpu(core), linear, size, access, user)
 }
 
 fn block_key(core: &CoreState) -> u64 {

@@ -205,16 +205,21 @@ fn walk(cpu: &mut Cpu, linear: u64) -> Result<Walk, Refused> {
     }
 }
 
-/// Page walk with permission checks; sets accessed and dirty bits. On failure #PF (or #GP for a non-canonical address) is
+/// Page walk with permission checks for `size` bytes in one page; sets accessed and dirty bits. On failure #PF (or #GP for a non-canonical address) is
 /// recorded.
 ///
 /// A page with an armed data breakpoint is translated anew for every access: its translation allows nothing else.
-pub fn translate(cpu: &mut Cpu, linear: u64, access: Access, user: bool) -> Result<Translation, Fault> {
+pub fn translate(
+    cpu: &mut Cpu,
+    linear: u64,
+    size: u32,
+    access: Access,
+    user: bool,
+) -> Result<Translation, Fault> {
     let mut found = walk_checked(cpu, linear, access, user)?;
     if cpu.dr[7] & 0xff != 0 && access != Access::Fetch && cpu.watches_page(linear) {
-        // The engine does not say how many bytes: an access counts by its first one.
         let kinds: &[u64] = if access == Access::Write { &[1, 3] } else { &[3] };
-        cpu.watch(kinds, linear, 1);
+        cpu.watch(kinds, linear, u64::from(size));
         found = Translation { readable: false, writable: false, ..found };
     }
     Ok(found)

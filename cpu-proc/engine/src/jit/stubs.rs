@@ -419,7 +419,7 @@ fn find_load(core: &mut CoreState, row: &Record, linear: u64) -> Result<u64, cra
         mem::probe_in(core, linear, size, Access::Write, mode)?;
     }
     if linear % PAGE_SIZE + u64::from(size) <= PAGE_SIZE
-        && let Place::Host(host) = mmu::place(core, linear, Access::Read, mode)?
+        && let Place::Host(host) = mmu::place(core, linear, size, Access::Read, mode)?
     {
         return Ok(host as u64);
     }

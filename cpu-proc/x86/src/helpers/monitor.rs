@@ -71,7 +71,7 @@ fn monitor(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> 
     if cpu.gpr32(reg::RCX) != 0 {
         return Err(gp(cpu, 0));
     }
-    let gpa = paging::translate(cpu, a, Access::Read, false)?.gpa & !(LINE - 1);
+    let gpa = paging::translate(cpu, a, 1, Access::Read, false)?.gpa & !(LINE - 1);
     let gpa = if gpa >> 32 == 0 { gpa & cpu.machine().a20_mask() } else { gpa };
     cpu.monitor = Monitor { armed: 1, gpa, held: line(cpu, gpa), ..Monitor::default() };
     Ok(0)

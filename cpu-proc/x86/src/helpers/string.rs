@@ -128,7 +128,8 @@ fn repeat(
         if stepping {
             return Ok(a);
         }
-        if cpu.core.attention().load(Ordering::Relaxed) != 0 {
+        // A data breakpoint that was hit traps between two repetitions.
+        if cpu.watched != 0 || cpu.core.attention().load(Ordering::Relaxed) != 0 {
             cpu.core.pc = a;
             cpu.core.exit = exit::AGAIN;
             return Ok(a);

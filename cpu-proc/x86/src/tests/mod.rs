@@ -23,6 +23,7 @@ mod segments;
 mod smm;
 mod storm;
 mod tasks;
+mod watch;
 
 /// Bytes of memory.
 const RAM: usize = 4 << 20;
@@ -245,7 +246,7 @@ impl Rig {
 
     /// A page walk.
     pub fn walk(&mut self, linear: u64, access: bulkhead_engine::Access, user: bool) -> Result<u64, Raised> {
-        match (OPS.translate)(&mut self.cpu.core, linear, access, user) {
+        match (OPS.translate)(&mut self.cpu.core, linear, 1, access, user) {
             Ok(t) => Ok(t.gpa),
             Err(Fault) => Err(self.recorded()),
         }

@@ -87,7 +87,7 @@ fn cpu_of(core: &mut CoreState) -> &mut Cpu {
     unsafe { Cpu::from_core(core) }
 }
 
-fn translate(core: &mut CoreState, linear: u64, _: Access, _: bool) -> Result<Translation, Fault> {
+fn translate(core: &mut CoreState, linear: u64, _: u32, _: Access, _: bool) -> Result<Translation, Fault> {
     // SAFETY: the machine of these tests is a `Memory`.
     let memory = unsafe { &*core.machine.cast::<Memory>() };
     if linear.wrapping_sub(memory.base) >= memory.len {
