@@ -484,6 +484,10 @@ impl Gen<'_> {
                 };
                 self.ops.push(op);
             }
+            11 if self.rng.chance(10) => {
+                let a = if self.rng.chance(90) { self.rng.pick(&POINTERS) } else { self.source(W64) };
+                self.ops.push(Op { a, ..Op::new(Opcode::Canonical) });
+            }
             11 if self.rng.chance(60) => self.vector(),
             11 => {
                 // A push, a pop, or a step through an array.

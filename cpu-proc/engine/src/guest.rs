@@ -93,7 +93,10 @@ pub struct GuestOps {
     pub deliver: fn(&mut CoreState) -> Next,
     /// Called when the attention word was found set, and after HALT exits: takes interrupts and machine requests.
     pub attend: fn(&mut CoreState, halted: bool) -> Next,
-    /// Raises the guest's alignment fault for a 16-byte access at `linear` (records it, sets `exit`).
+    /// Raises the guest's fault for a 16-byte access at `linear` that is not aligned, or a branch there that [`Canonical`] refuses (records
+    /// it, sets `exit`).
+    ///
+    /// [`Canonical`]: bulkhead_ir::Opcode::Canonical
     pub misaligned: fn(&mut CoreState, linear: u64),
     /// The CPU's registers as text, for the debug log.
     pub describe: fn(&CoreState) -> String,

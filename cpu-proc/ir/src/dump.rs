@@ -78,6 +78,7 @@ impl fmt::Display for Op {
             Opcode::StF => write!(f, "field{wt}[{imm:#x}] = {na}"),
             Opcode::Vec => write!(f, "vec{k}.{wt} {d}, {a}: {:x?}", VecOp::unpack(imm)),
             Opcode::Call => write!(f, "{nd} = call {}({na}, {nb}, {ns}, {:#x})", imm as u16, imm >> 16),
+            Opcode::Canonical => write!(f, "canonical {na}"),
             Opcode::Goto => write!(f, "goto {imm:#x} chain={k}"),
             Opcode::Side => write!(f, "side j{} {imm:#x}", pick(&CC, k)),
             Opcode::Branch => write!(f, "j{} {imm:#x}", pick(&CC, k)),

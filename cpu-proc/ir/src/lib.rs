@@ -159,6 +159,9 @@ pub enum Opcode {
     /// `k` other than 0 tells an x87 instruction (bits 16..27 of `imm`) which an engine may do itself, see [`FORM_REGISTER`]; it is
     /// the last op of its instruction, and `s` is the instruction pointer to be recorded unless that is the pc.
     Call,
+    /// Goes on if `a` is a sign-extended number of 48 bits, as an address that a branch goes to must be; else the front end's fault
+    /// (as for an address that is not aligned).
+    Canonical,
     /// If `cc(k)` leave the block for constant pc `imm`, which lies behind this instruction and may be chained; else go on.
     Side,
     // --- terminators ---

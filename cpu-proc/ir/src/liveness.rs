@@ -150,6 +150,10 @@ pub fn effects(op: &Op, helper: impl Fn(u16) -> Option<HelperInfo>) -> Effects {
             e.observes = true;
         }
         Opcode::StF => e.reads = bit(op.a),
+        Opcode::Canonical => {
+            e.reads = bit(op.a);
+            e.observes = true;
+        }
         Opcode::Vec => match op.k {
             k if k == VecShape::GV as u8 => e.defs = bit(op.d),
             k if k == VecShape::VG as u8 => e.reads = bit(op.a),

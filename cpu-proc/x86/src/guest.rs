@@ -3,7 +3,9 @@
 //! # Deviations from hardware
 //! * Caches, memory types and machine checks are not modelled: MTRR, PAT and the MCA banks are storage.
 //! * A data breakpoint counts also where an instruction only probes.
-//! * A branch to a non-canonical address faults at its target, not at the branch.
+//! * A direct branch out of the canonical addresses faults at its target, not at the branch, when the same bytes ran before at other
+//!   addresses from which that is no such branch.
+//! * An indirect call that could neither be made nor push reports the target on AMD's models too, whose processors report the push.
 //! * With SSE underflow or overflow unmasked, the precision flag of a result that raised it is that of the masked one.
 //! * RF is kept only while instruction breakpoints are armed.
 //! * `MWAIT` looks at the monitored line from time to time, and ends after some milliseconds.
@@ -90,7 +92,7 @@ fn deliver(core: &mut CoreState) -> Next {
 }
 
 fn misaligned(core: &mut CoreState, _linear: u64) {
-    // 16-byte SSE operands: #GP(0), not #AC.
+    // 16-byte SSE operands: #GP(0), not #AC. Branches to non-canonical addresses: the same.
     raise(cpu(core), vector::GP, Some(0));
 }
 

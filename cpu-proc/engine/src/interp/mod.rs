@@ -217,6 +217,12 @@ fn exec(
             }
             frame.set(core, op.d, r);
         }
+        Opcode::Canonical => {
+            if (a as i64) << 16 >> 16 != a as i64 {
+                (core.ops.misaligned)(core, a);
+                return Err(Fault);
+            }
+        }
         Opcode::Side => {
             if alu::test(core, op.k) {
                 core.pc = op.imm as u64;

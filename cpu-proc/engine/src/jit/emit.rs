@@ -462,6 +462,7 @@ impl Emitter<'_> {
             Opcode::Ld => return self.load(op, life, next),
             Opcode::St => self.store(op),
             Opcode::LdV | Opcode::StV => self.vector_access(op),
+            Opcode::Canonical => self.canonical(op),
             Opcode::LdF => {
                 let d = self.alloc();
                 self.asm.load(w, d, state(op.imm as usize));

@@ -61,7 +61,13 @@ fn plain(op: &Op) -> Option<Name> {
         | Opcode::Ld
         | Opcode::LdF => Some(op.d),
         Opcode::Vec if op.k == VecShape::GV as u8 => Some(op.d),
-        Opcode::Insn | Opcode::St | Opcode::LdV | Opcode::StV | Opcode::StF | Opcode::Vec => Some(NONE),
+        Opcode::Insn
+        | Opcode::St
+        | Opcode::LdV
+        | Opcode::StV
+        | Opcode::StF
+        | Opcode::Vec
+        | Opcode::Canonical => Some(NONE),
         _ => None,
     }
 }

@@ -145,6 +145,21 @@ impl Emitter<'_> {
         self.look_up(op, access, 1 << op.w.min(4))
     }
 
+    /// [`Opcode::Canonical`]: bits 47 to 63 are all the same.
+    pub(super) fn canonical(&mut self, op: &Op) {
+        self.before_access();
+        let a = self.read(op.a);
+        let record = self.record(op, 0, NOREG, 0);
+        self.asm.mov(W64, RSI, a);
+        self.asm.mov(W64, RAX, RSI);
+        self.asm.rr(W64, 0xc1, 7, RAX); // sar rax, 47
+        self.asm.bytes(&[47]);
+        self.asm.alu_ri(W32, 0, RAX, 1); // add, cmp
+        self.asm.alu_ri(W32, 7, RAX, 1);
+        let jump = self.asm.jcc(cc::A);
+        self.cold.push(Cold::Misaligned { jump, record });
+    }
+
     /// The lookup of `size` bytes at the linear address in rsi.
     fn look_up(&mut self, op: &Op, access: Access, size: i32) -> Patch {
         let mode = self.mode(op);

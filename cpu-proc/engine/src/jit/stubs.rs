@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use bulkhead_ir::{ALIGN16, IMPLICIT_SUPERVISOR, LD_FOR_WRITE, VSLOTS, W32, W64};
+use bulkhead_ir::{IMPLICIT_SUPERVISOR, LD_FOR_WRITE, VSLOTS, W32, W64};
 
 use super::asm::{Asm, M, NOREG, Opc, reg};
 use super::flags::Pending;
@@ -461,12 +461,11 @@ unsafe extern "sysv64" fn slow_store(core: *mut CoreState, index: u32, linear: u
     u64::from(done.is_ok())
 }
 
-/// Records the alignment fault.
+/// Records the fault of an address that is not aligned, or no place to go to.
 unsafe extern "sysv64" fn slow_misaligned(core: *mut CoreState, index: u32, linear: u64) -> u64 {
     // SAFETY: as in `slow_load`.
     let core = unsafe { &mut *core };
     let row = record(core, index);
-    debug_assert_ne!(row.flags & ALIGN16, 0);
     (core.ops.misaligned)(core, linear);
     unwind(core, row);
     0

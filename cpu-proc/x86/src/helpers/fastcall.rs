@@ -105,7 +105,9 @@ fn sysret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault>
     let base = (cpu.msrs.star >> 48) as u16 & !3;
     let rcx = cpu.core.slots[reg::RCX];
     let wide = imm & 3 == 3;
-    if wide && !Cpu::canonical(rcx) {
+    // Intel's processors look at the target while still at level 0, on the program's stack (SDM volume 2, `SYSRET`; CVE-2012-0217). AMD's
+    // go there, and the fetch faults at level 3 (AMD manual volume 3, `SYSRET`).
+    if wide && !cpu.model.is_amd() && !Cpu::canonical(rcx) {
         return Err(gp(cpu, 0));
     }
     if cpu.long_mode() {

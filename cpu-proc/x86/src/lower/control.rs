@@ -9,6 +9,7 @@ use super::stack::{is_sp, load_stack, move_sp, push_value};
 use super::{feature, system};
 use crate::helpers::ids::Sys;
 use crate::helpers::vector;
+use crate::state::Cpu;
 
 /// Lowers `insn`; false when it is not one of this module's.
 pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
@@ -69,7 +70,7 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
             let target = insn.near_branch_target();
             match condition(insn) {
                 Some(code) => {
-                    if target > ctx.cs_limit {
+                    if ctx.outside(target) {
                         let taken = ctx.temp();
                         ctx.op(Op { d: taken, k: code, ..Op::new(Opcode::SetCc) });
                         ctx.check_taken(target, W32, taken, true);
@@ -95,24 +96,36 @@ impl Ctx<'_> {
         self.cs_limit < if w == W16 { 0xffff } else { 0xffff_ffff }
     }
 
-    /// Raises `#GP(0)` when the target in `target`, from an operand of width `w`, lies beyond the code segment.
+    /// Raises `#GP(0)` when the target in `target`, from an operand of width `w`, lies beyond the code segment or is not canonical (SDM
+    /// volume 2, `CALL`, `JMP`, `RET`; AMD manual volume 3 likewise).
     fn check_target(&mut self, w: u8, target: Name) {
-        if !self.code64() && self.limited(w) {
+        if self.code64() {
+            if w == W64 {
+                self.op(Op { a: target, ..Op::new(Opcode::Canonical) });
+            }
+        } else if self.limited(w) {
             self.call_void(Sys::BranchLimit as u16, target, NONE, NONE, 0);
         }
     }
 
-    /// Raises `#GP(0)` when the target lies beyond the code segment and the low `w` of `a` are nonzero (`nonzero`) or zero.
+    /// Whether no branch may go to `target`. What is said of it holds at this pc only.
+    fn outside(&mut self, target: u64) -> bool {
+        let outside = if self.code64() { !Cpu::canonical(target) } else { target > self.cs_limit };
+        self.out.movable &= !outside;
+        outside
+    }
+
+    /// Raises `#GP(0)` when no branch may go to the target and the low `w` of `a` are nonzero (`nonzero`) or zero.
     fn check_taken(&mut self, target: u64, w: u8, a: Name, nonzero: bool) {
-        if target > self.cs_limit {
+        if self.outside(target) {
             let imm = u64::from(w) | u64::from(nonzero) << 2;
             self.call_void(Sys::BranchLimitIf as u16, a, NONE, NONE, imm);
         }
     }
 
-    /// Raises `#GP(0)` when the constant target lies beyond the code segment.
+    /// Raises `#GP(0)` when no branch may go to the constant target.
     fn target_ok(&mut self, target: u64) -> bool {
-        if target <= self.cs_limit {
+        if !self.outside(target) {
             return true;
         }
         self.raise_zero(vector::GP);

@@ -10,6 +10,7 @@ use crate::helpers::ids::Sys;
 use crate::state::*;
 use crate::{Config, Cpu, OPS, cpuid};
 
+mod branches;
 mod far;
 mod identity;
 mod interrupts;

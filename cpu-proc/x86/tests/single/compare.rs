@@ -180,10 +180,7 @@ pub fn same(case: &Case, insn: &Instruction, ours: &State, end: &End) -> bool {
 }
 
 /// Differences that are known, and why.
-pub fn excused(case: &Case, insn: &Instruction, ours: &State, end: &End) -> bool {
-    let canonical = |pc: u64| (pc as i64) << 16 >> 16 == pc as i64;
-    // A branch to a non-canonical address faults at its target here, at the branch on the host (`guest.rs`, deviations).
-    let branch = case.end.vector == 13 && end.vector == DONE && !canonical(ours.rip);
+pub fn excused(case: &Case, insn: &Instruction, end: &End) -> bool {
     // An instruction with several accesses, or one access with several faults: which comes first differs among processors, and
     // not all of them report the address of the same byte.
     let fault = |vector: u64| matches!(vector, 12 | 13 | 14 | 17);
@@ -196,7 +193,7 @@ pub fn excused(case: &Case, insn: &Instruction, ours: &State, end: &End) -> bool
     let misaligned = case.end.vector == DONE && end.vector == 13 && case.after.mxcsr & 1 << 17 != 0;
     // With 16 bits, AMD's processors read a doubleword, Intel's and ours a word (SDM volume 2, MOVSXD).
     let doubleword = insn.code() == Code::Movsxd_r16_rm16 && case.end.vector == 17;
-    branch || twice || popped || masked || misaligned || doubleword
+    twice || popped || masked || misaligned || doubleword
 }
 
 /// Whether the instruction touches memory more than once (an 80-bit value is two accesses), or must be aligned besides having an address.

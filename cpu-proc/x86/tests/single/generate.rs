@@ -473,7 +473,7 @@ fn first_memory(insn: &Instruction) -> u32 {
 /// A case with given code for the model of `options`: its state from `seed`, its memory operand where `words` say, else in the window.
 pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str], options: u32) -> Case {
     let mut rng = seeded(seed);
-    let mut pointer = None;
+    let (mut pointer, mut beyond) = (None, false);
     // SAFETY: integers only.
     let mut case: Case = unsafe { std::mem::zeroed() };
     case.code[..code.len()].copy_from_slice(code);
@@ -492,6 +492,8 @@ pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str], options: u32
             // The operand is a far pointer of 16:32 or 16:64 bits to 64-bit code.
             "far" => pointer = Some(4),
             "far64" => pointer = Some(8),
+            // The branch goes to a non-canonical address.
+            "beyond" => beyond = true,
             // An unmasked invalid operation is pending.
             "mf" => (case.before.control, case.before.status) = (0x37e, case.before.status | 0x8081),
             // Underflow is unmasked; denormal doubles, and ones to multiply them with.
@@ -508,6 +510,21 @@ pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str], options: u32
     let insn = decoder.decode();
     steer(&insn, &mut case, Some(&decoder), mode, to);
     adapt(&mut rng, &insn, &mut case, mode);
+    if beyond {
+        const TARGET: u64 = 0x0000_8000_0000_1000;
+        let place = match insn.op0_kind() {
+            OpKind::Memory => Some(operand(&insn, &case.before)),
+            OpKind::Register if insn.op_count() != 0 => None,
+            _ => Some(case.before.regs[4]),
+        };
+        match place.map(|at| (at - WINDOW) as usize) {
+            Some(at) => {
+                case.before.window[at..at + 8].copy_from_slice(&TARGET.to_le_bytes());
+                case.before.window[at + 8..at + 16].copy_from_slice(&u64::from(CS64).to_le_bytes());
+            }
+            None => case.before.regs[insn.op0_register().full_register().number()] = TARGET,
+        }
+    }
     if let Some(offset) = pointer {
         let at = (operand(&insn, &case.before) - WINDOW) as usize;
         case.before.window[at..at + offset].copy_from_slice(&CODE.to_le_bytes()[..offset]);
