@@ -387,7 +387,13 @@ fn movzx(ctx: &mut Ctx, insn: &Instruction) {
 fn movsx(ctx: &mut Ctx, insn: &Instruction) {
     let reg = insn.op0_register();
     let (w, to) = (Ctx::op_width(insn, 1), width_of(reg.size()));
-    let a = ctx.read(insn, 1, 0);
+    let a = if ctx.amd && insn.code() == Code::Movsxd_r16_rm16 && insn.op1_kind() == OpKind::Memory {
+        // AMD's processors read a doubleword, Intel's a word (SDM volume 2, MOVSXD; what a host of AMD's does).
+        let at = ctx.addr(insn, W32, false);
+        ctx.ld(W32, at, 0)
+    } else {
+        ctx.read(insn, 1, 0)
+    };
     if w >= to {
         // MOVSXD without REX.W is a plain move.
         return ctx.write_reg(reg, a);

@@ -189,11 +189,7 @@ pub fn excused(case: &Case, insn: &Instruction, end: &End) -> bool {
     let popped = case.end == *end && matches!(insn.mnemonic(), Mnemonic::Popa | Mnemonic::Popad);
     // A store of no byte at all may fault or not (SDM volume 2, MASKMOVQ).
     let masked = end.vector == DONE && matches!(insn.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
-    // The host's MXCSR has a bit that lets operands be misaligned (AMD APM volume 2, 3.1.9), ours has not.
-    let misaligned = case.end.vector == DONE && end.vector == 13 && case.after.mxcsr & 1 << 17 != 0;
-    // With 16 bits, AMD's processors read a doubleword, Intel's and ours a word (SDM volume 2, MOVSXD).
-    let doubleword = insn.code() == Code::Movsxd_r16_rm16 && case.end.vector == 17;
-    twice || popped || masked || misaligned || doubleword
+    twice || popped || masked
 }
 
 /// Whether the instruction touches memory more than once (an 80-bit value is two accesses), or must be aligned besides having an address.

@@ -473,7 +473,7 @@ fn first_memory(insn: &Instruction) -> u32 {
 /// A case with given code for the model of `options`: its state from `seed`, its memory operand where `words` say, else in the window.
 pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str], options: u32) -> Case {
     let mut rng = seeded(seed);
-    let (mut pointer, mut beyond) = (None, false);
+    let (mut pointer, mut beyond, mut mm) = (None, false, false);
     // SAFETY: integers only.
     let mut case: Case = unsafe { std::mem::zeroed() };
     case.code[..code.len()].copy_from_slice(code);
@@ -494,6 +494,8 @@ pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str], options: u32
             "far64" => pointer = Some(8),
             // The branch goes to a non-canonical address.
             "beyond" => beyond = true,
+            // The operand is an MXCSR, or what FXSAVE stored, with bit 17.
+            "mm" => mm = true,
             // An unmasked invalid operation is pending.
             "mf" => (case.before.control, case.before.status) = (0x37e, case.before.status | 0x8081),
             // Underflow is unmasked; denormal doubles, and ones to multiply them with.
@@ -510,6 +512,12 @@ pub fn prepared(mode: Mode, seed: u64, code: &[u8], words: &[&str], options: u32
     let insn = decoder.decode();
     steer(&insn, &mut case, Some(&decoder), mode, to);
     adapt(&mut rng, &insn, &mut case, mode);
+    if mm {
+        let at = (operand(&insn, &case.before) - WINDOW) as usize;
+        for at in [at, at + 24] {
+            case.before.window[at..at + 4].copy_from_slice(&0x2_1f80u32.to_le_bytes());
+        }
+    }
     if beyond {
         const TARGET: u64 = 0x0000_8000_0000_1000;
         let place = match insn.op0_kind() {
@@ -678,6 +686,15 @@ pub fn adapt(rng: &mut Rng, insn: &Instruction, case: &mut Case, mode: Mode) {
                     let slot = &mut s.regs[r.number()];
                     *slot = *slot & !0xffff | u64::from(selector(rng));
                 }
+            }
+        }
+        M::Ldmxcsr | M::Fxrstor | M::Fxrstor64 => {
+            // Bit 17 of MXCSR lets operands be misaligned on AMD's processors (AMD manual volume 2, 3.1.9); no model has it, so it is
+            // reserved, as the cases that are text show.
+            let field = if insn.mnemonic() == M::Ldmxcsr { 0 } else { 24 };
+            let at = operand(insn, s).wrapping_sub(WINDOW).wrapping_add(field + 2);
+            if let Some(byte) = s.window.get_mut(at as usize) {
+                *byte &= !2;
             }
         }
         M::Pop | M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss | M::Retf | M::Iret | M::Iretd | M::Iretq => {
