@@ -3,8 +3,11 @@
 //! MMIO at FED00000h; IRQ 0 and 8 in legacy replacement mode, else IOAPIC input 2. Restart class: checkpointed
 //! (with the CPU process).
 //!
-//! *Deviations from hardware*: periods of timers 1 and 2 that could not be served in time are merged into one interrupt; those of timer 0
-//! in legacy replacement mode are owed (`crate::owed`).
+//! *Deviations from hardware*: periods that a late host skips become one interrupt, but for timer 0 as IRQ 0 in edge mode and legacy
+//! replacement, where they are owed (`crate::owed`). For level interrupts that is the rule: one that is due while the last is active
+//! leaves it active (specification, `Tn_INT_TYPE_CNF`). Edges are merged by the interrupt controller too when nobody takes the first in
+//! time, but a processor that runs would have taken them. A guest that counts such edges of timers 1 and 2, or of timer 0 at another
+//! input, finds what it missed in the main counter, which is never late.
 //!
 //! *Not emulated*: FSB (message) interrupts, which the capability bits do not offer.
 
