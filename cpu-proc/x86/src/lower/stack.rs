@@ -166,8 +166,9 @@ fn pusha(ctx: &mut Ctx, w: u8) {
 fn popa(ctx: &mut Ctx, w: u8) {
     let size = 1i64 << w;
     let mut values = [NONE; 8];
-    for (i, value) in values.iter_mut().enumerate() {
-        // From DI down to AX; the stack pointer's image is skipped.
+    // The one at the stack pointer first, DI: which of two faults is reported.
+    for (i, value) in values.iter_mut().enumerate().rev() {
+        // The stack pointer's image is skipped.
         if i as Name != RSP {
             *value = load_stack(ctx, w, size * (7 - i as i64));
         }
