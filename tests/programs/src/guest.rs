@@ -13,6 +13,8 @@ use crate::runs::Run;
 
 /// The longest that a guest may take to boot.
 const BOOT: Duration = Duration::from_secs(300);
+/// After which a shell is asked again.
+const AGAIN: Duration = Duration::from_secs(15);
 /// Seconds that one unit may take, by the guest's clock.
 const LIMIT: u64 = 600;
 /// Beyond that the machine counts as hung: its clock stands or its kernel does nothing.
@@ -98,19 +100,15 @@ pub fn run(side: &Side, run: &Run, places: &Places, limits: &Limits) -> Result<O
     }
     let mut machine = Machine::start(&side.command, &args)?;
     machine.expect("userland is up", BOOT)?;
-    // What is typed before the shell has its terminal may be lost.
-    machine.expect("# ", BOOT)?;
-    machine.send("dmesg -n 1\n")?;
-    machine.expect("# ", BOOT)?;
+    answer(&mut machine, 1, "dmesg -n 1; true")?;
     machine.send(&enter_disk())?;
-    machine.expect("# ", BOOT)?;
+    answer(&mut machine, 2, "[ -d /suite ]")?;
     // What programs expect of a running system.
     machine.send(
         "mount -t sysfs sys /sys; mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; \
-         ln -sf /proc/self/fd /dev/fd; stty -echo; hostname guest; export HOME=/tmp LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin; \
-         [ -d /suite ] && echo there-$((40 + 2))\n",
+         ln -sf /proc/self/fd /dev/fd; stty -echo; hostname guest; export HOME=/tmp LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin;\n",
     )?;
-    machine.expect("there-42", BOOT)?;
+    answer(&mut machine, 3, "[ $LC_ALL = C ]")?;
     let [count, seed] = limits.libm;
     let began = Instant::now();
     machine.send(&format!(
@@ -138,6 +136,20 @@ pub fn run(side: &Side, run: &Run, places: &Places, limits: &Limits) -> Result<O
     let (units, rest) = read(&results).map_err(fail)?;
     std::fs::remove_file(&results).map_err(fail)?;
     Ok(Outcome { units, rest, broken, seconds })
+}
+
+/// Waits until the shell answers that `condition` holds. A shell drops what was typed while it changed the mode of its terminal, so it is asked
+/// again. Each `step` has an answer of its own: one may come late.
+fn answer(machine: &mut Machine, step: u32, condition: &str) -> Result<(), String> {
+    let end = Instant::now() + BOOT;
+    loop {
+        machine.send(&format!("{condition} && echo there-$((40 + {step}))\n"))?;
+        match machine.expect(&format!("there-{}", 40 + step), AGAIN) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > end => return Err(error),
+            Err(_) => {}
+        }
+    }
 }
 
 /// The records of a results disk.
