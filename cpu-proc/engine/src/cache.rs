@@ -1,7 +1,7 @@
 //! The code cache, one for all CPUs of a machine: the compiler with its buffer, and the table of what is in it, behind one lock.
 //!
 //! Generated code runs without the lock, also while others add to it: what a block jumps to is changed by one aligned store,
-//! and memory is used again only when every CPU has come by ([`crate::peers`]). The lock is taken by the dispatcher, by whoever compiles, and by
+//! and memory is used again only when every CPU has come by (`peers.rs`). The lock is taken by the dispatcher, by whoever compiles, and by
 //! stores to pages with code; nobody calls the front end or the machine while it is held.
 
 use std::cell::UnsafeCell;
