@@ -157,7 +157,12 @@ fn assemble(file: &[u8], pieces: &[Piece], top: u64) -> Result<(u64, Vec<u8>), L
     if start < LOW || start < 0x10_0000 && end > 0xa_0000 {
         return Err(kernel(format!("wants to be loaded at {start:#x}, which is the firmware's")));
     }
-    let mut image = vec![0; (end - start) as usize];
+    let size = (end - start) as usize;
+    let mut image = Vec::new();
+    image
+        .try_reserve_exact(size)
+        .map_err(|_| kernel(format!("wants {size} bytes, more than there are here")))?;
+    image.resize(size, 0);
     for (offset, length, address, _) in pieces {
         let from = usize::try_from(*offset).ok().zip(usize::try_from(*length).ok());
         let data = from.and_then(|(offset, length)| file.get(offset..)?.get(..length));
