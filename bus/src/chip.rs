@@ -137,18 +137,11 @@ impl Rule {
         Rule { shows, ..self }
     }
 
-    /// The first of `rules` for an offset.
-    pub fn of(rules: &[Rule], offset: u32) -> Option<&Rule> {
-        rules.iter().find(|rule| rule.start <= offset && offset < rule.end)
-    }
-}
-
-/// Class of a write of `bytes` bytes at `offset`: that of the first rule which holds the offset, but sync when the write
-/// reaches beyond the rule.
-pub fn write_class(rules: &[Rule], offset: u32, bytes: u32) -> Class {
-    match Rule::of(rules, offset) {
-        Some(rule) if rule.end - offset >= bytes => rule.write,
-        _ => Class::Sync,
+    /// The one of `rules` for a write of `bytes` bytes at `offset`: the first which holds the offset, but none when the write reaches
+    /// beyond it. A write without a rule is sync.
+    pub fn of_write(rules: &[Rule], offset: u32, bytes: u32) -> Option<&Rule> {
+        let first = rules.iter().find(|rule| rule.start <= offset && offset < rule.end);
+        first.filter(|rule| rule.end - offset >= bytes)
     }
 }
 

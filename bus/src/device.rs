@@ -332,12 +332,6 @@ impl DevicePort {
         self.rules.get(usize::from(region)).map_or(&[], Vec::as_slice)
     }
 
-    /// Class of a write of `1 << size` bytes: that of the rule which holds all of them, so that a wide write which reaches
-    /// into the next register is sync.
-    fn write_class(&self, region: u8, offset: u32, size: u8) -> Class {
-        crate::chip::write_class(self.rules(region), offset, 1 << size.min(3))
-    }
-
     fn head(&self) -> u32 {
         self.map.word(HEAD).load(Ordering::Acquire)
     }
@@ -489,7 +483,9 @@ impl DevicePort {
 
     /// Register write of `1 << size` bytes.
     pub fn write(&mut self, region: u8, offset: u32, size: u8, value: u64) {
-        let class = self.write_class(region, offset, size);
+        // A wide write that reaches into the next register has none: it is sync.
+        let rule = Rule::of_write(self.rules(region), offset, 1 << size.min(3)).copied();
+        let (class, shows) = rule.map_or((Class::Sync, Shows::All), |rule| (rule.write, rule.shows));
         let sync = self.in_step || !matches!(class, Class::Posted | Class::Kick);
         let kind = if sync { kind::WRITE_SYNC } else { kind::WRITE };
         self.tracer.count_access(
@@ -501,8 +497,7 @@ impl DevicePort {
             1,
         );
         self.begin(events::CPU_WRITE, region, offset, size, [value, class as u64]);
-        let rule = Rule::of(self.rules(region), offset).filter(|_| !sync);
-        let shows = rule.map_or(Shows::All, |rule| rule.shows);
+        let shows = if sync { Shows::All } else { shows };
         let index = self.push_shown(Request { kind, size, region, offset, value }, shows);
         if sync {
             self.complete(index);

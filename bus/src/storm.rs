@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::bench::Bench;
-use crate::chip::{Chip, Class, Control, LINES, Reg, Rule, Shows, write_class};
+use crate::chip::{Chip, Class, Control, LINES, Reg, Rule, Shows};
 use crate::device::BLOCK_BYTES;
 use crate::links::{BLOCK_DATA, BLOCK_SLOTS, BlockStatus, Medium};
 
@@ -478,16 +478,13 @@ fn posted<C: Chip>(
     let Ok(offset) = u32::try_from(reg.offset) else { return };
     let regions = bench.chip.description().regions;
     let rules = regions.get(usize::from(reg.region)).map_or(&[][..], |region| region.rules);
-    let class = write_class(rules, offset, reg.size.into());
-    if !matches!(class, Class::Posted | Class::Kick) {
-        return;
-    }
+    let rule = Rule::of_write(rules, offset, reg.size.into());
+    let Some(Rule { write: class @ (Class::Posted | Class::Kick), shows, .. }) = rule else { return };
     if !setup.may_lower.contains(&(reg.region, offset)) {
         let after = bench.outputs().level;
         let lowered = level.iter().zip(after).any(|(before, after)| *before && !after);
         assert!(!lowered, "{}: a {class:?} write lowered a line", at());
     }
-    let shows = Rule::of(rules, offset).map_or(Shows::All, |rule| rule.shows);
     let hidden = |region: u8| match shows {
         Shows::All => false,
         Shows::Region => region != reg.region && !setup.takes_time.contains(&(reg.region, offset)),

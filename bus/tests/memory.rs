@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
-use bulkhead_bus::chip::{Class, Outputs, Rule, write_class};
+use bulkhead_bus::chip::{Class, Outputs, Rule};
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::device::DEVICE_BYTES;
 use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, SOURCES};
@@ -193,7 +193,8 @@ fn wide_write_that_reaches_beyond_its_rule_is_sync() {
         (3, 2, Class::Sync),
         (6, 1, Class::Sync),
     ] {
-        assert_eq!(write_class(&rules, offset, bytes), class, "{bytes} bytes at {offset}");
+        let rule = Rule::of_write(&rules, offset, bytes);
+        assert_eq!(rule.map_or(Class::Sync, |rule| rule.write), class, "{bytes} bytes at {offset}");
     }
 }
 

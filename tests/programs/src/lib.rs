@@ -8,6 +8,8 @@ pub mod known;
 pub mod runs;
 pub mod suite;
 
+use std::process::ExitCode;
+
 /// An emulator under test.
 pub struct Side {
     /// `ours` or `peer`.
@@ -22,4 +24,18 @@ pub fn sides(programs: &std::path::Path) -> Vec<Side> {
     let mut sides = vec![Side { name: "ours", command: ours }];
     sides.extend(bulkhead_tests::peer::command().map(|command| Side { name: "peer", command }));
     sides
+}
+
+/// The body of a program of this crate: `run` with the words of its command line; false and an error, one line on standard error, are
+/// failures.
+pub fn main(name: &str, run: impl FnOnce(&[String]) -> Result<bool, String>) -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

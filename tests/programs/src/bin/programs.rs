@@ -102,13 +102,5 @@ fn all(runs: &[&Run], settings: &Settings, places: &Places, sides: &[Side]) -> R
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match run(&words) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("programs: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    bulkhead_programs::main("programs", run)
 }

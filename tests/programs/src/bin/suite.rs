@@ -78,13 +78,5 @@ fn compare(given: &Given, programs: &Path, scratch: &Path) -> Result<bool, Strin
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match run(&words) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("suite: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    bulkhead_programs::main("suite", run)
 }
