@@ -5,7 +5,8 @@ use std::mem::offset_of;
 use bulkhead_ir::{Opcode, W32, W64, cc};
 
 use super::asm::{M, reg};
-use super::emit::{Cold, Emitter};
+use super::cold::Cold;
+use super::emit::Emitter;
 use super::regs::state;
 use crate::count::{Counter, Tail};
 use crate::state::CoreState;

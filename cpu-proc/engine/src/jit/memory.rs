@@ -9,7 +9,8 @@ use bulkhead_ir::{
 };
 
 use super::asm::{M, NOREG, Opc, Patch, reg};
-use super::emit::{Cold, Emitter};
+use super::cold::Cold;
+use super::emit::Emitter;
 use super::regs::state;
 use super::stubs::{SEARCH_READ, SEARCH_UPDATE, SEARCH_WRITE, VECTOR, tlb_entry, tlb_index_mask};
 use super::vectors;

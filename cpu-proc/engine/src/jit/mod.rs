@@ -1,6 +1,7 @@
 //! The baseline compiler: one pass from IR to x86-64, a block at a time.
 
 mod asm;
+mod cold;
 mod count;
 mod emit;
 mod flags;

@@ -19,7 +19,8 @@ use bulkhead_ir::{
 };
 
 use super::asm::{M, NOREG, Patch, reg};
-use super::emit::{Cold, Emitter};
+use super::cold::Cold;
+use super::emit::Emitter;
 use super::regs::{disp, state};
 use crate::state::{Access, CoreState, LAZY_CLEAR, LAZY_NONE, LAZY_OP, X87};
 
