@@ -12,12 +12,13 @@ pub const MODULES: &str = "scsi_common scsi_mod libata ata_piix crc64 crc64-rock
 /// Besides, what a file system needs.
 const EXT4: &str = "crc16 crc32c_generic mbcache jbd2 ext4";
 
-/// A line for the shell of the Debian guest: it becomes a shell whose root is the file system on the first disk.
+/// A line for the shell of the Debian guest: it becomes a shell whose root is the file system on the first disk. Typed again it does no harm.
 pub fn enter_disk() -> String {
     format!(
         "cd /lib/modules/*; for m in {MODULES} {EXT4}; do insmod $m.ko 2>/dev/null; done; \
          n=0; while [ ! -b /dev/sda ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; \
-         mount -t ext4 -o noatime /dev/sda /mnt && mount -t proc proc /mnt/proc && mount -t tmpfs tmp /mnt/tmp && \
+         [ -x /mnt/bin/sh ] || mount -t ext4 -o noatime /dev/sda /mnt; \
+         [ -x /mnt/bin/sh ] && mount -t proc proc /mnt/proc && mount -t tmpfs tmp /mnt/tmp && \
          mount -t devtmpfs dev /mnt/dev && exec chroot /mnt /bin/sh\n"
     )
 }

@@ -73,7 +73,7 @@ pub struct Limits<'a> {
 /// Boots the guest and runs a suite in it.
 ///
 /// # Errors
-/// When a file is missing or the guest does not come up. What happens later is in the outcome.
+/// When a file is missing or the emulator does not start. What happens later is in the outcome.
 pub fn run(side: &Side, run: &Run, places: &Places, limits: &Limits) -> Result<Outcome, String> {
     let results = places.disks.join(format!("{}-{}", run.name, side.name));
     let fail = |error: std::io::Error| format!("{}: {error}", results.display());
@@ -99,18 +99,14 @@ pub fn run(side: &Side, run: &Run, places: &Places, limits: &Limits) -> Result<O
         args.extend(["-cpu", if side.name == "ours" { ours } else { peer }]);
     }
     let mut machine = Machine::start(&side.command, &args)?;
-    machine.expect("userland is up", BOOT)?;
-    answer(&mut machine, 1, "dmesg -n 1; true")?;
-    machine.send(&enter_disk())?;
-    answer(&mut machine, 2, "[ -d /suite ]")?;
-    // What programs expect of a running system.
-    machine.send(
-        "mount -t sysfs sys /sys; mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; \
-         ln -sf /proc/self/fd /dev/fd; stty -echo; hostname guest; export HOME=/tmp LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin;\n",
-    )?;
-    answer(&mut machine, 3, "[ $LC_ALL = C ]")?;
-    let [count, seed] = limits.libm;
     let began = Instant::now();
+    if let Err(error) = enter(&mut machine) {
+        drop(machine);
+        std::fs::remove_file(&results).map_err(fail)?;
+        return Ok(Outcome { broken: Some(format!("before the first unit: {error}")), ..Outcome::default() });
+    }
+    let booted = began.elapsed();
+    let [count, seed] = limits.libm;
     machine.send(&format!(
         "ONLY='{}' SECONDS_LEFT={} LIMIT={LIMIT} COUNT={count} SEED={seed} sh /suite/run.sh {} /dev/sdb\n",
         limits.units, limits.seconds, run.suite
@@ -131,19 +127,29 @@ pub fn run(side: &Side, run: &Run, places: &Places, limits: &Limits) -> Result<O
             }
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = (began.elapsed() - booted).as_secs_f64();
     drop(machine);
     let (units, rest) = read(&results).map_err(fail)?;
     std::fs::remove_file(&results).map_err(fail)?;
     Ok(Outcome { units, rest, broken, seconds })
 }
 
-/// Waits until the shell answers that `condition` holds. A shell drops what was typed while it changed the mode of its terminal, so it is asked
-/// again. Each `step` has an answer of its own: one may come late.
-fn answer(machine: &mut Machine, step: u32, condition: &str) -> Result<(), String> {
+/// From the end of the boot to a shell on the disk, where programs find what they expect of a running system.
+fn enter(machine: &mut Machine) -> Result<(), String> {
+    machine.expect("userland is up", BOOT)?;
+    settle(machine, 1, "dmesg -n 1\n", "true")?;
+    settle(machine, 2, &enter_disk(), "[ -d /suite ]")?;
+    let mounts = "mount -t sysfs sys /sys; mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; \
+                  ln -sfn /proc/self/fd /dev/fd; stty -echo; hostname guest; export HOME=/tmp LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin\n";
+    settle(machine, 3, mounts, "[ $LC_ALL = C ]")
+}
+
+/// Types `line` until the shell answers that `condition` holds: a shell drops what was typed while it changed the mode of its terminal. To
+/// type the line again does no harm. Each `step` has an answer of its own: one may come late.
+fn settle(machine: &mut Machine, step: u32, line: &str, condition: &str) -> Result<(), String> {
     let end = Instant::now() + BOOT;
     loop {
-        machine.send(&format!("{condition} && echo there-$((40 + {step}))\n"))?;
+        machine.send(&format!("{line}{condition} && echo there-$((40 + {step}))\n"))?;
         match machine.expect(&format!("there-{}", 40 + step), AGAIN) {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > end => return Err(error),
