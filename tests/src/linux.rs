@@ -12,12 +12,16 @@ pub const MODULES: &str = "scsi_common scsi_mod libata ata_piix crc64 crc64-rock
 /// Besides, what a file system needs.
 const EXT4: &str = "crc16 crc32c_generic mbcache jbd2 ext4";
 
-/// A line for the shell of the Debian guest: it becomes a shell whose root is the file system on the first disk. Typed again it does no harm.
+/// A function for the shell of a guest: `disk N` prints the device of disk N of the first IDE channel, if it is there. The letter alone does not tell:
+/// Linux looks at several disks at once and names first whichever answers first.
+pub const DISK: &str = "disk() { for s in /sys/block/sd*; do case $(readlink $s/device) in */0:0:$1:0) echo /dev/${s##*/} ;; esac; done; }\n";
+
+/// Lines for the shell of the Debian guest: it becomes a shell whose root is the file system on the first disk. Typed again they do no harm.
 pub fn enter_disk() -> String {
     format!(
-        "cd /lib/modules/*; for m in {MODULES} {EXT4}; do insmod $m.ko 2>/dev/null; done; \
-         n=0; while [ ! -b /dev/sda ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; \
-         [ -x /mnt/bin/sh ] || mount -t ext4 -o noatime /dev/sda /mnt; \
+        "{DISK}cd /lib/modules/*; for m in {MODULES} {EXT4}; do insmod $m.ko 2>/dev/null; done; \
+         n=0; while [ -d /sys/block ] && [ -z \"$(disk 0)\" ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done; \
+         [ -x /mnt/bin/sh ] || mount -t ext4 -o noatime $(disk 0) /mnt; \
          [ -x /mnt/bin/sh ] && mount -t proc proc /mnt/proc && mount -t tmpfs tmp /mnt/tmp && \
          mount -t devtmpfs dev /mnt/dev && exec chroot /mnt /bin/sh\n"
     )

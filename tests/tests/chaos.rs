@@ -166,7 +166,9 @@ fn guest_works_on_while_everything_around_it_dies() {
     let mut session = Session::open(&linux::address(&vm));
     let mut witness = Witness(Monitor::connect(&socket));
     let monitor = &mut witness.0;
-    session.run("n=0; while [ ! -b /dev/sdb ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done");
+    session.run(linux::DISK);
+    session.run("n=0; while [ -z \"$(disk 1)\" ] && [ $n -lt 60 ]; do sleep 1; n=$((n + 1)); done");
+    session.run("from=$(disk 0) to=$(disk 1)");
     let names = |vm: &Vm| {
         let processes = children(vm.pid()).into_iter().map(|(_, name)| name);
         let mut names: Vec<String> = processes.filter(|name| name != STANDBY).collect();
@@ -177,10 +179,10 @@ fn guest_works_on_while_everything_around_it_dies() {
 
     // In the background: the disk is copied and both copies are compared, without a cache.
     session.run(
-        "{ (h=$(dd if=/dev/sda bs=64k iflag=direct 2>/dev/null | md5sum); r=0; \
+        "{ (h=$(dd if=$from bs=64k iflag=direct 2>/dev/null | md5sum); r=0; \
          until [ -e /stop ] && [ $r -gt 0 ]; do \
-         dd if=/dev/sda of=/dev/sdb bs=64k iflag=direct oflag=direct conv=notrunc 2>/dev/null || echo copy $r >> /bad; \
-         s=$(dd if=/dev/sdb bs=64k iflag=direct 2>/dev/null | md5sum); [ \"$s\" = \"$h\" ] || echo sum $r $s $h >> /bad; \
+         dd if=$from of=$to bs=64k iflag=direct oflag=direct conv=notrunc 2>/dev/null || echo copy $r >> /bad; \
+         s=$(dd if=$to bs=64k iflag=direct 2>/dev/null | md5sum); [ \"$s\" = \"$h\" ] || echo sum $r $s $h >> /bad; \
          r=$((r + 1)); done; echo $r > /rounds) & }",
     );
     // The screen scrolls, and changes to graphics and back, each time read back.

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::linux::enter_disk;
+use bulkhead_tests::linux::{DISK, enter_disk};
 use bulkhead_tests::machine::Machine;
 
 use crate::Side;
@@ -108,7 +108,7 @@ pub fn run(side: &Side, run: &Run, places: &Places, limits: &Limits) -> Result<O
     let booted = began.elapsed();
     let [count, seed] = limits.libm;
     machine.send(&format!(
-        "ONLY='{}' SECONDS_LEFT={} LIMIT={LIMIT} COUNT={count} SEED={seed} sh /suite/run.sh {} /dev/sdb\n",
+        "ONLY='{}' SECONDS_LEFT={} LIMIT={LIMIT} COUNT={count} SEED={seed} sh /suite/run.sh {} $(disk 1)\n",
         limits.units, limits.seconds, run.suite
     ))?;
     let mut broken = None;
@@ -139,9 +139,11 @@ fn enter(machine: &mut Machine) -> Result<(), String> {
     machine.expect("userland is up", BOOT)?;
     settle(machine, 1, "dmesg -n 1\n", "true")?;
     settle(machine, 2, &enter_disk(), "[ -d /suite ]")?;
-    let mounts = "mount -t sysfs sys /sys; mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; \
-                  ln -sfn /proc/self/fd /dev/fd; stty -echo; hostname guest; export HOME=/tmp LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin\n";
-    settle(machine, 3, mounts, "[ $LC_ALL = C ]")
+    let mounts = format!(
+        "{DISK}mount -t sysfs sys /sys; mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; \
+         ln -sfn /proc/self/fd /dev/fd; stty -echo; hostname guest; export HOME=/tmp LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin\n"
+    );
+    settle(machine, 3, &mounts, "[ $LC_ALL = C ] && [ -b \"$(disk 1)\" ]")
 }
 
 /// Types `line` until the shell answers that `condition` holds: a shell drops what was typed while it changed the mode of its terminal. To
