@@ -75,6 +75,8 @@ pub enum Sys {
     Verify,
     /// `ARPL`: `d` = adjusted `a` by `b`. Sets ZF.
     Arpl,
+    /// `ARPL` of the word `b` read at linear `a` in segment `imm`, by `c`: written back only when it changes. Sets ZF.
+    ArplMemory,
     /// `INVLPG` of linear address `a`. Block ends.
     Invlpg,
     /// `INVD`/`WBINVD`: privilege check only.

@@ -9,10 +9,10 @@ use super::descriptor::{
     try_fetch,
 };
 use super::ids::Sys;
-use super::mem::within_limit;
+use super::mem::{store, within_limit};
 use super::{FAULTS, List, PURE, gp, raise, slot, vector};
 use crate::helper;
-use crate::state::{Cpu, attr, cr0, seg};
+use crate::state::{Cpu, Segment, attr, cr0, seg};
 
 /// Helpers of this topic.
 pub const HELPERS: List = &[
@@ -24,6 +24,7 @@ pub const HELPERS: List = &[
     helper!(Sys::LarLsl, lar_lsl, FAULTS, flags_read: FLAGS_ALL, flags_written: FLAGS_ALL),
     helper!(Sys::Verify, verify, FAULTS, flags_read: FLAGS_ALL, flags_written: FLAGS_ALL),
     helper!(Sys::Arpl, arpl, PURE, reads: slot::NONE, flags_read: FLAGS_ALL, flags_written: FLAGS_ALL),
+    helper!(Sys::ArplMemory, arpl_memory, FAULTS, flags_read: FLAGS_ALL, flags_written: FLAGS_ALL),
 ];
 
 /// `Sys::LoadSeg`.
@@ -48,18 +49,23 @@ fn seg_linear(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fa
         let base = if index >= seg::FS { s.base } else { 0 };
         return Ok(base.wrapping_add(a));
     }
-    let mut allowed = within_limit(&s, a, size);
-    if cpu.cr0 & cr0::PE != 0 {
-        let code = s.attr & attr::CODE != 0;
-        let bit = s.attr & attr::WRITABLE != 0;
-        // Code is readable when its bit is set and never writable; data is readable always.
-        allowed &= s.usable() && if write { !code && bit } else { !code || bit };
-    }
-    if !allowed {
-        let vector = if index == seg::SS { vector::SS } else { vector::GP };
-        return Err(raise(cpu, vector, Some(0)));
+    if !within_limit(&s, a, size) || cpu.cr0 & cr0::PE != 0 && !permits(&s, write) {
+        return Err(no_access(cpu, index));
     }
     Ok(s.base.wrapping_add(a) & 0xffff_ffff)
+}
+
+/// Whether the type of `s` permits to read or to write: code is readable when its bit is set and never writable; data is readable always.
+fn permits(s: &Segment, write: bool) -> bool {
+    let code = s.attr & attr::CODE != 0;
+    let bit = s.attr & attr::WRITABLE != 0;
+    s.usable() && if write { !code && bit } else { !code || bit }
+}
+
+/// The exception of an access that segment `index` does not permit.
+fn no_access(cpu: &mut Cpu, index: usize) -> Fault {
+    let vector = if index == seg::SS { vector::SS } else { vector::GP };
+    raise(cpu, vector, Some(0))
 }
 
 fn privileged(cpu: &mut Cpu) -> Result<(), Fault> {
@@ -177,9 +183,29 @@ fn verify(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault>
     Ok(0)
 }
 
+/// Selector `a` with at least the requested privilege level of `b`, when that is another.
+fn adjusted(a: u64, b: u64) -> Option<u64> {
+    (a & 3 < b & 3).then_some(a & !3 | b & 3)
+}
+
 /// `Sys::Arpl`.
 fn arpl(cpu: &mut Cpu, a: u64, b: u64, _: u64, _: u64) -> Result<u64, Fault> {
-    let raise_rpl = a & 3 < b & 3;
-    set_zf(cpu, raise_rpl);
-    Ok(if raise_rpl { a & !3 | b & 3 } else { a })
+    let new = adjusted(a, b);
+    set_zf(cpu, new.is_some());
+    Ok(new.unwrap_or(a))
+}
+
+/// `Sys::ArplMemory`. Processors check for a write only when there is something to write: a segment or page that is read-only raises
+/// nothing otherwise.
+fn arpl_memory(cpu: &mut Cpu, a: u64, b: u64, c: u64, imm: u64) -> Result<u64, Fault> {
+    let new = adjusted(b, c);
+    if let Some(new) = new {
+        let index = (imm & 7).min(5) as usize;
+        if !permits(&cpu.segs[index], true) {
+            return Err(no_access(cpu, index));
+        }
+        store(cpu, a, 2, new, cpu.user())?;
+    }
+    set_zf(cpu, new.is_some());
+    Ok(0)
 }

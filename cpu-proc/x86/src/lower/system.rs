@@ -295,10 +295,10 @@ fn descriptor(ctx: &mut Ctx, insn: &Instruction) -> bool {
 fn arpl(ctx: &mut Ctx, insn: &Instruction) {
     let source = ctx.zx(W16, gpr(insn.op1_register()).0);
     if insn.op0_kind() == OpKind::Memory {
-        let addr = ctx.addr(insn, W16, true);
-        let old = ctx.ld(W16, addr, bulkhead_ir::LD_FOR_WRITE);
-        let new = ctx.call(Sys::Arpl as u16, old, source, NONE, 0);
-        return ctx.st(W16, addr, new);
+        let segment = ctx.ea(insn).seg as u64;
+        let at = ctx.linear(insn, W16, false);
+        let old = ctx.ld(W16, Addr::name(at), 0);
+        return ctx.call_void(Sys::ArplMemory as u16, at, old, source, segment);
     }
     let slot = gpr(insn.op0_register()).0;
     let old = ctx.zx(W16, slot);

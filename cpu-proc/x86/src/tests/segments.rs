@@ -111,6 +111,21 @@ fn selector_tests_report_in_the_zero_flag() {
 }
 
 #[test]
+fn arpl_asks_to_write_only_what_it_changes() {
+    let mut rig = Rig::new().protected();
+    load(&mut rig, seg::DS, sel::READ_ONLY).unwrap();
+    rig.put(0x5000, 2, 0x13);
+    let (unchanged, changed) = (2, 3);
+    rig.call(Sys::ArplMemory, 0x5000, 0x12, unchanged, seg::DS as u64).unwrap();
+    assert!(!zf(&rig));
+    assert_eq!(rig.call(Sys::ArplMemory, 0x5000, 0x12, changed, seg::DS as u64), Err((GP, Some(0))));
+    assert!(!zf(&rig));
+    rig.call(Sys::ArplMemory, 0x5000, 0x10, 1, seg::ES as u64).unwrap();
+    assert!(zf(&rig));
+    assert_eq!(rig.get(0x5000, 2), 0x11);
+}
+
+#[test]
 fn local_descriptors_come_from_the_loaded_ldt() {
     let mut rig = Rig::new().protected();
     rig.put(at::LDT + 8, 8, descriptor(0x5000, 0xff, 0x93, 0x4));

@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-const HELPERS: [Sys; 52] = [
+const HELPERS: [Sys; 53] = [
     Sys::Raise,
     Sys::LoadSeg,
     Sys::SegLinear,
@@ -63,6 +63,7 @@ const HELPERS: [Sys; 52] = [
     Sys::LarLsl,
     Sys::Verify,
     Sys::Arpl,
+    Sys::ArplMemory,
     Sys::Invlpg,
     Sys::Wbinvd,
     Sys::Rdmsr,

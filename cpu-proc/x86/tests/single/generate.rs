@@ -194,7 +194,8 @@ fn wanted(insn: &Instruction) -> bool {
         insn.code(),
         Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
     );
-    // The newer meaning of these bytes on the host; a store that Intel forbids and AMD leaves out when nothing changes.
+    // The newer meaning of these bytes on the host; a store that AMD's processors leave out when nothing changes and of which Intel's manual
+    // says less.
     let other =
         matches!(insn.code(), Code::Pause) || insn.mnemonic() == M::Arpl && insn.op0_kind() == OpKind::Memory;
     // AMD's processors let these prefixes change the condition.
