@@ -86,6 +86,11 @@ pub const ROLES: &[Role] = &[
         taken_over: "It can misbehave as this chip, send any bytes to its character back end, and raise its line.",
         ..chip("serial", "bh-serial", "a 16550 serial port")
     },
+    Role {
+        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY, BYTES],
+        taken_over: "It can misbehave as this chip, send any bytes to its character back end, and raise its line.",
+        ..chip("parallel", "bh-parallel", "a parallel port")
+    },
     chip("rtc", "bh-rtc", "the MC146818 clock with its CMOS memory"),
     chip("i8042", "bh-i8042", "the keyboard controller with keyboard and mouse"),
     chip("port92", "bh-port92", "system control port A"),
@@ -129,7 +134,7 @@ pub const ROLES: &[Role] = &[
     Role {
         name: "char",
         program: "bh-char",
-        what: "the host side of a serial port or monitor",
+        what: "the host side of a serial port, parallel port or monitor",
         descriptors: &[
             ("input, output", "the terminal, pipe, file or pseudo-terminal"),
             ("client", "the client of a socket, accepted by the broker"),

@@ -41,7 +41,7 @@ const fn only(number: i64, tests: &'static [Test], why: &'static str) -> Call {
 
 /// Roles of register devices: they hold nothing but mapped memory.
 pub const DEVICE_ROLES: &[&str] =
-    &["serial", "rtc", "i8042", "vga", "ide", "dma", "fwcfg", "port92", "debugports", "template"];
+    &["serial", "parallel", "rtc", "i8042", "vga", "ide", "dma", "fwcfg", "port92", "debugports", "template"];
 
 /// Roles of back ends and of the CPU process.
 pub const OTHER_ROLES: &[&str] = &["block", "char", "cpu"];
