@@ -30,7 +30,7 @@ mod vm;
 
 use fail::{Fail, reason, tell};
 use firmware::{Items, key};
-use tree::Parts;
+use tree::{Parts, Port};
 
 pub use trace::help as trace_help;
 
@@ -130,19 +130,23 @@ fn open(config: &MachineConfig, machine: &machines::Machine) -> Result<Parts, Fa
         firmware::add_kernel(kernel, &config.append, config.initrd.as_deref(), low, &mut items)?;
     }
     let cmos = firmware::cmos::bytes(config, &drives, low, high);
-    let serials = config
-        .serials
-        .iter()
-        .map(|device| match device {
-            CharDevice::None => Ok(None),
-            device => chars::open(kept(device, config), "-serial").map(Some),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut ports = Vec::new();
+    // A process has at most 15 letters in its name.
+    for (kind, short, devices) in
+        [("serial", "serial", &config.serials), ("parallel", "par", &config.parallels)]
+    {
+        for (number, device) in devices.iter().enumerate().filter(|(_, device)| **device != CharDevice::None)
+        {
+            let host = chars::open(kept(device, config), &format!("-{kind}"))?;
+            let back_end = format!("bh-char-{short}{number}");
+            ports.push(Port { name: format!("{kind}{number}"), back_end, listens: kind == "serial", host });
+        }
+    }
     let monitor = match kept(&config.monitor, config) {
         CharDevice::None | CharDevice::Vc | CharDevice::Null => None,
         device => Some(chars::open(device, "-monitor")?),
     };
-    Ok(Parts { drives, serials, monitor, bios, vga_bios, firmware: items.build(), cmos })
+    Ok(Parts { drives, ports, monitor, bios, vga_bios, firmware: items.build(), cmos })
 }
 
 /// A daemon has no terminal: what would be there gets nothing and says nothing.

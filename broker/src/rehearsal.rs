@@ -39,7 +39,7 @@ pub fn monitor(config: &MachineConfig, keys: &[u8]) -> std::io::Result<Vec<u8>> 
     let tree = Tree::empty(CpuLink::new(ours.into()), clock, log, tracing);
     let parts = Parts {
         drives: Vec::new(),
-        serials: Vec::new(),
+        ports: Vec::new(),
         monitor: None,
         bios: Vec::new(),
         vga_bios: None,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::config::{
-    CharConfig, DebugPortsConfig, FwCfgConfig, I8042Config, IdeConfig, IdeDriveConfig, IdeGeometry, IdeMedia,
-    JOURNAL_BYTES, RtcConfig, SerialConfig, VgaConfig,
+    CharConfig, CharKind, DebugPortsConfig, FwCfgConfig, I8042Config, IdeConfig, IdeDriveConfig, IdeGeometry,
+    IdeMedia, JOURNAL_BYTES, RtcConfig, SerialConfig, VgaConfig,
 };
 use bulkhead_bus::device::DEVICE_BYTES;
 use bulkhead_bus::irq::IRQ_BYTES;
@@ -44,8 +44,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub struct Parts {
     /// Drives by position.
     pub drives: Vec<OpenDrive>,
-    /// Host sides of the serial ports.
-    pub serials: Vec<Option<HostChar>>,
+    /// Host sides of the serial and parallel ports that there are.
+    pub ports: Vec<Port>,
     /// Host side of the monitor of its own.
     pub monitor: Option<HostChar>,
     /// System firmware.
@@ -56,6 +56,26 @@ pub struct Parts {
     pub firmware: (FwCfgConfig, Vec<u8>),
     /// CMOS bytes.
     pub cmos: Vec<(u8, u8)>,
+}
+
+/// A serial or parallel port with its host side.
+pub struct Port {
+    /// Instance of the device: `serial0`.
+    pub name: String,
+    /// Name of its back end: `bh-char-serial0`.
+    pub back_end: String,
+    /// Whether the guest can receive by it.
+    pub listens: bool,
+    /// Host side.
+    pub host: HostChar,
+}
+
+impl Port {
+    /// Whether it has a process for its host side. Where nobody is on the other side and nothing could come from there, the device itself
+    /// drops what it is given.
+    fn has_back_end(&self) -> bool {
+        self.listens || self.host.mux || self.host.kind != CharKind::Null
+    }
 }
 
 /// A device process as the broker deals with it.
@@ -222,7 +242,7 @@ impl Link {
 fn exists(device: &Device, parts: &Parts, config: &MachineConfig) -> bool {
     match device.when {
         When::Always => true,
-        When::Serial(port) => parts.serials.get(port).is_some_and(Option::is_some),
+        When::Given => parts.ports.iter().any(|port| port.name == device.name),
         When::Vga => config.vga == Vga::Std,
     }
 }
@@ -449,12 +469,9 @@ fn start(
         drives.push(link);
         block_ends.push(end);
     }
-    let mut serials = Vec::new();
-    for char in &parts.serials {
-        serials.push(match char {
-            Some(_) => Some(Link::new("serial-bytes", BYTES_LINK)?),
-            None => None,
-        });
+    let mut ports = Vec::new();
+    for port in parts.ports.iter().filter(|port| port.has_back_end()) {
+        ports.push((port, Link::new("port-bytes", BYTES_LINK)?));
     }
     let (log_read, log_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     // With any `-d`, the firmware's debug output goes into the log too.
@@ -500,9 +517,7 @@ fn start(
             fds.add(fd::BULK, memory);
             manifest.bulk_bytes = *bytes;
         }
-        if let When::Serial(port) = device.when
-            && let Some(Some(link)) = serials.get(port)
-        {
+        if let Some((_, link)) = ports.iter().find(|(port, _)| port.name == device.name) {
             fds.add("bytes0", &link.memory);
             fds.add("bytes0-peer", &link.bell);
         }
@@ -581,11 +596,9 @@ fn start(
         back_ends.push((process, Bell::new(map(bell, BELL_BYTES)?)));
         Ok::<(), Fail>(())
     };
-    for (port, (host, link)) in parts.serials.iter().zip(&serials).enumerate() {
-        if let (Some(host), Some(link)) = (host, link)
-            && let Some(bell) = bell_of(&|device| device.when == When::Serial(port))
-        {
-            char(format!("bh-char-serial{port}"), host, Some((link, bell)), host.mux)?;
+    for (port, link) in &ports {
+        if let Some(bell) = bell_of(&|device| device.name == port.name) {
+            char(port.back_end.clone(), &port.host, Some((link, bell)), port.host.mux)?;
         }
     }
     if let Some(link) = &debug_text
@@ -605,7 +618,8 @@ fn start(
         memory.extend([slot.file, slot.bell]);
         memory.extend(slot.bulk.map(|(fd, _)| fd));
     }
-    for link in drives.into_iter().chain(serials.into_iter().flatten()).chain(debug_text) {
+    let ports = ports.into_iter().map(|(_, link)| link);
+    for link in drives.into_iter().chain(ports).chain(debug_text) {
         memory.extend([link.memory, link.bell]);
     }
     Ok(Tree {

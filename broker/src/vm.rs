@@ -93,7 +93,12 @@ enum Source {
 impl<'a> Vm<'a> {
     /// Takes over a machine whose processes are ready.
     pub fn new(config: &'a MachineConfig, tree: Tree, mut parts: Parts) -> Vm<'a> {
-        parts.serials.iter_mut().flatten().chain(&mut parts.monitor).for_each(HostChar::release);
+        parts
+            .ports
+            .iter_mut()
+            .map(|port| &mut port.host)
+            .chain(&mut parts.monitor)
+            .for_each(HostChar::release);
         let keeper = Keeper::new(&tree);
         let violations = vec![0; tree.processes.len()];
         Vm {
@@ -117,7 +122,8 @@ impl<'a> Vm<'a> {
     pub fn run(&mut self) -> i32 {
         let signals =
             SignalFd::with_flags(&end_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok();
-        let stdio = self.parts.serials.iter().flatten().chain(&self.parts.monitor).any(|char| char.stdio);
+        let hosts = self.parts.ports.iter().map(|port| &port.host).chain(&self.parts.monitor);
+        let stdio = { hosts }.any(|char| char.stdio);
         if stdio && !self.config.daemonize {
             sys::raw_terminal(0, !self.config.nographic);
         }

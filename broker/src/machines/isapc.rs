@@ -3,7 +3,8 @@
 use bulkhead_bus::messages::{Chipset, Wire};
 
 use super::standard::{
-    DEBUGPORTS, DMA, FWCFG, I8042, PORT92, RTC, SERIAL0, SERIAL1, SERIAL2, SERIAL3, VGA_PLACES, VRAM_BYTES,
+    DEBUGPORTS, DMA, FWCFG, I8042, PARALLEL0, PARALLEL1, PARALLEL2, PORT92, RTC, SERIAL0, SERIAL1, SERIAL2,
+    SERIAL3, VGA_PLACES, VRAM_BYTES,
 };
 use super::{Bulk, Device, Machine, When, ports};
 
@@ -34,7 +35,10 @@ const VGA: Device = Device {
 /// The machine.
 pub const ISAPC: Machine = Machine {
     chipset: Chipset::Isa,
-    devices: &[SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA],
+    devices: &[
+        SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA, PARALLEL0,
+        PARALLEL1, PARALLEL2,
+    ],
     bios: &["bios.bin", "bios-256k.bin"],
     vga_bios: "vgabios-isavga.bin",
     vga_bios_file: Some("vgaroms/vgabios.bin"),

@@ -69,8 +69,8 @@ pub struct Device {
 pub enum When {
     /// Always.
     Always,
-    /// Serial port n was configured.
-    Serial(usize),
+    /// A character device was given to the port of its name.
+    Given,
     /// A VGA card was asked for.
     Vga,
 }
@@ -95,7 +95,6 @@ pub mod standard {
     use super::{Bulk, Device, When, Wire, memory, ports};
 
     const fn serial(
-        port: usize,
         name: &'static str,
         places: &'static [super::Place],
         wires: &'static [(u8, Wire)],
@@ -104,7 +103,7 @@ pub mod standard {
             name,
             role: "serial",
             program: "bh-serial",
-            when: When::Serial(port),
+            when: When::Given,
             places,
             wires,
             function: None,
@@ -114,13 +113,25 @@ pub mod standard {
     }
 
     /// COM1.
-    pub const SERIAL0: Device = serial(0, "serial0", &[ports(0, 0x3f8, 8)], &[(0, Wire::Isa(4))]);
+    pub const SERIAL0: Device = serial("serial0", &[ports(0, 0x3f8, 8)], &[(0, Wire::Isa(4))]);
     /// COM2.
-    pub const SERIAL1: Device = serial(1, "serial1", &[ports(0, 0x2f8, 8)], &[(0, Wire::Isa(3))]);
+    pub const SERIAL1: Device = serial("serial1", &[ports(0, 0x2f8, 8)], &[(0, Wire::Isa(3))]);
     /// COM3.
-    pub const SERIAL2: Device = serial(2, "serial2", &[ports(0, 0x3e8, 8)], &[(0, Wire::Isa(4))]);
+    pub const SERIAL2: Device = serial("serial2", &[ports(0, 0x3e8, 8)], &[(0, Wire::Isa(4))]);
     /// COM4.
-    pub const SERIAL3: Device = serial(3, "serial3", &[ports(0, 0x2e8, 8)], &[(0, Wire::Isa(3))]);
+    pub const SERIAL3: Device = serial("serial3", &[ports(0, 0x2e8, 8)], &[(0, Wire::Isa(3))]);
+
+    const fn parallel(name: &'static str, places: &'static [super::Place]) -> Device {
+        let wires = &[(0, Wire::Isa(7))];
+        Device { role: "parallel", program: "bh-parallel", ..serial(name, places, wires) }
+    }
+
+    /// Parallel port at 378h. All share IRQ 7, as with QEMU.
+    pub const PARALLEL0: Device = parallel("parallel0", &[ports(0, 0x378, 3)]);
+    /// Parallel port at 278h.
+    pub const PARALLEL1: Device = parallel("parallel1", &[ports(0, 0x278, 3)]);
+    /// Parallel port at 3BCh: has to lie over the ports of the VGA, so it comes later in a machine's list.
+    pub const PARALLEL2: Device = parallel("parallel2", &[ports(0, 0x3bc, 3)]);
 
     /// Real-time clock and CMOS memory.
     pub const RTC: Device = Device {

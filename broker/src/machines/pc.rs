@@ -3,7 +3,8 @@
 use bulkhead_bus::messages::{Chipset, PciTemplate, Space, Wire};
 
 use super::standard::{
-    DEBUGPORTS, DMA, FWCFG, I8042, PORT92, RTC, SERIAL0, SERIAL1, SERIAL2, SERIAL3, VGA_PLACES, VRAM_BYTES,
+    DEBUGPORTS, DMA, FWCFG, I8042, PARALLEL0, PARALLEL1, PARALLEL2, PORT92, RTC, SERIAL0, SERIAL1, SERIAL2,
+    SERIAL3, VGA_PLACES, VRAM_BYTES,
 };
 use super::{Bulk, Device, Machine, Place, When, ports};
 
@@ -56,7 +57,10 @@ const VGA: Device = Device {
 /// The machine.
 pub const PC: Machine = Machine {
     chipset: Chipset::I440fx,
-    devices: &[SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA],
+    devices: &[
+        SERIAL0, SERIAL1, SERIAL2, SERIAL3, RTC, I8042, PORT92, DMA, FWCFG, DEBUGPORTS, IDE, VGA, PARALLEL0,
+        PARALLEL1, PARALLEL2,
+    ],
     bios: &["bios-256k.bin", "bios.bin"],
     vga_bios: "vgabios-stdvga.bin",
     vga_bios_file: None,

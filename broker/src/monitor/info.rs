@@ -174,10 +174,8 @@ fn chardev(vm: &Vm<'_>, out: &mut String) {
     if let Some(char) = &vm.parts.monitor {
         let _ = writeln!(out, "monitor: filename={}", char.title);
     }
-    for (port, char) in vm.parts.serials.iter().enumerate() {
-        if let Some(char) = char {
-            let _ = writeln!(out, "serial{port}: filename={}", char.title);
-        }
+    for port in &vm.parts.ports {
+        let _ = writeln!(out, "{}: filename={}", port.name, port.host.title);
     }
 }
 

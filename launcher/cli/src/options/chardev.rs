@@ -28,15 +28,16 @@ pub fn serial(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     Ok(())
 }
 
-/// `-parallel dev`: checked in full, but only `none` works as there is no parallel port yet.
+/// `-parallel dev`.
 pub fn parallel(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
     if draft.parallels.len() >= MAX_PARALLELS {
         return Err(given.bad(format!("at most {MAX_PARALLELS} parallel ports")).into());
     }
-    match device(given, given.value)? {
-        CharDevice::None => draft.parallels.push(CharDevice::None),
-        _ => return Err(given.not_yet().into()),
+    let device = device(given, given.value)?;
+    if is_parport(&device) {
+        return Err(given.not_yet().into());
     }
+    draft.parallels.push(device);
     Ok(())
 }
 
@@ -228,7 +229,7 @@ pub fn with_defaults(
     let users = serials.iter().chain(&parallels).chain([&monitor]).filter(|device| on_stdio(device)).count();
     if users > 1 {
         return Err(OptionError::Value {
-            what: "-serial stdio".to_owned(),
+            what: format!("-{} stdio", if parallels.iter().any(on_stdio) { "parallel" } else { "serial" }),
             reason: "standard input and output are used twice".to_owned(),
         });
     }

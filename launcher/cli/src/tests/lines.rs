@@ -225,6 +225,7 @@ fn character_devices_are_understood() {
     ];
     for (spec, device) in table {
         assert_eq!(good(&format!("-serial {spec}")).serials, std::slice::from_ref(&device), "{spec}");
+        assert_eq!(good(&format!("-parallel {spec}")).parallels, std::slice::from_ref(&device), "{spec}");
         assert_eq!(good(&format!("-monitor {spec}")).monitor, device, "{spec}");
     }
 }
@@ -248,6 +249,8 @@ fn ports_default_and_share_the_terminal_as_in_qemu() {
         ("-serial stdio -monitor stdio", vec![mux(Stdio)], vec![Vc], None),
         ("-serial stdio -monitor mon:stdio", vec![mux(Stdio)], vec![Vc], None),
         ("-serial none -parallel none", vec![None], vec![None], Vc),
+        ("-nographic -monitor none -serial null -parallel stdio", vec![Null], vec![Stdio], None),
+        ("-parallel null -parallel none -parallel pty", vec![Vc], vec![Null, None, CharDevice::Pty], Vc),
         (
             "-serial null -serial null -serial null -serial pty",
             vec![Null, Null, Null, CharDevice::Pty],
@@ -490,7 +493,9 @@ fn every_bad_line_names_the_option_and_the_reason() {
         (vec!["-serial", "mon:telnet::23"], "-serial mon:telnet::23: not supported yet"),
         (vec!["-serial", "msmouse"], "-serial msmouse: not supported yet"),
         (vec!["-monitor", "braille"], "-monitor braille: not supported yet"),
-        (vec!["-parallel", "null"], "-parallel null: not supported yet"),
+        (vec!["-parallel", "/dev/parport0"], "-parallel /dev/parport0: not supported yet"),
+        (vec!["-parallel", "mon:/dev/parport1"], "-parallel mon:/dev/parport1: not supported yet"),
+        (vec!["-parallel", "udp::4555"], "-parallel udp::4555: not supported yet"),
         (vec!["-parallel", "tcp:h"], "-parallel tcp:h: no port: tcp:[host]:port"),
         (vec!["-serial", "COM1"], "-serial COM1: COM ports are for Windows hosts only"),
         (vec!["-serial", "/dev/parport0"], "-serial /dev/parport0: a parallel port is for -parallel only"),
@@ -519,6 +524,10 @@ fn every_bad_line_names_the_option_and_the_reason() {
         (vec!["-serial", "unix:"], "-serial unix:: empty socket path"),
         (vec!["-serial", "mon:mon:stdio"], "-serial mon:mon:stdio: mon: inside mon:"),
         (vec!["-serial", "mon:none"], "-serial mon:none: mon: needs a device"),
+        (
+            vec!["-nographic", "-parallel", "stdio"],
+            "-parallel stdio: standard input and output are used twice",
+        ),
         (
             vec!["-serial", "stdio", "-serial", "stdio"],
             "-serial stdio: standard input and output are used twice",
