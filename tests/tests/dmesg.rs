@@ -132,7 +132,7 @@ const EXPLAINED: &[Explained] = &[
 fn inventory(program: &str, own: &[&str], disk: &str) -> BTreeSet<String> {
     let (kernel, initrd) = (guest("amd64/vmlinuz"), guest("amd64/initrd.gz"));
     let drive = format!("file={disk},if=ide,index=0,format=raw");
-    let mut args = vec!["-nographic", "-m", "256", "-vga", "std", "-parallel", "none", "-drive", &drive];
+    let mut args = vec!["-nographic", "-m", "256", "-vga", "std", "-drive", &drive];
     args.extend(["-kernel", &kernel, "-initrd", &initrd, "-append", "console=ttyS0"]);
     args.extend(own);
     let mut vm = Vm::start(program, &args);

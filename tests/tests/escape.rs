@@ -11,6 +11,7 @@ use bulkhead_tests::{Installed, Monitor, gone, programs};
 /// Processes that are taken over, with their programs: every role that can be replaced.
 const VICTIMS: &[(&str, &str)] = &[
     ("bh-serial1", "bh-serial"),
+    ("bh-parallel0", "bh-parallel"),
     ("bh-rtc", "bh-rtc"),
     ("bh-i8042", "bh-i8042"),
     ("bh-port92", "bh-port92"),

@@ -50,6 +50,7 @@ fn every_process_has_its_name_and_its_jail() {
     for name in [
         "bh-cpu",
         "bh-serial0",
+        "bh-parallel0",
         "bh-rtc",
         "bh-i8042",
         "bh-port92",

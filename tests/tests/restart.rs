@@ -178,7 +178,8 @@ fn every_device_is_killed_under_a_running_guest_which_goes_on() {
     let mut guest = Guest::boot(folder, &scratch, &image);
 
     // Registers written and read back while their device dies again and again.
-    let turns: [(&str, &str); 7] = [
+    let turns: [(&str, &str); 8] = [
+        ("bh-parallel0", "o 0x378 $n; [ $(i 0x378) = $n ]"),
         ("bh-dma", "o 0x84 $n; [ $(i 0x84) = $n ]"),
         ("bh-rtc", "o 0x70 0x3f; o 0x71 $n; [ $(i 0x71) = $n ]"),
         ("bh-vga", "o 0x3c6 $n; [ $(i 0x3c6) = $n ]"),

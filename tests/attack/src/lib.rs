@@ -51,6 +51,10 @@ pub const VICTIMS: &[Victim] = &[
         back_ends: &["bh-char-serial1"],
         ..victim("bh-serial1", "bh-serial", &[0x2f8, 0x2f9, 0x2fa, 0x2fd], Without::Nothing)
     },
+    Victim {
+        back_ends: &["bh-char-par0"],
+        ..victim("bh-parallel0", "bh-parallel", &[0x378, 0x379, 0x37a], Without::Nothing)
+    },
     victim("bh-rtc", "bh-rtc", &[0x71], Without::Clock),
     // The wires of these two reset the machine.
     victim("bh-i8042", "bh-i8042", &[0x60, 0x64], Without::Guest),
@@ -248,8 +252,24 @@ pub fn attack(programs: &Path, victim: &Victim, time: Duration, seed: u64) -> Ou
     let mut vm = Vm::start(
         program.to_str().expect("path in UTF-8"),
         &[
-            "-bios", &bios, "-m", "16", "-hda", &hda, "-hdb", &hdb, "-serial", "stdio", "-serial", "null",
-            "-monitor", &monitor, "-vnc", "none",
+            "-bios",
+            &bios,
+            "-m",
+            "16",
+            "-hda",
+            &hda,
+            "-hdb",
+            &hdb,
+            "-serial",
+            "stdio",
+            "-serial",
+            "null",
+            "-parallel",
+            "file:/dev/null",
+            "-monitor",
+            &monitor,
+            "-vnc",
+            "none",
         ],
     );
     let watched = std::panic::AssertUnwindSafe(|| watch(&mut vm, victim, &scratch, &socket, time));

@@ -12,6 +12,7 @@ mod text;
 use bulkhead_debugports::DebugPorts;
 use bulkhead_dma8237::Dma8237;
 use bulkhead_i8042::I8042;
+use bulkhead_parallel1284::Parallel1284;
 use bulkhead_port92::Port92;
 use bulkhead_rtc146818::Rtc146818;
 use bulkhead_serial16550::Uart16550;
@@ -47,6 +48,9 @@ pub const TARGETS: &[Target] = &[
     target("serial16550", "registers of the serial port", |bytes| {
         let setup = Setup { bytes: 1, may_lower: &[(0, 0)], ..ALONE };
         storm(bytes, || Uart16550::new(&SerialConfig::default()), setup);
+    }),
+    target("parallel1284", "registers of the parallel port", |bytes| {
+        storm(bytes, Parallel1284::new, Setup { bytes: 1, ..ALONE });
     }),
     target("rtc146818", "registers of the clock", |bytes| {
         storm(

@@ -166,7 +166,8 @@ fn table() -> Vec<Row> {
     let config = |bytes: Result<Vec<u8>, wire::WireError>| bytes.expect("small");
     vec![
         ("bh-template", "template", Vec::new(), Vec::new()),
-        ("bh-serial", "serial", config(wire::encode(&SerialConfig::default())), link),
+        ("bh-serial", "serial", config(wire::encode(&SerialConfig::default())), link.clone()),
+        ("bh-parallel", "parallel", Vec::new(), link),
         ("bh-rtc", "rtc", config(wire::encode(&RtcConfig::default())), Vec::new()),
         ("bh-i8042", "i8042", config(wire::encode(&I8042Config { mouse: true })), Vec::new()),
         ("bh-port92", "port92", Vec::new(), Vec::new()),

@@ -171,7 +171,7 @@ pub fn device(bytes: &[u8]) {
     let mut source = Script::new(bytes);
     let console = [("bytes0", BYTES_LINK)];
     let rig = |links: &[(&str, usize)], bulk| Rig::new(Vec::new(), links, bulk);
-    match source.below(9) {
+    match source.below(10) {
         0 => {
             let make = || bulkhead_serial16550::Uart16550::new(&SerialConfig::default());
             live(&rig(&console, 0), make, source);
@@ -188,7 +188,8 @@ pub fn device(bytes: &[u8]) {
             let make = || bulkhead_fwcfg::FwCfg::new(FwCfgConfig::default()).expect("valid configuration");
             live(&rig(&[], 4096), make, source);
         }
-        7 => {
+        7 => live(&rig(&console, 0), bulkhead_parallel1284::Parallel1284::new, source),
+        8 => {
             let make =
                 || bulkhead_vga::Vga::new(VgaConfig { vram_bytes: VRAM }).expect("valid configuration");
             live(&rig(&[], VRAM), make, source);
