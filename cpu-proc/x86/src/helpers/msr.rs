@@ -72,6 +72,8 @@ const MTRR_PAIRS: u32 = 8;
 const MTRR_CAP: u64 = 0x508;
 /// Microcode revision reported.
 const MICROCODE: u64 = 0x0100_0065;
+/// Reserved bits of `APIC_BASE`, that of the x2APIC mode among them: no model has it.
+const APIC_BASE_RESERVED: u64 = 0x6ff;
 /// `MISC_ENABLE` bits that stay set: fast strings.
 const MISC_ENABLE_FIXED: u64 = 1;
 
@@ -214,6 +216,9 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
         }
         number::TSC_DEADLINE if ecx & ECX_TSC_DEADLINE != 0 => write_deadline(cpu, value),
         number::APIC_BASE => {
+            if value & APIC_BASE_RESERVED != 0 || value >> cpu.phys_bits() != 0 {
+                return None;
+            }
             cpu.machine().apic(ApicAccess::WriteBase(value));
             paging::flush_map(cpu);
         }
@@ -237,6 +242,10 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
         }
         number::MTRR_DEF_TYPE if edx & EDX_MTRR != 0 => cpu.msrs.mtrr_deftype = value & 0xcff,
         number::MC0_CTL..0x428 if edx & EDX_MCA != 0 => {
+            // The second of each four, a status, can only be cleared.
+            if index & 3 == 1 && value != 0 {
+                return None;
+            }
             *cpu.msrs.mc.as_flattened_mut().get_mut((index - number::MC0_CTL) as usize)? = value;
         }
         number::EFER if ext & (EXT_LM | EXT_NX | EXT_SYSCALL) != 0 => write_efer(cpu, value)?,

@@ -154,6 +154,19 @@ fn model_specific_registers_store_and_unknown_ones_fault() {
     assert_eq!((rig.cpu.segs[seg::GS].base, rig.cpu.msrs.kernel_gs_base), (0x1234, 0x1111));
     rig.wrmsr(0x1b, 0xfee0_0800).unwrap();
     assert_eq!(rig.board().apic_base, 0xfee0_0800);
+    for reserved in [1, 0x80, 0x200, 0x400, 1 << rig.cpu.phys_bits()] {
+        assert_eq!(rig.wrmsr(0x1b, 0xfed0_0800 | reserved), Err((GP, Some(0))), "{reserved:#x}");
+    }
+    assert_eq!(rig.board().apic_base, 0xfee0_0800, "refused");
+}
+
+#[test]
+fn a_machine_check_status_can_only_be_cleared() {
+    let mut rig = Rig::new().protected();
+    for bank in 0..10 {
+        assert_eq!(rig.wrmsr(0x401 + 4 * bank, 1), Err((GP, Some(0))), "bank {bank}");
+        rig.wrmsr(0x401 + 4 * bank, 0).unwrap();
+    }
 }
 
 #[test]
