@@ -106,6 +106,29 @@ case a store to read-only memory changes nothing
         not eax
         xor eax, [0xfffffff0]
         done
+case the local apic over memory
+        mov dword ptr [0x300030], 0x11223344
+        mov ecx, 0x1b
+        rdmsr
+        mov esi, eax
+        and eax, 0xfff
+        or eax, 0x300000
+        mov ebx, [0x300030]
+        wrmsr
+        mov edi, [0x300030]
+        mov dword ptr [0x300030], 0
+        mov eax, esi
+        wrmsr
+        mov eax, edi
+        mov ecx, [0x300030]
+        mov edx, [0xfee00030]
+        sub edx, eax
+        done
+case reserved bits of the base of the local apic
+        mov ecx, 0x1b
+        rdmsr
+        or eax, 0x400
+        wrmsr
 case a store to where nothing is
         mov dword ptr [NOWHERE], 0
         mov eax, [NOWHERE]

@@ -193,6 +193,10 @@ impl Pc {
 impl Machine for Pc {
     fn page(&mut self, gpa: u64) -> Page {
         self.refresh_map();
+        // It lies over whatever else is there, RAM too.
+        if self.map.apic_pages.get(self.cpu) == Some(&Some(gpa)) {
+            return Page::Device;
+        }
         self.shared.phys.page(&self.map, self.smm, gpa)
     }
 

@@ -59,6 +59,8 @@ pub struct Map {
     pub smram: (bool, bool),
     /// Active windows onto [`PhysMap::memories`].
     pub windows: Vec<Window>,
+    /// The page of each CPU's local APIC.
+    pub apic_pages: Vec<Option<u64>>,
     /// Devices' ports.
     pub ports: Decoder,
     /// Devices' registers in memory.

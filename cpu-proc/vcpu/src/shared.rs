@@ -346,6 +346,7 @@ impl Shared {
             *entry = Shadow { read_ram: state.read_ram, write_ram: state.write_ram };
         }
         map.smram = (shadow.smram_open, shadow.smram_enabled);
+        map.apic_pages = (0..self.cpus()).map(|cpu| chips.board.apic_page(cpu as u8)).collect();
         let (mut ports, mut mmio, mut windows) = (Vec::new(), Vec::new(), Vec::new());
         for bar in chips.board.decode_map() {
             let memory = Space::MemoryBar { devfn: bar.devfn, bar: bar.bar };

@@ -20,7 +20,7 @@ impl Board {
                 .filter(|offset| *offset < size)
                 .and_then(|offset| u16::try_from(offset).ok())
         };
-        if let Some(page) = self.lapics.get(usize::from(cpu)).and_then(|lapic| lapic.page())
+        if let Some(page) = self.apic_page(cpu)
             && let Some(offset) = offset(page, PAGE)
         {
             return Some(Target::Lapic(offset));

@@ -656,6 +656,12 @@ impl Board {
         }
     }
 
+    /// Where `cpu` sees the registers of its local APIC, `None` while that is off.
+    #[must_use]
+    pub fn apic_page(&self, cpu: u8) -> Option<u64> {
+        self.lapics.get(usize::from(cpu)).and_then(Lapic::page)
+    }
+
     /// IA32_TSC_DEADLINE of `cpu`.
     pub fn tsc_deadline(&mut self, cpu: u8, now: u64) -> u64 {
         self.poll(now);

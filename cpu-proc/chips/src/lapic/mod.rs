@@ -171,12 +171,13 @@ impl Lapic {
         self.state.base
     }
 
-    /// Writes IA32_APIC_BASE. Disabling resets the registers (SDM "local APIC state after it has been software disabled" and following).
+    /// Writes IA32_APIC_BASE. Disabling resets the registers, the id too (SDM, "Enabling or Disabling the Local APIC").
     pub fn set_base(&mut self, value: u64) {
         let was = self.hardware_enabled();
         self.state.base = value & (BASE_ADDRESS | BASE_ENABLE) | self.state.base & BASE_BSP;
         if was && !self.hardware_enabled() {
             self.init();
+            self.state.id = self.cpu;
         }
     }
 
@@ -389,6 +390,10 @@ impl Lapic {
         if period == 0 || self.waits_for_deadline() {
             return 0;
         }
+        if self.periodic() && self.state.due.is_none() {
+            // A single shot was over before the mode was changed: "remains at its 0 value until reprogrammed".
+            return 0;
+        }
         let elapsed = now.saturating_sub(self.state.loaded);
         let left = if self.periodic() { period - elapsed % period } else { period.saturating_sub(elapsed) };
         u32::try_from(left.div_ceil(self.tick())).unwrap_or(u32::MAX)
@@ -565,7 +570,9 @@ impl Lapic {
                 let left = u64::from(self.current_count_as(true, now)) * self.tick();
                 self.state.loaded = now.saturating_add(left).saturating_sub(self.period());
             }
-            self.arm(now);
+            if self.state.due.is_some() {
+                self.arm(now);
+            }
         }
     }
 

@@ -217,12 +217,34 @@ fn disabling_by_the_base_register_lets_the_pic_through() {
     let mut apic = enabled();
     apic.write(LVT_TIMER + 0x30, 0x1_0700, 0);
     assert!(!apic.accepts_pic());
+    apic.write(ID, 0x0700_0000, 0);
     apic.set_base(0xfee0_0000);
     assert!(apic.accepts_pic());
+    assert_eq!(apic.id(), 0, "as after a reset");
     assert_eq!(apic.page(), None);
     apic.set_base(0xfed0_0800);
     assert_eq!(apic.page(), Some(0xfed0_0000));
     assert_eq!(apic.base() & BASE_BSP, BASE_BSP, "read only");
+}
+
+#[test]
+fn a_single_shot_that_is_over_does_not_start_again_as_a_periodic_timer() {
+    let mut apic = enabled();
+    apic.write(TIMER_DIVIDE, 0xb, 0);
+    apic.write(LVT_TIMER, 0xec, 0);
+    apic.write(TIMER_INITIAL, 1000, 0);
+    assert_eq!(apic.read(TIMER_CURRENT, 400), 600);
+    apic.write(LVT_TIMER, LVT_PERIODIC | 0xec, 400);
+    assert_eq!((apic.read(TIMER_CURRENT, 500), apic.read(TIMER_CURRENT, 1500)), (500, 500), "goes on");
+    apic.write(LVT_TIMER, 0xec, 1600);
+    assert_eq!((apic.read(TIMER_CURRENT, 1700), apic.read(TIMER_CURRENT, 2100)), (300, 0));
+    apic.write(LVT_TIMER, LVT_PERIODIC | 0xec, 2200);
+    assert_eq!((apic.read(TIMER_CURRENT, 2300), apic.next_deadline()), (0, None));
+    apic.write(LVT_TIMER, 0xec, 2400);
+    apic.write(LVT_TIMER, LVT_PERIODIC | 0xec, 2500);
+    assert_eq!((apic.read(TIMER_CURRENT, 2600), apic.next_deadline()), (0, None));
+    apic.write(TIMER_INITIAL, 1000, 3000);
+    assert_eq!((apic.read(TIMER_CURRENT, 3300), apic.next_deadline()), (700, Some(4000)));
 }
 
 #[test]
