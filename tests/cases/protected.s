@@ -268,6 +268,26 @@ gate16: mov eax, [esp]
         mov ebx, [esp + 4]
         int 0x40
 .code32
+case level 3 with a 16-bit gate and parameters
+        # The upper half of its offset means nothing.
+        mov eax, offset 1f
+        sub eax, 0x100000
+        mov [gdt + 0x98], ax
+        mov word ptr [gdt + 0x9e], 0xffff
+        mov word ptr [gdt + 0x9a], 0x28
+        mov byte ptr [gdt + 0x9c], 2
+        user
+        pushw 0x1122
+        pushw 0x3344
+        call 0x9b:0
+.code16
+1:      movzx eax, word ptr [esp + 2]
+        mov ebx, [esp + 4]
+        movzx ecx, word ptr [esp + 10]
+        mov edx, esp
+        sub edx, offset inner_end
+        int 0x40
+.code32
 case a gate without an inner stack
         mov dword ptr [tss + 16], 0
         mov word ptr [gdt + 0x82], 0xe8
@@ -434,6 +454,23 @@ case an interrupt from level 3 changes the stack
         mov ax, 0x10
         mov ds, ax
         done
+case an interrupt from level 3 through a 16-bit gate
+        # The upper half of its offset means nothing.
+        mov eax, offset 1f
+        sub eax, 0x100000
+        mov [idt + 0x20 * 8], ax
+        mov word ptr [idt + 0x20 * 8 + 2], 0x28
+        mov dword ptr [idt + 0x20 * 8 + 4], 0xffffe600
+        user
+        int 0x20
+.code16
+1:      movzx eax, word ptr [esp + 2]
+        movzx ebx, word ptr [esp + 4]
+        movzx ecx, word ptr [esp + 8]
+        mov edx, esp
+        sub edx, offset inner_end
+        int 0x40
+.code32
 case a trap gate leaves IF
         mov byte ptr [idt + 0x20 * 8 + 5], 0x8f
         mov eax, offset 1f
@@ -497,6 +534,38 @@ case a 16-bit task
         str ax
         int 0x40
 .code32
+case a call to a 16-bit task and back
+        mov eax, offset 2f
+        sub eax, 0x100000
+        mov [tss16 + 0x0e], ax
+        mov word ptr [tss16 + 0x10], 2
+        mov byte ptr [gdt + 0x36], 0
+        mov word ptr [tss16 + 0x1a], 0x800
+        mov word ptr [tss16 + 0x22], 0x10
+        mov word ptr [tss16 + 0x24], 0x28
+        mov word ptr [tss16 + 0x26], 0x30
+        mov word ptr [tss16 + 0x28], 0x10
+        call 0x70:0
+        movzx eax, word ptr [tss16]
+        movzx ebx, word ptr [tss16 + 0x10]
+        movzx ecx, byte ptr [gdt + 0x75]
+        movzx edx, byte ptr [gdt + 0x65]
+        done
+.code16
+2:      iret
+.code32
+case a jump to a task keeps NT and writes no link
+        mov dword ptr [tss2 + 32], offset 1f
+        mov dword ptr [tss2], 0xdead
+        push 0x4002
+        popfd
+        jmp 0x68:0
+1:      pushfd
+        pop eax
+        mov ebx, [tss + 36]
+        mov ecx, [tss2]
+        movzx edx, byte ptr [gdt + 0x65]
+        done
 .macro badtask name field value
 case a task with \name
         mov dword ptr [tss2 + \field], \value
@@ -561,6 +630,36 @@ case arpl
         setz bl
         arpl ax, cx
         setz bh
+        done
+case arpl of what stays in read-only data
+        mov ax, 0x38
+        mov es, ax
+        mov word ptr [0x180000], 0x13
+        mov ecx, 2
+        arpl es:[0], cx
+        setz bl
+        mov edx, [0x180000]
+        done
+case arpl of what changes in read-only data
+        mov ax, 0x38
+        mov es, ax
+        mov word ptr [0x180000], 0x12
+        mov ecx, 3
+        arpl es:[0], cx
+        done
+case sidt and lidt with 16-bit operands
+        mov dword ptr [0x180000], 0x5678aabb
+        mov word ptr [0x180004], 0x1234
+        lidt [0x180000]
+        .byte 0x66
+        sidt [0x180008]
+        .byte 0x66
+        lidt [0x180000]
+        sidt [0x180010]
+        lidt [idtr]
+        movzx eax, word ptr [0x180008]
+        mov ebx, [0x18000a]
+        mov ecx, [0x180012]
         done
 # ---- debugging ----
 case single step
@@ -869,6 +968,9 @@ case bytes \bytes
 # The code lies at 1 MiB: it is copied to 8000h.
 .macro v86 name flags
 case v86: \name
+        virtual \flags
+.endm
+.macro virtual flags
         mov esi, offset 6f
         mov edi, 0x8000
         mov ecx, 64
@@ -917,6 +1019,22 @@ case v86: \name
         v86 int 0
         int 0x20
         end86
+case v86: int through a 16-bit gate
+        mov eax, offset 1f
+        sub eax, 0x100000
+        mov [idt + 0x20 * 8], ax
+        mov word ptr [idt + 0x20 * 8 + 2], 0x28
+        mov dword ptr [idt + 0x20 * 8 + 4], 0xffffe600
+        virtual 0x3000
+        mov ax, 0x700
+        mov ds, ax
+        int 0x20
+1:      mov eax, [esp]
+        mov ebx, [esp + 4]
+        mov ecx, [esp + 8]
+        mov edx, [esp + 12]
+        int 0x40
+.code32
         v86 int3 0
         int3
         end86

@@ -3,8 +3,9 @@
 //! The program prints one line a case; `NAME.expected` holds the lines, by the manuals. Debian's QEMU can run the same kernel. It was
 //! compared by hand, without the two reserved bits of CR4 that it hangs at: it differs where it leaves out checks (segment limits and
 //! types, alignment, DR7.GD, the task's T bit, reserved bits of EFER and PAT, MSRs that are not there, EMMS with CR0.EM, numeric
-//! exceptions of SSE, MOV to CS and to segment registers that do not exist) or features (VME, PVI). `bytes 0x0f,0x0d,0xc0` is ours to
-//! mend: the host, an AMD processor like the model, refuses a prefetch of a register.
+//! exceptions of SSE, MOV to CS and to segment registers that do not exist) or features (VME, PVI), and where it takes the upper half
+//! of a 16-bit gate's offset. `bytes 0x0f,0x0d,0xc0` is ours to mend: the host, an AMD processor like the model, refuses a prefetch of a
+//! register.
 //! `BULKHEAD_BLESS=1` writes what happens here to `NAME.expected`, to be read before it is committed.
 
 use std::path::PathBuf;
