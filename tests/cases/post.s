@@ -1,5 +1,6 @@
 # A 128 KiB ROM as test suites for real mode are: it begins at the reset vector in the copy below 4 GiB, tells how far it is by POST codes
-# at ports 80h and 190h, looks for the mark of its lower half, and says the outcome over the first serial port. Port F4 ends.
+# at ports 80h and 190h, looks for the mark of its lower half, and says the outcome over the
+# first serial and the first parallel port. Port F4 ends.
 .intel_syntax noprefix
 .macro post code
         mov al, \code
@@ -47,6 +48,20 @@ say:
         jz 2b
         mov dx, 0x3f8
         mov al, ah
+        out dx, al
+        # Printed by a strobe, when the printer is not busy.
+        mov dx, 0x379
+4:      in al, dx
+        test al, 0x80
+        jz 4b
+        dec dx
+        mov al, ah
+        out dx, al
+        inc dx
+        inc dx
+        mov al, 0x0d
+        out dx, al
+        dec al
         out dx, al
         jmp 1b
 3:      post 0xff

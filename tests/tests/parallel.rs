@@ -127,6 +127,47 @@ fn first_port_is_there_unless_it_is_unwanted() {
 }
 
 #[test]
+fn registers_read_as_under_another_emulator() {
+    const PEER: &str = "/usr/bin/qemu-system-x86_64";
+    if !std::path::Path::new(PEER).exists() {
+        eprintln!("skipped: {PEER} is not installed (package qemu-system-x86)");
+        return;
+    }
+    let scratch = Scratch::new("parallel-registers");
+    let write = |code: Code, register: u16, value: u8| code.out(PORTS[0] + register, value);
+    let reads = |code: Code, register: u16, count: u8| {
+        (0..count).fold(code, |code, _| code.say_port(PORTS[0] + register))
+    };
+    // After a reset; latches; a status that cannot be written.
+    let mut code = reads(reads(Code::new(), 1, 1), 2, 1);
+    for value in [0x55, 0xaa] {
+        code = reads(write(code, 0, value), 0, 1);
+    }
+    code = reads(write(code, 1, 0xff), 1, 1);
+    // Printed: B twice, once with AutoFd. Not: while in reset, while not selected, without an edge.
+    code = write(code, 0, b'B');
+    for control in [0x00, 0x0d, 0x0d, 0x0c, 0x1f, 0x0c, 0x09, 0x08, 0x05, 0x04, 0x0c] {
+        code = reads(write(code, 2, control), 1, if control == 0x0c { 4 } else { 1 });
+    }
+    // Inputs, with which the control register reads back.
+    code = reads(reads(write(code, 2, 0x3e), 0, 1), 2, 1).sleep();
+    let count = 2 + 2 + 1 + 8 + 3 * 4 + 2;
+    let told = |program: &str, own: &[&str]| {
+        let printed = scratch.file("printed");
+        let printer = format!("file:{printed}");
+        let args = code.firmware_args(&scratch);
+        let args = args.iter().map(String::as_str).chain(["-parallel", &printer]);
+        let mut vm = Vm::start(program, &args.chain(own.iter().copied()).collect::<Vec<_>>());
+        let bytes = vm.take(count, 60);
+        holds(&printed, b"BB");
+        bytes
+    };
+    let (ours, peer) = (told("qemu", &[]), told(PEER, &["-nic", "none", "-accel", "tcg"]));
+    assert_eq!(ours, peer, "ours, the other's");
+    assert_eq!(ours[..4], [READY, 0xcc, 0x55, 0xaa]);
+}
+
+#[test]
 fn system_firmware_finds_the_ports_and_prints_by_interrupt_17h() {
     let scratch = Scratch::new("parallel-bios");
     // xor ax, ax; mov ds, ax; the words at 0408h; xor dx, dx; mov ah, 1; int 17h; mov ax, 'P' with AH 0; int 17h; mov [0x500], ah

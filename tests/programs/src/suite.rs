@@ -32,6 +32,8 @@ pub struct Told {
     pub codes: [Vec<u8>; PORTS.len()],
     /// Text on the first serial port.
     pub text: String,
+    /// Bytes printed on the first parallel port, as text.
+    pub printed: String,
     /// Exit status of the emulator: `value << 1 | 1` for what was written to port F4h. None: its time was over.
     pub status: Option<i32>,
     /// What the emulator said on standard error.
@@ -44,14 +46,19 @@ pub struct Told {
 /// When the emulator cannot be started or its files cannot be read.
 pub fn run(side: &Side, given: &Given, scratch: &Path) -> Result<Told, String> {
     let file = |name: &str| scratch.join(format!("{}-{name}", side.name)).display().to_string();
-    let (serial, log) = (file("serial"), file("ports"));
+    let (serial, parallel, log) = (file("serial"), file("parallel"), file("ports"));
     let posts = PORTS.map(|port| file(&format!("{port:x}")));
-    for made in [&serial, &log].into_iter().chain(&posts) {
+    for made in [&serial, &parallel, &log].into_iter().chain(&posts) {
         std::fs::write(made, "").map_err(|error| format!("{made}: {error}"))?;
     }
-    let serial_option = format!("file:{serial}");
-    let mut args: Vec<String> =
-        ["-no-reboot", "-net", "none", "-serial", &serial_option, "-device"].map(String::from).into();
+    let options = [&serial, &parallel].map(|path| format!("file:{path}"));
+    let ports = ["-serial", &options[0], "-parallel", &options[1]];
+    let mut args: Vec<String> = ["-no-reboot", "-net", "none"]
+        .into_iter()
+        .chain(ports)
+        .chain(["-device"])
+        .map(String::from)
+        .collect();
     args.push("isa-debug-exit,iobase=0xf4,iosize=4".into());
     let options = [
         ("-bios", &given.bios),
@@ -94,8 +101,9 @@ pub fn run(side: &Side, given: &Given, scratch: &Path) -> Result<Told, String> {
     } else {
         [bytes(&posts[0])?, bytes(&posts[1])?]
     };
-    let text = String::from_utf8_lossy(&bytes(&serial)?).replace('\r', "");
-    Ok(Told { codes, text, status: status.map(|status| status.code().unwrap_or(-1)), errors })
+    let text = |path: &str| Ok::<_, String>(String::from_utf8_lossy(&bytes(path)?).replace('\r', ""));
+    let (text, printed) = (text(&serial)?, text(&parallel)?);
+    Ok(Told { codes, text, printed, status: status.map(|status| status.code().unwrap_or(-1)), errors })
 }
 
 /// The bytes that a log of port accesses (`-d ioport`) shows written to `port`.
@@ -125,7 +133,7 @@ pub fn print(name: &str, told: &Told) {
             if codes.is_empty() { "nothing".to_owned() } else { codes.join(" ") }
         );
     }
-    for (what, text) in [("text", &told.text), ("errors", &told.errors)] {
+    for (what, text) in [("text", &told.text), ("printed", &told.printed), ("errors", &told.errors)] {
         text.lines().for_each(|line| println!("  {what}: {line}"));
     }
 }
@@ -144,11 +152,17 @@ pub fn differences(ours: &Told, peer: &Told) -> Vec<String> {
             all.push(format!("port {port:x}, code {same}: ours {}, peer {}", code(one), code(other)));
         }
     }
-    let lines = |told: &Told| told.text.lines().map(str::to_owned).collect::<Vec<_>>();
-    let (one, other) = (lines(ours), lines(peer));
-    if one != other {
-        let same = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
-        all.push(format!("text, line {}: ours {:?}, peer {:?}", same + 1, one.get(same), other.get(same)));
+    for (what, one, other) in [("text", &ours.text, &peer.text), ("printed", &ours.printed, &peer.printed)] {
+        let [one, other] = [one, other].map(|text| text.lines().collect::<Vec<_>>());
+        if one != other {
+            let same = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
+            all.push(format!(
+                "{what}, line {}: ours {:?}, peer {:?}",
+                same + 1,
+                one.get(same),
+                other.get(same)
+            ));
+        }
     }
     all
 }
@@ -169,6 +183,7 @@ mod tests {
         let told = |codes: &[u8], text: &str, status| Told {
             codes: [codes.to_vec(), Vec::new()],
             text: text.into(),
+            printed: text.into(),
             status,
             errors: String::new(),
         };
@@ -178,6 +193,6 @@ mod tests {
             differences(&good, &told(&[1], "a\nb\n", Some(33))),
             ["port 80, code 1: ours 02, peer none"]
         );
-        assert_eq!(differences(&good, &told(&[1, 2], "a\n", None)).len(), 2);
+        assert_eq!(differences(&good, &told(&[1, 2], "a\n", None)).len(), 3);
     }
 }

@@ -31,7 +31,7 @@ fn a_rom_that_tells_something_else_under_the_peer_is_a_failure() {
     let scratch = Scratch::new("suite-rom");
     let rom = format!("BIOS={}", assemble(&scratch, "post", "post.ld"));
     let output = suite("none", std::slice::from_ref(&rom));
-    let told = "exit status 33\n  port 80: 01 02 03 ff\n  port 190: 01 02 03 ff\n  text: post: good\n";
+    let told = "exit status 33\n  port 80: 01 02 03 ff\n  port 190: 01 02 03 ff\n  text: post: good\n  printed: post: good\n";
     assert_eq!(text(&output.stdout), format!("ours: {told}"), "{}", text(&output.stderr));
     assert!(output.status.success());
     // It reads port 80h back, and what shows us the peer's codes keeps none.

@@ -9,7 +9,8 @@ const USAGE: &str = "\
 usage: suite BIOS=file | KERNEL=file [APPEND=words] [INITRD=file,...] [SECONDS=60]
   BIOS      a ROM that runs from the reset vector; KERNEL: a multiboot kernel, with its command line and modules
   SECONDS   the longest that it may run
-Compared are the codes written to ports 80h and 190h, the text on the first serial port (0x3f8), and the exit status by port F4h.
+Compared are the codes written to ports 80h and 190h, the text on the first serial port (0x3f8) and on the first parallel port (0x378:
+a byte is printed by a strobe, nInit high and the printer selected), and the exit status by port F4h.
 The peer shows only codes that are written as bytes.
 The peer is the command line in the variable PEER, else qemu-system-x86_64 from PATH; PEER=none runs without.";
 
