@@ -505,6 +505,22 @@ case a call to a task and back
         done
 1:      mov ebx, 0x99
         iretd
+case a task goes on behind the jump that left it
+        mov dword ptr [tss2 + 32], offset 1f
+        jmp 0x68:0
+        str cx
+        done
+1:      jmp 0x60:0
+case a task goes on behind the iret that left it
+        mov dword ptr [tss2 + 32], offset 1f
+        call 0x68:0
+        call 0x68:0
+        mov ebx, [0x180000]
+        done
+1:      add dword ptr [0x180000], 1
+        iretd
+        add dword ptr [0x180000], 0x100
+        iretd
 case a task gate
         call 0x90:0
 case a jump to a busy task

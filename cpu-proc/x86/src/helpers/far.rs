@@ -68,7 +68,7 @@ pub fn log_transfer(cpu: &mut Cpu, what: &str, selector: u64, offset: u64) {
 }
 
 /// `Sys::FarJmp`.
-fn far_jmp(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+fn far_jmp(cpu: &mut Cpu, a: u64, b: u64, c: u64, imm: u64) -> Result<u64, Fault> {
     log_transfer(cpu, "ljmp", a, b);
     let selector = a as u16;
     let offset = b & operand_mask(imm);
@@ -95,7 +95,7 @@ fn far_jmp(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault
     if d.is_segment() {
         return Err(gp(cpu, code_of(selector)));
     }
-    match system_target(cpu, &d, Switch::Jump, 0)? {
+    match system_target(cpu, &d, Switch::Jump, c)? {
         Target::Switched => {}
         Target::Gate(gate) => {
             let mut code = gate.code;

@@ -14,13 +14,13 @@ pub enum Sys {
     /// Slow segment check: linear address of offset `a` in segment `imm & 7`, size `1 << (imm >> 4 & 15)`, write if
     /// `imm & 8`. Raises #GP/#SS. Adds the base, wraps. For non-flat segments.
     SegLinear,
-    /// Far jump to selector `a`, offset `b`; `imm` = operand `w`. Exits.
+    /// Far jump to selector `a`, offset `b`; `c` = next pc, where a task that is left goes on; `imm` = operand `w`. Exits.
     FarJmp,
-    /// Far call likewise; `c` = return pc. Exits.
+    /// Far call likewise. Exits.
     FarCall,
     /// Far return; `imm` = operand `w` | bytes to release << 8. Exits.
     FarRet,
-    /// `IRET`; `imm` = operand `w`. Exits.
+    /// `IRET`; `a` = next pc, where a task that is left goes on; `imm` = operand `w`. Exits.
     Iret,
     /// `INT imm`; `a` = next pc. Kind of software interrupt in `imm` bits 8..: 0 `INT n`, 1 `INT3`, 2 `INTO`, 3 `ICEBP`. Exits.
     Int,

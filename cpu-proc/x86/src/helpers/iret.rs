@@ -16,7 +16,7 @@ use crate::state::{Cpu, EFLAGS_CONTROL_ALL, Segment, cr0, eflags, inhibit, seg};
 pub const HELPERS: List = &[helper!(Sys::Iret, iret, EVERYTHING)];
 
 /// `Sys::Iret`.
-fn iret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+fn iret(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let size = 1u8 << (imm & 3);
     if cpu.v86() {
         if cpu.iopl() < 3 && !(size == 2 && virtual_interrupts(cpu)) {
@@ -30,8 +30,7 @@ fn iret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
             return Err(gp(cpu, 0));
         }
         let back = load_system(cpu, cpu.tr.base, 2)? as u16;
-        let pc = cpu.core.pc;
-        task::switch(cpu, back, Switch::Iret, pc, None)?;
+        task::switch(cpu, back, Switch::Iret, a, None)?;
     } else {
         return_protected(cpu, size)?;
     }

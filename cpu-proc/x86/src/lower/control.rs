@@ -36,7 +36,8 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         }
         M::Iret | M::Iretd | M::Iretq => {
             let w = width_from(insn.code(), Code::Iretw, Code::Iretd);
-            ctx.sys(Sys::Iret, u64::from(w));
+            let next = ctx.next_name();
+            ctx.call_void(Sys::Iret as u16, next, NONE, NONE, u64::from(w));
             ctx.end_exit();
         }
         M::Int => interrupt(ctx, insn.immediate8(), 0),
@@ -188,7 +189,8 @@ fn jmp(ctx: &mut Ctx, insn: &Instruction) {
         return;
     }
     if let Some((selector, offset, w)) = far_target(ctx, insn) {
-        ctx.call_void(Sys::FarJmp as u16, selector, offset, NONE, u64::from(w));
+        let next = ctx.next_name();
+        ctx.call_void(Sys::FarJmp as u16, selector, offset, next, u64::from(w));
         return ctx.end_exit();
     }
     let target = indirect_target(ctx, insn);

@@ -33,7 +33,8 @@ fn a_call_nests_and_iret_returns() {
     assert_eq!(rig.get(at::TSS2, 2), u64::from(sel::TSS));
     assert_eq!((rig.get(at::TSS + 0x20, 4), rig.get(at::TSS + 0x34, 4)), (0xa007, 0x77));
     rig.cpu.core.pc = 0xb020;
-    rig.call(Sys::Iret, 0, 0, 0, 2).unwrap();
+    rig.call(Sys::Iret, 0xb021, 0, 0, 2).unwrap();
+    assert_eq!(rig.get(at::TSS2 + 0x20, 4), 0xb021, "the task goes on behind its IRET");
     assert_eq!((rig.cpu.core.pc, rig.cpu.core.slots[reg::RBX]), (0xa007, 0x77));
     assert!(busy(&mut rig, sel::TSS) && !busy(&mut rig, sel::TSS2));
     assert_eq!(rig.cpu.tr.selector, sel::TSS);
@@ -44,8 +45,9 @@ fn a_call_nests_and_iret_returns() {
 fn a_jump_through_a_task_gate_frees_the_old_task() {
     let mut rig = Rig::new().protected().user();
     second_task(&mut rig);
-    rig.call(Sys::FarJmp, u64::from(sel::TASK_GATE), 0, 0, 2).unwrap();
+    rig.call(Sys::FarJmp, u64::from(sel::TASK_GATE), 0, 0xa007, 2).unwrap();
     assert_eq!((rig.cpu.cpl, rig.cpu.core.pc), (0, 0xb000));
+    assert_eq!(rig.get(at::TSS + 0x20, 4), 0xa007, "the task that was left goes on behind the jump");
     assert!(!busy(&mut rig, sel::TSS));
     let again = rig.call(Sys::FarJmp, u64::from(sel::TSS2), 0, 0, 2);
     assert_eq!(again, Err((vector::GP, Some(0x30))), "the current task is busy");
