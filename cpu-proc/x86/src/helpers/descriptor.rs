@@ -264,14 +264,15 @@ pub fn check_stack(cpu: &mut Cpu, selector: u16, cpl: u32, vector: u8, ext: u32)
     Ok(d.segment(selector))
 }
 
-/// After a return to an outer level: data segments that the outer level may not use become null.
+/// After a return to an outer level: data segments that the outer level may not use become null. Base and limit stay in the hidden part,
+/// as in processors; 64-bit code goes on to use the bases of FS and GS.
 pub fn drop_inner_segments(cpu: &mut Cpu) {
     for index in [seg::ES, seg::DS, seg::FS, seg::GS] {
         let s = &cpu.segs[index];
         let conforming =
             s.attr & (attr::S | attr::CODE | attr::CONFORMING) == attr::S | attr::CODE | attr::CONFORMING;
         if s.usable() && !conforming && s.dpl() < cpu.cpl {
-            cpu.segs[index] = null(0);
+            cpu.segs[index] = Segment { base: s.base, limit: s.limit, ..null(0) };
         }
     }
 }

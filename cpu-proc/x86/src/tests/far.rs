@@ -114,6 +114,16 @@ pub fn user64(rig: &mut Rig) {
 }
 
 #[test]
+fn a_segment_that_a_return_takes_away_keeps_its_base_in_long_mode() {
+    let mut rig = Rig::new().long();
+    rig.call(Sys::LoadSeg, u64::from(sel::DATA0), 0, 0, seg::GS as u64).unwrap();
+    rig.wrmsr(0xc000_0101, 0x40_0000).unwrap();
+    user64(&mut rig);
+    let gs = rig.cpu.segs[seg::GS];
+    assert_eq!((gs.selector, gs.usable(), gs.base), (0, false, 0x40_0000));
+}
+
+#[test]
 fn sysenter_and_sysexit_load_flat_segments() {
     let mut rig = Rig::new().protected().user();
     assert_eq!(rig.call(Sys::Sysenter, 0, 0, 0, 0), Err((GP, Some(0))), "no target set");
