@@ -690,6 +690,12 @@ case single step over a load of SS
         mov ss, cx
         inc eax
         inc eax
+case single step of hlt
+        push 0x102
+        popfd
+        hlt
+        inc eax
+        done
 case single step of a software interrupt
         push offset 1f
         push 0x102
@@ -752,6 +758,56 @@ case a port breakpoint
         out 0x81, al
         out 0x80, al
         inc ecx
+        done
+case a hit clears the bits of earlier ones
+        mov eax, 0x180004
+        mov dr1, eax
+        mov eax, 0x4001
+        mov dr6, eax
+        mov eax, 0xd0000c
+        mov dr7, eax
+        mov [0x180004], eax
+        inc ebx
+        done
+case a write breakpoint hit by a step
+        mov eax, 0x180004
+        mov dr1, eax
+        mov eax, 0xd0000c
+        mov dr7, eax
+        push 0x102
+        popfd
+        mov [0x180004], eax
+        inc ebx
+        done
+case a breakpoint hit by a load of SS waits for one instruction
+        mov word ptr [0x180004], 0x10
+        mov eax, 0x180004
+        mov dr1, eax
+        mov eax, 0xf0000c
+        mov dr7, eax
+        mov ss, [0x180004]
+        inc ebx
+        inc ebx
+        inc ebx
+        done
+case a breakpoint hit by a load of SS before icebp
+        mov word ptr [0x180004], 0x10
+        mov eax, 0x180004
+        mov dr1, eax
+        mov eax, 0xf0000c
+        mov dr7, eax
+        mov ss, [0x180004]
+        .byte 0xf1
+        inc ebx
+        done
+case an instruction breakpoint after a load of SS
+        mov eax, offset 1f
+        mov dr0, eax
+        mov eax, 1
+        mov dr7, eax
+        mov cx, ss
+        mov ss, cx
+1:      inc ebx
         done
 case general detection
         mov eax, 0x2000

@@ -32,9 +32,13 @@ fn halt(cpu: &mut Cpu, next: u64) {
     cpu.core.exit = exit::HALT;
 }
 
-/// `Sys::Hlt`.
+/// `Sys::Hlt`. A single step ends it at once, as every debug exception does (SDM volume 2, `HLT`).
 fn hlt(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     privileged(cpu)?;
+    if cpu.key & key::TRAP != 0 {
+        cpu.core.pc = a;
+        return Err(super::step_trap(cpu));
+    }
     halt(cpu, a);
     Ok(0)
 }
@@ -138,13 +142,17 @@ fn set_df(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault>
     Ok(0)
 }
 
-/// `Sys::Breakpoint`: before each instruction while breakpoints are armed. First the trap of the instruction before.
+/// `Sys::Breakpoint`: before each instruction while breakpoints are armed. First the trap of the instruction before. After a load of SS
+/// Intel's processors ignore an instruction breakpoint (SDM volume 3B section 18.3.1.1), AMD's do not.
 fn breakpoint(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
     if let Some(fault) = watch_trap(cpu) {
         return Err(fault);
     }
     if cpu.eflags & eflags::RF != 0 {
         cpu.eflags &= !eflags::RF;
+        return Ok(0);
+    }
+    if cpu.inhibit & inhibit::TRAP != 0 && cpu.model.is_intel() {
         return Ok(0);
     }
     let linear = cpu.linear_pc(a);
@@ -159,8 +167,12 @@ fn breakpoint(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Faul
     Ok(0)
 }
 
-/// Records the trap for data and I/O breakpoints that the last instruction hit.
+/// Records the trap for data and I/O breakpoints that the last instruction hit. A load of SS holds it back for one more instruction (SDM
+/// volume 2, `MOV`).
 pub fn watch_trap(cpu: &mut Cpu) -> Option<Fault> {
+    if cpu.inhibit & inhibit::TRAP != 0 {
+        return None;
+    }
     let hits = std::mem::take(&mut cpu.watched);
     if hits == 0 {
         return None;

@@ -62,6 +62,11 @@ fn int(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
         return Ok(0);
     }
     let origin = if kind == 3 { Origin::Exception } else { Origin::Software };
+    if kind == 3 && cpu.watched != 0 {
+        // What a load of SS before it held back is reported with it.
+        let hits = std::mem::take(&mut cpu.watched);
+        note_causes(cpu, hits);
+    }
     enter(cpu, Event { vector, error: None, origin, return_pc: a })?;
     cpu.update_key();
     Ok(0)
@@ -149,7 +154,7 @@ pub fn take_pending(cpu: &mut Cpu) -> Event {
         cpu.cr2 = pending.addr;
     }
     if vector == vector::DB {
-        cpu.dr[6] |= u64::from(pending.dr6);
+        note_causes(cpu, pending.dr6);
     }
     Event {
         vector,
@@ -157,6 +162,13 @@ pub fn take_pending(cpu: &mut Cpu) -> Event {
         origin: Origin::Exception,
         return_pc: cpu.core.pc,
     }
+}
+
+/// Puts the causes of a debug exception into DR6. B0 to B3 say which breakpoints were hit this time, the other bits stay until the guest
+/// clears them (AMD64 APM volume 2, section 13.1.1.3; the SDM, volume 3B section 18.2.3, allows it).
+fn note_causes(cpu: &mut Cpu, causes: u32) {
+    const BREAKPOINTS: u64 = 0xf;
+    cpu.dr[6] = cpu.dr[6] & !BREAKPOINTS | u64::from(causes);
 }
 
 fn shutdown(cpu: &mut Cpu) -> Next {

@@ -166,10 +166,10 @@ pub fn landed_by_new_flag(cpu: &mut Cpu) -> Result<u64, Fault> {
     if cpu.key & key::TRAP != 0 { Err(step_trap(cpu)) } else { Ok(0) }
 }
 
-/// Records the single-step trap.
+/// Records the single-step trap, with the data breakpoints that the instruction hit.
 pub fn step_trap(cpu: &mut Cpu) -> Fault {
     let fault = raise(cpu, vector::DB, None);
-    cpu.pending.dr6 = 1 << 14;
+    cpu.pending.dr6 = 1 << 14 | std::mem::take(&mut cpu.watched);
     fault
 }
 

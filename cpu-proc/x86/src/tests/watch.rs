@@ -26,7 +26,11 @@ const ACCESSES: [(&[u8], u64, bool); 14] = [
 
 /// A machine in 64-bit mode whose breakpoint 0 is armed: `rw` and `len` as in DR7.
 fn armed(at: u64, rw: u64, len: u64) -> Rig {
-    let mut rig = Rig::new().long();
+    armed_on(Rig::new(), at, rw, len)
+}
+
+fn armed_on(rig: Rig, at: u64, rw: u64, len: u64) -> Rig {
+    let mut rig = rig.long();
     rig.call(Sys::WriteCr, 0x220, 0, 0, 4).unwrap();
     rig.idt64(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0), 0);
     rig.code(at::HANDLER, &[0xf4]);
@@ -68,6 +72,18 @@ fn an_access_hits_a_breakpoint_where_one_byte_of_each_is_the_same() {
             }
         }
     });
+}
+
+#[test]
+fn an_instruction_breakpoint_after_a_load_of_ss_hits_on_amd_only() {
+    for (model, hit) in [("qemu64", 1), ("kvm64", 0)] {
+        Engines::each(|engine| {
+            let code = [0x8c, 0xd0, 0x8e, 0xd0, 0xf4]; // mov eax, ss; mov ss, eax; hlt
+            let mut rig = armed_on(Rig::of(model), at::USER + 4, 0, 0);
+            rig.code(at::USER, &code);
+            assert_eq!(hits(engine, &mut rig, PLACE), hit, "{model}");
+        });
+    }
 }
 
 #[test]
