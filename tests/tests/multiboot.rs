@@ -86,17 +86,19 @@ fn elf64() -> Vec<u8> {
 }
 
 /// The code as a flat file whose header tells where it goes.
-fn flat() -> Vec<u8> {
+fn flat(load: u32) -> Vec<u8> {
     let flags = 3 | 1 << 16;
     let mut file = words(&[0x1bad_b002, flags, 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags)]);
-    file.extend(words(&[LOAD, LOAD, 0, LOAD + 0x2000, LOAD + 32]));
+    file.extend(words(&[load, load, 0, load + 0x2000, load + 32]));
     file.extend(CODE);
     file
 }
 
 #[test]
 fn a_multiboot_kernel_gets_what_it_is_given_and_ends_the_machine() {
-    for (name, file) in [("elf32", elf32()), ("elf64", elf64()), ("flat", flat())] {
+    // The last lies where the boot information goes otherwise.
+    let files = [("elf32", elf32()), ("elf64", elf64()), ("flat", flat(LOAD)), ("low", flat(0x8000))];
+    for (name, file) in files {
         let scratch = Scratch::new(&format!("multiboot-{name}"));
         let [kernel, one, two] = ["kernel", "one", "two"].map(|file| scratch.file(file));
         std::fs::write(&kernel, file).expect("kernel");

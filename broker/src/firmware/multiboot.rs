@@ -28,7 +28,7 @@ const PAGE: u64 = 4096;
 /// End of what the boot information may take: the extended BIOS data area lies above.
 const INFO_END: u64 = 0x8_0000;
 /// Below is the firmware's, and where the boot ROM works.
-const LOW: u64 = 0x9000;
+const LOW: u64 = 0x8000;
 
 /// Everything to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,10 @@ pub struct Kernel {
     pub image: (u32, Vec<u8>),
     /// All modules, padded to pages, and their address.
     pub modules: (u32, Vec<u8>),
-    /// Boot information for [`INFO`].
+    /// Boot information, for [`INFO`] in `area`.
     pub info: Vec<u8>,
+    /// Address of the area of memory map and boot information: a page below 1 MiB.
+    pub area: u32,
     /// Entry point.
     pub entry: u32,
 }
@@ -250,20 +252,23 @@ fn lay_out(
         data.resize(data.len().next_multiple_of(PAGE as usize), 0);
         places.push((from as u32, to as u32, name.as_str()));
     }
-    let info = information(command_line, &places, entry);
-    let info_end = u64::from(INFO) + info.len() as u64;
-    if info_end > INFO_END {
+    let info = |area: u64| information(command_line, &places, area as u32);
+    let size = u64::from(INFO) + info(LOW).len() as u64;
+    if LOW + size > INFO_END {
         return Err(LayoutError::Append("command lines are too long".to_owned()));
     }
-    if start < info_end {
-        return Err(kernel(format!("wants to be loaded at {start:#x}, where the boot information is")));
+    // Below the kernel, or behind one that begins there.
+    let area = if start < LOW + size { end.next_multiple_of(PAGE) } else { LOW };
+    if area + size > INFO_END {
+        return Err(kernel(format!("from {start:#x} to {end:#x} leaves no room for the boot information")));
     }
-    Ok(Kernel { image: (start as u32, image), modules: (first as u32, data), info, entry })
+    let info = info(area);
+    Ok(Kernel { image: (start as u32, image), modules: (first as u32, data), info, area: area as u32, entry })
 }
 
-/// The boot information with what it points to, for address [`INFO`]. The boot ROM fills in the sizes of memory and the length of the
-/// memory map.
-fn information(command_line: &str, modules: &[(u32, u32, &str)], entry: u32) -> Vec<u8> {
+/// The boot information with what it points to, for [`INFO`] in the area at `area`. The boot ROM fills in the sizes of memory and the
+/// length of the memory map.
+fn information(command_line: &str, modules: &[(u32, u32, &str)], area: u32) -> Vec<u8> {
     /// Fields: flags, boot device, command line, modules, memory map, loader's name (specification section 3.3).
     mod field {
         pub const FLAGS: usize = 0;
@@ -276,7 +281,8 @@ fn information(command_line: &str, modules: &[(u32, u32, &str)], entry: u32) -> 
     }
     // Memory sizes, boot device, command line, modules, memory map, loader's name.
     const GIVEN: u32 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
-    let mut info = optionrom::multiboot_start(entry);
+    let base = area + INFO;
+    let mut info = optionrom::multiboot_start(base);
     let list_at = info.len();
     info.resize(list_at + 16 * modules.len(), 0);
     let put = |info: &mut Vec<u8>, at: usize, value: u32| {
@@ -285,7 +291,7 @@ fn information(command_line: &str, modules: &[(u32, u32, &str)], entry: u32) -> 
         }
     };
     let string = |info: &mut Vec<u8>, text: &str| {
-        let at = INFO + info.len() as u32;
+        let at = base + info.len() as u32;
         info.extend(text.bytes().filter(|byte| *byte != 0));
         info.push(0);
         at
@@ -304,8 +310,8 @@ fn information(command_line: &str, modules: &[(u32, u32, &str)], entry: u32) -> 
         (field::BOOT_DEVICE, 0x80ff_ffff),
         (field::COMMAND_LINE, line),
         (field::MODULES, modules.len() as u32),
-        (field::MODULES_AT, INFO + list_at as u32),
-        (field::MAP_AT, optionrom::MAP),
+        (field::MODULES_AT, base + list_at as u32),
+        (field::MAP_AT, area),
         (field::LOADER, loader),
     ] {
         put(&mut info, at, value);
@@ -328,8 +334,8 @@ impl Kernel {
         };
         part([key::KERNEL_ADDR, key::KERNEL_SIZE, key::KERNEL_DATA], self.image);
         part([key::INITRD_ADDR, key::INITRD_SIZE, key::INITRD_DATA], self.modules);
-        part([key::CMDLINE_ADDR, key::CMDLINE_SIZE, key::CMDLINE_DATA], (INFO, self.info));
-        items.file("genroms/multiboot.bin", optionrom::multiboot(&transfers));
+        part([key::CMDLINE_ADDR, key::CMDLINE_SIZE, key::CMDLINE_DATA], (self.area + INFO, self.info));
+        items.file("genroms/multiboot.bin", optionrom::multiboot(&transfers, self.area, self.entry));
         items.file("bootorder", b"/rom@genroms/multiboot.bin\n\0".to_vec());
     }
 }
@@ -373,9 +379,10 @@ mod tests {
         assert_eq!((loaded.modules.0, loaded.modules.1.len()), (0x10_3000, 8192));
         let info = &loaded.info;
         assert_eq!(word(info, 20), 2);
-        let list = (word(info, 24) - INFO) as usize;
+        let base = loaded.area + INFO;
+        let list = (word(info, 24) - base) as usize;
         let text = |at: usize| {
-            let start = (word(info, at) - INFO) as usize;
+            let start = (word(info, at) - base) as usize;
             info[start..].split(|byte| *byte == 0).next().map(<[u8]>::to_vec).expect("a string")
         };
         assert_eq!((word(info, list), word(info, list + 4)), (0x10_3000, 0x10_3005));
@@ -384,6 +391,15 @@ mod tests {
             (text(list + 8), text(list + 24), text(16)),
             (b"a x".to_vec(), b"b".to_vec(), b"k".to_vec())
         );
+    }
+
+    #[test]
+    fn the_boot_information_lies_below_the_kernel_or_behind_a_low_one() {
+        for (at, area) in [(0x10_0000, 0x8000), (0xa000, 0x8000), (0x9000, 0xc000), (0x8000, 0xb000)] {
+            let loaded = lay_out(&file(0, ADDRESSES, [at, at, 0, 0, at]), "k", &[], RAM).expect("valid");
+            assert_eq!((loaded.image.0, loaded.area), (at, area));
+            assert_eq!((word(&loaded.info, 48), word(&loaded.info, 0x9a)), (area, area + INFO + 0x80));
+        }
     }
 
     #[test]
@@ -397,8 +413,10 @@ mod tests {
         assert!(error(&file(0, 0, fields), RAM).contains("ELF"));
         assert!(error(&file(0, ADDRESSES, fields), 1 << 20).contains("memory"));
         assert!(error(&file(0, ADDRESSES, [0, 0x10_0000, 0, 0, 0]), RAM).contains("contradict"));
-        assert!(error(&file(0, ADDRESSES, [0x8000, 0x8000, 0, 0, 0]), RAM).contains("firmware"));
-        assert!(error(&file(0, ADDRESSES, [0x9000, 0x9000, 0, 0, 0]), RAM).contains("boot information"));
+        assert!(error(&file(0, ADDRESSES, [0x7000, 0x7000, 0, 0, 0]), RAM).contains("firmware"));
+        assert!(
+            error(&file(0, ADDRESSES, [0x9000, 0x9000, 0, 0x7_f000, 0]), RAM).contains("boot information")
+        );
         assert!(
             error(&file(0, ADDRESSES, [0x10_0000, 0x10_0000, 0x20_0000, 0, 0]), RAM).contains("truncated")
         );
