@@ -1,7 +1,7 @@
 //! A test suite that a user supplies as firmware or as a multiboot kernel, under ours and the peer: its POST codes, its text, its exit status.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_tests::machine::Machine;
 
@@ -23,6 +23,8 @@ pub struct Given {
     pub initrd: Option<String>,
     /// The longest that it may run.
     pub seconds: u64,
+    /// For so many seconds it may tell nothing more before it counts as stopped: a ROM has no other end than to halt.
+    pub quiet: u64,
 }
 
 /// What a suite told.
@@ -34,10 +36,53 @@ pub struct Told {
     pub text: String,
     /// Bytes printed on the first parallel port, as text.
     pub printed: String,
-    /// Exit status of the emulator: `value << 1 | 1` for what was written to port F4h. None: its time was over.
-    pub status: Option<i32>,
+    /// How it ended.
+    pub end: End,
     /// What the emulator said on standard error.
     pub errors: String,
+}
+
+/// How a run of a suite ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The emulator ended with this status: `value << 1 | 1` for what was written to port F4h.
+    Status(i32),
+    /// It told something, and then nothing more.
+    Silent,
+    /// It told nothing at all, or something still, when its time was over.
+    TimeOver,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            End::Status(status) => write!(f, "exit status {status}"),
+            End::Silent => write!(f, "stopped: it told nothing more"),
+            End::TimeOver => write!(f, "its time was over"),
+        }
+    }
+}
+
+/// Waits for the end of the emulator, for silence after something was written to `files`, or for the end of its time.
+fn wait(machine: &mut Machine, files: &[&str], given: &Given) -> End {
+    let (limit, quiet) = (Duration::from_secs(given.seconds), Duration::from_secs(given.quiet));
+    let sizes = || files.iter().map(|file| std::fs::metadata(file).map_or(0, |found| found.len())).sum();
+    let start = Instant::now();
+    let (mut told, mut since): (u64, _) = (sizes(), start);
+    loop {
+        if let Some(status) = machine.status(Duration::from_millis(200)) {
+            return End::Status(status.code().unwrap_or(-1));
+        }
+        let now: u64 = sizes();
+        if now != told {
+            (told, since) = (now, Instant::now());
+        } else if told != 0 && since.elapsed() >= quiet {
+            return End::Silent;
+        }
+        if start.elapsed() >= limit {
+            return End::TimeOver;
+        }
+    }
 }
 
 /// Runs it on one side. `scratch` is for the files that the emulators write.
@@ -90,7 +135,8 @@ pub fn run(side: &Side, given: &Given, scratch: &Path) -> Result<Told, String> {
         // It may have ended already: then its status and its errors say why.
         let _ = machine.send(&format!("logfile {log}\nlog ioport\ncont\n"));
     }
-    let status = machine.status(Duration::from_secs(given.seconds));
+    let files: Vec<&str> = [&serial, &parallel, &log].into_iter().chain(&posts).map(String::as_str).collect();
+    let end = wait(&mut machine, &files, given);
     let errors = machine.errors();
     drop(machine);
     let bytes = |path: &str| std::fs::read(path).map_err(|error| format!("{path}: {error}"));
@@ -103,7 +149,7 @@ pub fn run(side: &Side, given: &Given, scratch: &Path) -> Result<Told, String> {
     };
     let text = |path: &str| Ok::<_, String>(String::from_utf8_lossy(&bytes(path)?).replace('\r', ""));
     let (text, printed) = (text(&serial)?, text(&parallel)?);
-    Ok(Told { codes, text, printed, status: status.map(|status| status.code().unwrap_or(-1)), errors })
+    Ok(Told { codes, text, printed, end, errors })
 }
 
 /// The bytes that a log of port accesses (`-d ioport`) shows written to `port`.
@@ -123,9 +169,7 @@ fn byte_written(line: &str, port: u16) -> Option<u8> {
 
 /// Prints what one side told.
 pub fn print(name: &str, told: &Told) {
-    let status =
-        told.status.map_or_else(|| "none: its time was over".to_owned(), |status| status.to_string());
-    println!("{name}: exit status {status}");
+    println!("{name}: {}", told.end);
     for (port, codes) in PORTS.iter().zip(&told.codes) {
         let codes: Vec<String> = codes.iter().map(|code| format!("{code:02x}")).collect();
         println!(
@@ -141,8 +185,8 @@ pub fn print(name: &str, told: &Told) {
 /// What two sides did not tell alike, in words.
 pub fn differences(ours: &Told, peer: &Told) -> Vec<String> {
     let mut all = Vec::new();
-    if ours.status != peer.status {
-        all.push(format!("exit status: ours {:?}, peer {:?}", ours.status, peer.status));
+    if ours.end != peer.end {
+        all.push(format!("end: ours {}, peer {}", ours.end, peer.end));
     }
     for (at, port) in PORTS.iter().enumerate() {
         let (one, other) = (&ours.codes[at], &peer.codes[at]);
@@ -180,19 +224,19 @@ mod tests {
 
     #[test]
     fn every_kind_of_difference_is_said() {
-        let told = |codes: &[u8], text: &str, status| Told {
+        let told = |codes: &[u8], text: &str, end| Told {
             codes: [codes.to_vec(), Vec::new()],
             text: text.into(),
             printed: text.into(),
-            status,
+            end,
             errors: String::new(),
         };
-        let good = told(&[1, 2], "a\nb\n", Some(33));
+        let good = told(&[1, 2], "a\nb\n", End::Status(33));
         assert_eq!(differences(&good, &good), Vec::<String>::new());
         assert_eq!(
-            differences(&good, &told(&[1], "a\nb\n", Some(33))),
+            differences(&good, &told(&[1], "a\nb\n", End::Status(33))),
             ["port 80, code 1: ours 02, peer none"]
         );
-        assert_eq!(differences(&good, &told(&[1, 2], "a\n", None)).len(), 3);
+        assert_eq!(differences(&good, &told(&[1, 2], "a\n", End::Silent)).len(), 3);
     }
 }

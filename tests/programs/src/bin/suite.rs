@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use bulkhead_programs::suite::{self, Given};
+use bulkhead_programs::suite::{self, End, Given};
 
 const USAGE: &str = "\
-usage: suite BIOS=file | KERNEL=file [APPEND=words] [INITRD=file,...] [SECONDS=60]
+usage: suite BIOS=file | KERNEL=file [APPEND=words] [INITRD=file,...] [SECONDS=600] [QUIET=30]
   BIOS      a ROM that runs from the reset vector; KERNEL: a multiboot kernel, with its command line and modules
   SECONDS   the longest that it may run
+  QUIET     for so many seconds it may tell nothing more before it counts as stopped, as a ROM does that halts
 Compared are the codes written to ports 80h and 190h, the text on the first serial port (0x3f8) and on the first parallel port (0x378:
 a byte is printed by a strobe, nInit high and the printer selected), and the exit status by port F4h.
 The peer shows only codes that are written as bytes.
@@ -18,10 +19,14 @@ The peer is the command line in the variable PEER, else qemu-system-x86_64 from 
 const MOST: u64 = 1_000_000_000;
 
 fn given(words: &[String]) -> Result<Given, String> {
-    let mut given = Given { seconds: 60, ..Given::default() };
+    let mut given = Given { seconds: 600, quiet: 30, ..Given::default() };
     for word in words {
         let (name, value) = word.split_once('=').ok_or_else(|| format!("{word}: no setting\n{USAGE}"))?;
         let text = || Some(value.to_owned());
+        let seconds = || {
+            let seconds = value.parse::<u64>().ok().filter(|seconds| (1..=MOST).contains(seconds));
+            seconds.ok_or_else(|| format!("{name} needs a number up to {MOST}"))
+        };
         let file = || match std::fs::metadata(value) {
             Ok(found) if found.is_file() => Ok(text()),
             Ok(_) => Err(format!("{name}={value}: no file")),
@@ -32,10 +37,8 @@ fn given(words: &[String]) -> Result<Given, String> {
             "KERNEL" => given.kernel = file()?,
             "APPEND" => given.append = text(),
             "INITRD" => given.initrd = text(),
-            "SECONDS" => {
-                let seconds = value.parse::<u64>().ok().filter(|seconds| (1..=MOST).contains(seconds));
-                given.seconds = seconds.ok_or_else(|| format!("SECONDS needs a number up to {MOST}"))?;
-            }
+            "SECONDS" => given.seconds = seconds()?,
+            "QUIET" => given.quiet = seconds()?,
             _ => return Err(format!("{name}: no such setting\n{USAGE}")),
         }
     }
@@ -75,7 +78,7 @@ fn compare(given: &Given, programs: &Path, scratch: &Path) -> Result<bool, Strin
     let [ours, others @ ..] = &all[..] else { return Ok(false) };
     let differences: Vec<String> = others.iter().flat_map(|peer| suite::differences(ours, peer)).collect();
     differences.iter().for_each(|line| println!("differs: {line}"));
-    Ok(differences.is_empty() && ours.status.is_some())
+    Ok(differences.is_empty() && ours.end != End::TimeOver)
 }
 
 fn main() -> ExitCode {
