@@ -153,7 +153,7 @@ impl Pc {
                 sys::pause();
             }
             // Nor may another vCPU wait for this one, which has nothing to do.
-            if self.shared.is_smp() {
+            if self.shared.outnumbers_the_host() {
                 sys::yield_processor();
             }
         }
@@ -382,7 +382,8 @@ impl Machine for Pc {
 
     fn pause(&mut self) {
         self.pauses = self.pauses.wrapping_add(1);
-        if self.pauses.is_multiple_of(ROUNDS) {
+        // Where each vCPU has a processor only others would take it, and keep it for milliseconds.
+        if self.pauses.is_multiple_of(ROUNDS) && self.shared.outnumbers_the_host() {
             sys::yield_processor();
         }
     }

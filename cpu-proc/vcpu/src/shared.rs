@@ -112,6 +112,7 @@ pub struct Shared {
     passing: AtomicBool,
     /// A message of the broker waits: the first vCPU has to leave its run loop.
     pub message_waits: Arc<AtomicBool>,
+    outnumbers: bool,
 }
 
 /// What [`Shared::new`] takes.
@@ -204,6 +205,7 @@ impl Shared {
             passing_on: Mutex::new(()),
             passing: AtomicBool::new(false),
             message_waits,
+            outnumbers: std::thread::available_parallelism().is_ok_and(|host| cpus > host.get()),
         });
         let mut chips = shared.chips();
         for lead in &mut chips.leads {
@@ -224,6 +226,11 @@ impl Shared {
     /// How many vCPUs there are.
     pub fn cpus(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Whether some vCPU always waits for a processor of the host that another has: there are more of them.
+    pub fn outnumbers_the_host(&self) -> bool {
+        self.outnumbers
     }
 
     /// Whether there is more than one vCPU.
