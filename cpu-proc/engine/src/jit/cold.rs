@@ -59,6 +59,12 @@ pub(super) enum Cold {
 }
 
 impl Emitter<'_> {
+    /// Stores slots that are newer in registers than in memory.
+    fn store_newer(&mut self, slots: &[(Name, u8)], vectors: &[(u8, u8)]) {
+        slots.iter().for_each(|&(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
+        vectors.iter().for_each(|&(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
+    }
+
     /// Emits the cold parts.
     pub(super) fn finish(&mut self) {
         for cold in std::mem::take(&mut self.cold) {
@@ -116,15 +122,13 @@ impl Emitter<'_> {
                     if flags {
                         self.save_flags();
                     }
-                    slots.into_iter().for_each(|(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
-                    vectors.into_iter().for_each(|(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
+                    self.store_newer(&slots, &vectors);
                     self.take_back(behind);
                     self.go(pc);
                 }
                 Cold::Helper { jumps, slots, vectors, pc, next, func, imm, args, behind } => {
                     jumps.into_iter().for_each(|jump| self.asm.land(jump));
-                    slots.into_iter().for_each(|(slot, r)| self.asm.store(W64, r, slot_mem(slot)));
-                    vectors.into_iter().for_each(|(v, r)| vectors::store(self.asm, r, vectors::slot_mem(v)));
+                    self.store_newer(&slots, &vectors);
                     // Through memory, because one may be in another's register.
                     let place = |i: usize| state(offset_of!(CoreState, spill) + 8 * i);
                     for (i, &r) in args.iter().enumerate().filter(|&(_, &r)| r != NOREG) {
