@@ -454,13 +454,17 @@ case an interrupt from level 3 changes the stack
         mov ax, 0x10
         mov ds, ax
         done
-case an interrupt from level 3 through a 16-bit gate
+# Interrupt 20h leads through a 16-bit gate to 1 ahead.
+.macro small_gate
         # The upper half of its offset means nothing.
         mov eax, offset 1f
         sub eax, 0x100000
         mov [idt + 0x20 * 8], ax
         mov word ptr [idt + 0x20 * 8 + 2], 0x28
         mov dword ptr [idt + 0x20 * 8 + 4], 0xffffe600
+.endm
+case an interrupt from level 3 through a 16-bit gate
+        small_gate
         user
         int 0x20
 .code16
@@ -529,19 +533,23 @@ case a call to the own task
         call 0x60:0
 case a task that is too short
         jmp 0xd8:0
-case a 16-bit task
+# A 16-bit task that begins at 2 ahead.
+.macro small_task
         mov eax, offset 2f
         sub eax, 0x100000
         mov [tss16 + 0x0e], ax
         mov word ptr [tss16 + 0x10], 2
         # A 16-bit stack: the upper half of ESP is undefined.
         mov byte ptr [gdt + 0x36], 0
-        mov word ptr [tss16 + 0x12], 0x1111
+        mov word ptr [tss16 + 0x1a], 0x800
         mov word ptr [tss16 + 0x22], 0x10
         mov word ptr [tss16 + 0x24], 0x28
         mov word ptr [tss16 + 0x26], 0x30
         mov word ptr [tss16 + 0x28], 0x10
-        mov word ptr [tss16 + 0x1a], 0x800
+.endm
+case a 16-bit task
+        small_task
+        mov word ptr [tss16 + 0x12], 0x1111
         jmp 0x70:0
 .code16
 2:      mov bx, ss
@@ -551,16 +559,7 @@ case a 16-bit task
         int 0x40
 .code32
 case a call to a 16-bit task and back
-        mov eax, offset 2f
-        sub eax, 0x100000
-        mov [tss16 + 0x0e], ax
-        mov word ptr [tss16 + 0x10], 2
-        mov byte ptr [gdt + 0x36], 0
-        mov word ptr [tss16 + 0x1a], 0x800
-        mov word ptr [tss16 + 0x22], 0x10
-        mov word ptr [tss16 + 0x24], 0x28
-        mov word ptr [tss16 + 0x26], 0x30
-        mov word ptr [tss16 + 0x28], 0x10
+        small_task
         call 0x70:0
         movzx eax, word ptr [tss16]
         movzx ebx, word ptr [tss16 + 0x10]
@@ -1092,11 +1091,7 @@ case v86: \name
         int 0x20
         end86
 case v86: int through a 16-bit gate
-        mov eax, offset 1f
-        sub eax, 0x100000
-        mov [idt + 0x20 * 8], ax
-        mov word ptr [idt + 0x20 * 8 + 2], 0x28
-        mov dword ptr [idt + 0x20 * 8 + 4], 0xffffe600
+        small_gate
         virtual 0x3000
         mov ax, 0x700
         mov ds, ax
