@@ -99,13 +99,12 @@ pub fn run(side: &Side, run: &Run, places: &Places, limits: &Limits) -> Result<O
         args.extend(["-cpu", if side.name == "ours" { ours } else { peer }]);
     }
     let mut machine = Machine::start(&side.command, &args)?;
-    let began = Instant::now();
     if let Err(error) = enter(&mut machine) {
         drop(machine);
         std::fs::remove_file(&results).map_err(fail)?;
         return Ok(Outcome { broken: Some(format!("before the first unit: {error}")), ..Outcome::default() });
     }
-    let booted = began.elapsed();
+    let began = Instant::now();
     let [count, seed] = limits.libm;
     machine.send(&format!(
         "ONLY='{}' SECONDS_LEFT={} LIMIT={LIMIT} COUNT={count} SEED={seed} sh /suite/run.sh {} $(disk 1)\n",
@@ -127,7 +126,7 @@ pub fn run(side: &Side, run: &Run, places: &Places, limits: &Limits) -> Result<O
             }
         }
     }
-    let seconds = (began.elapsed() - booted).as_secs_f64();
+    let seconds = began.elapsed().as_secs_f64();
     drop(machine);
     let (units, rest) = read(&results).map_err(fail)?;
     std::fs::remove_file(&results).map_err(fail)?;
