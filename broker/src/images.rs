@@ -45,11 +45,6 @@ const SECTOR: u64 = 512;
 /// One line naming option, file and reason.
 pub fn open(drive: &Drive) -> Result<OpenDrive, Fail> {
     let letter = char::from(b'a' + drive.index.min(25));
-    let option = match (drive.media, drive.index) {
-        (Media::Cdrom, 2) => "-cdrom".to_owned(),
-        (Media::Disk, 0..4) => format!("-hd{letter}"),
-        _ => "-drive".to_owned(),
-    };
     let (bus, unit) = (drive.index / 2, drive.index % 2);
     let (kind, cdrom) = match drive.media {
         Media::Disk => ("hd", false),
@@ -80,7 +75,7 @@ pub fn open(drive: &Drive) -> Result<OpenDrive, Fail> {
         path: drive.file.as_ref().map(|path| path.display().to_string()),
     };
     let Some(path) = &drive.file else { return Ok(open) };
-    let fail = |why: String| Fail(format!("{option} {}: {why}", path.display()));
+    let fail = |why: String| Fail(format!("{}: {why}", drive.option));
     let (file, read_only) =
         open_image(path, cdrom || open.config.snapshot, open.config.cache).map_err(fail)?;
     open.config.bytes = if file.metadata().map_err(|e| fail(reason(&e)))?.file_type().is_block_device() {

@@ -211,6 +211,8 @@ fn a_wrong_image_is_one_line_that_names_option_file_and_reason() {
     let scratch = Scratch::new("images");
     let missing = scratch.file("missing");
     refused(&["-hda", &missing], &format!("-hda {missing}: no such file or directory"));
+    let drive = format!("file={missing},media=cdrom");
+    refused(&["-drive", &drive], &format!("-drive {drive}: no such file or directory"));
     let folder = scratch.file("folder");
     std::fs::create_dir(&folder).expect("folder");
     refused(&["-cdrom", &folder], &format!("-cdrom {folder}: is a directory"));

@@ -205,6 +205,8 @@ pub enum Vga {
 /// One IDE drive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drive {
+    /// The option that asked for it with its value, for messages; empty when none did.
+    pub option: String,
     /// IDE position 0..4: bus = index / 2, unit = index % 2.
     pub index: u8,
     /// Image; `None` is an empty removable drive.
@@ -227,6 +229,7 @@ impl Drive {
     /// The CD-ROM drive without a medium that every machine has at index 2.
     pub fn empty_cdrom() -> Self {
         Drive {
+            option: String::new(),
             index: 2,
             file: None,
             media: Media::Cdrom,

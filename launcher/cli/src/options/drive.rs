@@ -44,8 +44,6 @@ enum Position {
 /// A drive as asked for, before positions are dealt out.
 #[derive(Clone, Debug)]
 pub struct DriveRequest {
-    /// The option, for messages.
-    shown: String,
     position: Position,
     /// `index` is not meaningful yet; `snapshot` is only what the option itself said.
     drive: Drive,
@@ -90,9 +88,8 @@ fn fixed(draft: &mut Draft, given: &Given, index: u8, media: Media) -> Result<()
         return Err(given.bad("empty file name"));
     }
     draft.drives.push(DriveRequest {
-        shown: given.shown(),
         position: Position::Index(index),
-        drive: Drive { file, media, ..Drive::empty_cdrom() },
+        drive: Drive { option: given.shown(), file, media, ..Drive::empty_cdrom() },
         snapshot: None,
     });
     Ok(())
@@ -180,9 +177,17 @@ pub fn drive(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
         return bad("a disk needs file= (only a CD-ROM drive can be empty)".into());
     }
     draft.drives.push(DriveRequest {
-        shown: given.shown(),
         position,
-        drive: Drive { file, media, geometry, cache, format, serial, ..Drive::empty_cdrom() },
+        drive: Drive {
+            option: given.shown(),
+            file,
+            media,
+            geometry,
+            cache,
+            format,
+            serial,
+            ..Drive::empty_cdrom()
+        },
         snapshot,
     });
     Ok(())
@@ -250,10 +255,10 @@ pub fn place(
     hda_geometry: Option<(String, Geometry)>,
     snapshot: bool,
 ) -> Result<Vec<Drive>, OptionError> {
-    let mut slots: [Option<(String, Drive)>; POSITIONS as usize] = [const { None }; POSITIONS as usize];
+    let mut slots: [Option<Drive>; POSITIONS as usize] = [const { None }; POSITIONS as usize];
     for request in requests {
-        let DriveRequest { shown, position, mut drive, snapshot: own_snapshot } = request;
-        let fail = |reason: String| Err(OptionError::Value { what: shown.clone(), reason });
+        let DriveRequest { position, mut drive, snapshot: own_snapshot } = request;
+        let fail = |reason: String| Err(OptionError::Value { what: drive.option.clone(), reason });
         let candidates = match position {
             Position::Index(index) => index..index.saturating_add(1),
             Position::Bus(bus) => bus.saturating_mul(2)..bus.saturating_mul(2).saturating_add(2),
@@ -262,8 +267,8 @@ pub fn place(
         let free = candidates.clone().find(|&index| matches!(slots.get(usize::from(index)), Some(None)));
         let Some(index) = free else {
             return match (position, slots.get(usize::from(candidates.start))) {
-                (Position::Index(index), Some(Some((other, _)))) => {
-                    fail(format!("IDE index {index} is already taken by {other}"))
+                (Position::Index(index), Some(Some(other))) => {
+                    fail(format!("IDE index {index} is already taken by {}", other.option))
                 }
                 (Position::Bus(bus), _) => fail(format!("IDE bus {bus} has no free unit")),
                 _ => fail(format!("no free IDE position, a machine has {POSITIONS}")),
@@ -272,20 +277,20 @@ pub fn place(
         drive.index = index;
         drive.snapshot = drive.media == Media::Disk && own_snapshot.unwrap_or(snapshot);
         if let Some(slot) = slots.get_mut(usize::from(index)) {
-            *slot = Some((shown, drive));
+            *slot = Some(drive);
         }
     }
-    if let (Some((shown, geometry)), Some((other, drive))) = (hda_geometry, &mut slots[0])
+    if let (Some((shown, geometry)), Some(drive)) = (hda_geometry, &mut slots[0])
         && drive.media == Media::Disk
     {
         if drive.geometry.is_some() {
             return Err(OptionError::Value {
                 what: shown,
-                reason: format!("{other} has a geometry of its own"),
+                reason: format!("{} has a geometry of its own", drive.option),
             });
         }
         drive.geometry = Some(geometry);
     }
-    slots[2].get_or_insert_with(|| (String::new(), Drive::empty_cdrom()));
-    Ok(slots.into_iter().flatten().map(|(_, drive)| drive).collect())
+    slots[2].get_or_insert_with(Drive::empty_cdrom);
+    Ok(slots.into_iter().flatten().collect())
 }
