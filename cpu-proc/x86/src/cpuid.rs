@@ -9,6 +9,7 @@
 
 use bulkhead_engine::ApicAccess;
 
+use crate::helpers::fastcall::has_syscall;
 use crate::state::Cpu;
 
 /// Features by word: CPUID leaf 1 EDX, leaf 1 ECX, leaf 8000_0001 EDX, leaf 8000_0001 ECX.
@@ -541,11 +542,14 @@ pub fn leaf(cpu: &mut Cpu, leaf: u32, subleaf: u32) -> [u32; 4] {
         }
         0x8000_0000 => [model.xlevel, vendor[0], vendor[2], vendor[1]],
         0x8000_0001 => {
-            let mut repeated = ext_edx;
+            let mut extended = ext_edx;
             if !apic_on {
-                repeated &= !(1 << 9);
+                extended &= !(1 << 9);
             }
-            [model.signature(), 0, ext_ecx, repeated]
+            if !has_syscall(cpu) {
+                extended &= !(1 << 11);
+            }
+            [model.signature(), 0, ext_ecx, extended]
         }
         0x8000_0002..=0x8000_0004 => {
             let at = (leaf - 0x8000_0002) as usize * 16;

@@ -96,7 +96,7 @@ fn misaligned(core: &mut CoreState, _linear: u64) {
     raise(cpu(core), vector::GP, Some(0));
 }
 
-/// Takes the machine's requests and at most one event. Order by SDM table 6-2: reset, SMI, NMI, external interrupt.
+/// Takes the machine's requests and at most one event. Order by SDM table 6-2: reset, trap, SMI, NMI, external interrupt.
 fn attend(core: &mut CoreState, _halted: bool) -> Next {
     let cpu = cpu(core);
     // The run begins or ends here: outside it this thread's x87 may serve another CPU.
@@ -131,6 +131,12 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
         cpu.latched = 0;
         return Next::Halt;
     }
+    // The trap of the instruction just finished. The manual has the SMI come first and the trap after `RSM`: the program sees the same, and
+    // nothing of it has to be carried through the management mode.
+    if watch_trap(cpu).is_some() {
+        cpu.set_attention();
+        return deliver(&mut cpu.core);
+    }
     let shadow = cpu.inhibit & inhibit::SHADOW != 0;
     if cpu.latched & latched::SMI != 0 && cpu.smm == 0 && !shadow {
         cpu.latched &= !latched::SMI;
@@ -138,11 +144,6 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
         // Whatever else waits is looked at again.
         cpu.set_attention();
         return Next::Run;
-    }
-    // The trap of the instruction just finished comes before the interrupts.
-    if watch_trap(cpu).is_some() {
-        cpu.set_attention();
-        return deliver(&mut cpu.core);
     }
     if cpu.latched & latched::NMI != 0 && !shadow && cpu.inhibit & inhibit::NMI == 0 {
         cpu.latched &= !latched::NMI;

@@ -273,6 +273,12 @@ pub mod cr4 {
     pub const OSXMMEXCPT: u64 = 1 << 10;
 }
 
+/// DR7 bits.
+#[expect(missing_docs, reason = "the manual's own names")]
+pub mod dr7 {
+    pub const GENERAL_DETECT: u64 = 1 << 13;
+}
+
 /// EFER bits.
 #[expect(missing_docs, reason = "the manual's own names")]
 pub mod efer {

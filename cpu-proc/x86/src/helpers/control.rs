@@ -7,7 +7,7 @@ use super::ids::Sys;
 use super::{FAULTS, List, PURE, gp, raise, ud, vector};
 use crate::helper;
 use crate::paging;
-use crate::state::{Cpu, attr, cr0, cr4, efer, seg};
+use crate::state::{Cpu, attr, cr0, cr4, dr7, efer, seg};
 
 /// Helpers of this topic.
 pub const HELPERS: List = &[
@@ -186,9 +186,7 @@ fn debug_register(cpu: &mut Cpu, imm: u64) -> Result<usize, Fault> {
         4 | 5 => return Err(ud(cpu)),
         n => n,
     };
-    const GENERAL_DETECT: u64 = 1 << 13;
-    if cpu.dr[7] & GENERAL_DETECT != 0 {
-        cpu.dr[7] &= !GENERAL_DETECT;
+    if cpu.dr[7] & dr7::GENERAL_DETECT != 0 {
         let fault = raise(cpu, vector::DB, None);
         cpu.pending.dr6 = 1 << 13;
         return Err(fault);

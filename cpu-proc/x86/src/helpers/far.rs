@@ -336,19 +336,19 @@ fn far_ret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault
         cpu.core.pc = ip;
         return landed(cpu);
     }
-    let back = check_return(cpu, selector, ip)?;
-    if u32::from(selector & 3) == cpu.cpl {
+    let mut back = check_return(cpu, selector, ip)?;
+    let rpl = u32::from(selector & 3);
+    if rpl == cpu.cpl {
+        mark_accessed(cpu, &mut back)?;
         stack.commit(cpu);
+        set_cs_protected(cpu, &back, selector, rpl);
     } else {
         let sp = stack.pop(cpu, size)?;
         let ss = stack.pop(cpu, size)? as u16;
-        return_outward(cpu, &back, ss, sp, release)?;
+        mark_accessed(cpu, &mut back)?;
+        return_outward(cpu, &back, (ss, sp), release)?;
     }
-    let mut back = back;
-    mark_accessed(cpu, &mut back)?;
-    set_cs_protected(cpu, &back, selector, u32::from(selector & 3));
     cpu.core.pc = ip;
-    drop_inner_segments(cpu);
     landed(cpu)
 }
 
@@ -373,12 +373,12 @@ pub fn check_return(cpu: &mut Cpu, selector: u16, ip: u64) -> Result<Descriptor,
     Ok(d)
 }
 
-/// Loads the stack of the outer level `code.selector`'s RPL and moves its pointer up by `release`.
+/// Goes to the level of `code.selector`'s RPL, an outer one except for `IRET` from 64-bit code: loads its stack, moves the pointer up by
+/// `release`, loads CS, and takes away what an outer level may not use.
 pub fn return_outward(
     cpu: &mut Cpu,
     code: &Descriptor,
-    selector: u16,
-    sp: u64,
+    (selector, sp): (u16, u64),
     release: u64,
 ) -> Result<(), Fault> {
     let cpl = u32::from(code.selector & 3);
@@ -395,5 +395,10 @@ pub fn return_outward(
     outer.skip(release);
     cpu.segs[seg::SS] = ss;
     outer.commit(cpu);
+    let outward = cpl != cpu.cpl;
+    set_cs_protected(cpu, code, code.selector, cpl);
+    if outward {
+        drop_inner_segments(cpu);
+    }
     Ok(())
 }

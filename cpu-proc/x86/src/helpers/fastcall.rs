@@ -71,9 +71,15 @@ fn sysexit(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault
     landed(cpu)
 }
 
+/// Whether `SYSCALL` and `SYSRET` exist in the present code: Intel's processors have them in 64-bit code only (SDM volume 2), so systems for
+/// those leave CSTAR alone.
+pub fn has_syscall(cpu: &Cpu) -> bool {
+    !cpu.model.is_intel() || cpu.code64()
+}
+
 /// `Sys::Syscall`.
 fn syscall(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
-    if cpu.msrs.efer & efer::SCE == 0 || cpu.cr0 & cr0::PE == 0 {
+    if cpu.msrs.efer & efer::SCE == 0 || cpu.cr0 & cr0::PE == 0 || !has_syscall(cpu) {
         return Err(ud(cpu));
     }
     let selector = (cpu.msrs.star >> 32) as u16 & !3;
@@ -96,7 +102,7 @@ fn syscall(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> 
 
 /// `Sys::Sysret`.
 fn sysret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
-    if cpu.msrs.efer & efer::SCE == 0 {
+    if cpu.msrs.efer & efer::SCE == 0 || !has_syscall(cpu) {
         return Err(ud(cpu));
     }
     if cpu.cr0 & cr0::PE == 0 || cpu.cpl != 0 {

@@ -14,8 +14,9 @@ use crate::state::{Cpu, key};
 const INITIAL_CONTROL: u16 = 0x37f;
 
 impl Cpu {
-    /// `FNINIT`: control word, tags and pointers as after initialisation; register contents stay.
+    /// `FNINIT`: control word, tags and pointers as after initialisation; register contents stay. What was pending is gone.
     pub fn x87_init(&mut self) {
+        self.x87_settled();
         self.core.x87 = X87 { control: INITIAL_CONTROL, ..Default::default() };
     }
 
@@ -24,10 +25,11 @@ impl Cpu {
         (self.core.x87.status & !TOP) | ((self.core.x87.top as u16 & 7) << 11)
     }
 
-    /// Sets the status word with TOP; the summary bits follow from flags and masks.
+    /// Sets the status word with TOP; the summary bits follow from flags and masks, FERR# from what was pending before.
     pub fn x87_set_status(&mut self, status: u16) {
+        let pending = self.core.x87.status & ES;
         self.core.x87.top = u32::from(status >> 11) & 7;
-        self.core.x87.status = status & !TOP;
+        self.core.x87.status = status & !(TOP | ES) | pending;
         self.x87_summary();
     }
 
@@ -70,10 +72,10 @@ fn classify(value: &[u8; 16]) -> u16 {
 pub fn init_or_clear(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     cpu.x87_sync();
     cpu.x87_unready();
-    cpu.x87_settled();
     if imm & 1 == 0 {
         cpu.x87_init();
     } else {
+        cpu.x87_settled();
         cpu.core.x87.status &= !(EXCEPTIONS | SF);
     }
     Ok(0)

@@ -9,6 +9,7 @@
 use bulkhead_engine::{Fault, mxcsr};
 
 use super::fp_mem::write_masked;
+use super::segload::check_limit;
 use super::{gp, raise, vector};
 use crate::state::{Cpu, cr4};
 
@@ -119,13 +120,23 @@ pub fn check(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fau
     Err(raise(cpu, number, None))
 }
 
-/// `Fp::MaskMove`: bytes of the data register whose mask byte has its top bit set go to linear address `a`.
+/// Of `Fp::MaskMove`: no limit applies.
+pub const UNLIMITED: u64 = 7;
+
+/// `Fp::MaskMove`: bytes of the data register whose mask byte has its top bit set go to linear address `a`, the first of which is inside
+/// its segment; the others are looked at here. `imm`: data register, mask register << 4, MMX << 8, segment or [`UNLIMITED`] << 9.
 pub fn mask_move(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let (data, mask) = (imm as usize & 15, (imm >> 4) as usize & 15);
     let media = imm & 0x100 != 0;
     let (file, size): (&[[u8; 16]], usize) = if media { (&cpu.core.media, 8) } else { (&cpu.core.vec, 16) };
     let value = file.get(data).copied().unwrap_or_default();
     let select = file.get(mask).copied().unwrap_or_default();
+    let (segment, last) = (imm >> 9 & 7, select[..size].iter().rposition(|byte| byte & 0x80 != 0));
+    if segment != UNLIMITED
+        && let Some(last) = last
+    {
+        check_limit(cpu, segment as usize, a.wrapping_add(last as u64))?;
+    }
     write_masked(cpu, a, &value[..size], &select[..size])?;
     Ok(0)
 }

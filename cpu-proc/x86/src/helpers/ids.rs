@@ -9,7 +9,7 @@
 pub enum Sys {
     /// Raise exception `imm & 0xff`, error code `a` if `imm & 0x100`. The pc stays at the instruction.
     Raise,
-    /// Load segment register `imm` with selector `a` (not CS). The block ends after it (`Goto` with `k` 0).
+    /// Load segment register `imm` (`| segload::WITH_POINTER`) with selector `a` (not CS). The block ends after it (`Goto` with `k` 0).
     LoadSeg,
     /// Slow segment check: linear address of offset `a` in segment `imm & 7`, size `1 << (imm >> 4 & 15)`, write if
     /// `imm & 8`. Raises #GP/#SS. Adds the base, wraps. For non-flat segments.

@@ -11,9 +11,9 @@ use super::flags::virtual_image;
 use super::ids::Sys;
 use super::mem::{Stack, load, load_system};
 use super::task::{self, Switch};
-use super::{EVERYTHING, List, gp, raise, vector};
+use super::{EVERYTHING, List, gp, landed, raise, vector};
 use crate::helper;
-use crate::state::{Cpu, NO_EXCEPTION, Segment, attr, cr0, cr4, eflags, inhibit, seg};
+use crate::state::{Cpu, NO_EXCEPTION, Segment, attr, cr0, cr4, dr7, eflags, inhibit, seg};
 
 /// Helpers of this topic.
 pub const HELPERS: List =
@@ -59,7 +59,7 @@ fn int(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     }
     if kind == 2 && cpu.flags() & eflags::OF == 0 {
         cpu.core.pc = a;
-        return Ok(0);
+        return landed(cpu);
     }
     let origin = if kind == 3 { Origin::Exception } else { Origin::Software };
     if kind == 3 && cpu.watched != 0 {
@@ -68,6 +68,9 @@ fn int(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
         note_causes(cpu, hits);
     }
     enter(cpu, Event { vector, error: None, origin, return_pc: a })?;
+    if kind == 3 {
+        cpu.dr[7] &= !dr7::GENERAL_DETECT;
+    }
     cpu.update_key();
     Ok(0)
 }
@@ -155,6 +158,7 @@ pub fn take_pending(cpu: &mut Cpu) -> Event {
     }
     if vector == vector::DB {
         note_causes(cpu, pending.dr6);
+        cpu.dr[7] &= !dr7::GENERAL_DETECT;
     }
     Event {
         vector,

@@ -2,7 +2,7 @@
 
 use bulkhead_engine::Fault;
 
-use super::descriptor::{changeable_flags, drop_inner_segments, mark_accessed, set_cs, set_cs_protected};
+use super::descriptor::{changeable_flags, mark_accessed, set_cs, set_cs_protected};
 use super::far::{check_return, check_target, log_transfer, return_outward};
 use super::flags::{virtual_interrupts, virtual_merge};
 use super::ids::Sys;
@@ -95,15 +95,14 @@ fn return_protected(cpu: &mut Cpu, size: u8) -> Result<(), Fault> {
         let sp = stack.pop(cpu, size)?;
         let ss = stack.pop(cpu, size)? as u16;
         mark_accessed(cpu, &mut code)?;
-        return_outward(cpu, &code, ss, sp, 0)?;
+        return_outward(cpu, &code, (ss, sp), 0)?;
     } else {
         mark_accessed(cpu, &mut code)?;
         stack.commit(cpu);
+        set_cs_protected(cpu, &code, selector, rpl);
     }
-    set_cs_protected(cpu, &code, selector, rpl);
     cpu.core.pc = ip;
     cpu.set_flags(new_flags);
-    drop_inner_segments(cpu);
     Ok(())
 }
 

@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bulkhead_engine::{Access, Fault, Next, Page, exit};
 
-use super::control::privileged;
 use super::ids::Sys;
 use super::{FAULTS, List, gp, slot};
 use crate::helper;
 use crate::paging;
-use crate::state::{Cpu, eflags, halted, latched, reg};
+use crate::state::{Cpu, eflags, halted, key, latched, reg};
 
 /// Helpers of this topic.
 pub const HELPERS: List = &[
@@ -67,7 +66,6 @@ fn line(cpu: &mut Cpu, gpa: u64) -> [u64; LINE as usize / 8] {
 
 /// `Sys::Monitor`: the byte at linear address `a` has just been read.
 fn monitor(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
-    privileged(cpu)?;
     if cpu.gpr32(reg::RCX) != 0 {
         return Err(gp(cpu, 0));
     }
@@ -84,12 +82,16 @@ fn has_changed(cpu: &mut Cpu) -> bool {
 
 /// `Sys::Mwait`; `a` = next pc.
 fn mwait(cpu: &mut Cpu, a: u64, _: u64, _: u64, _: u64) -> Result<u64, Fault> {
-    privileged(cpu)?;
     let hints = cpu.gpr32(reg::RCX);
     if hints & !1 != 0 {
         return Err(gp(cpu, 0));
     }
     cpu.core.pc = a;
+    if cpu.key & key::TRAP != 0 {
+        // A single step ends the wait at once, as every debug exception does.
+        cpu.monitor.disarm();
+        return Err(super::step_trap(cpu));
+    }
     if std::mem::take(&mut cpu.monitor.armed) == 0 || has_changed(cpu) {
         // It does not wait; but a guest that does this in a loop waits for others.
         cpu.machine().pause();

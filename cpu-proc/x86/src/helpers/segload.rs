@@ -27,12 +27,15 @@ pub const HELPERS: List = &[
     helper!(Sys::ArplMemory, arpl_memory, FAULTS, flags_read: FLAGS_ALL, flags_written: FLAGS_ALL),
 ];
 
+/// Of `Sys::LoadSeg`: the instruction loads the pointer too. So `LSS` need not hold anything off, and does not (SDM volume 3A section 6.8.3).
+pub const WITH_POINTER: u64 = 8;
+
 /// `Sys::LoadSeg`.
 fn load_seg(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let selector = a as u16;
-    match imm as usize {
-        seg::SS => load_stack_segment(cpu, selector)?,
-        index @ (seg::ES | seg::DS | seg::FS | seg::GS) => load_segment(cpu, index, selector)?,
+    match (imm & !WITH_POINTER) as usize {
+        seg::SS if imm & WITH_POINTER == 0 => load_stack_segment(cpu, selector)?,
+        index @ (seg::ES | seg::SS | seg::DS | seg::FS | seg::GS) => load_segment(cpu, index, selector)?,
         _ => return Err(super::ud(cpu)),
     }
     cpu.update_key();
@@ -53,6 +56,13 @@ fn seg_linear(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fa
         return Err(no_access(cpu, index));
     }
     Ok(s.base.wrapping_add(a) & 0xffff_ffff)
+}
+
+/// The exception of the byte at linear address `linear` when segment `index` ends before it.
+pub fn check_limit(cpu: &mut Cpu, index: usize, linear: u64) -> Result<(), Fault> {
+    let s = cpu.segs[index.min(5)];
+    let offset = linear.wrapping_sub(s.base) & 0xffff_ffff;
+    if within_limit(&s, offset, 1) { Ok(()) } else { Err(no_access(cpu, index)) }
 }
 
 /// Whether the type of `s` permits to read or to write: code is readable when its bit is set and never writable; data is readable always.

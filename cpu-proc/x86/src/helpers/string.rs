@@ -125,15 +125,21 @@ fn repeat(
         if left == 0 || stop {
             return Ok(b);
         }
-        if stepping {
-            return Ok(a);
-        }
         // A data breakpoint that was hit traps between two repetitions.
-        if cpu.watched != 0 || cpu.core.attention().load(Ordering::Relaxed) != 0 {
+        let interrupted = cpu.watched != 0 || cpu.core.attention().load(Ordering::Relaxed) != 0;
+        if !stepping && !interrupted {
+            continue;
+        }
+        // What comes now is pushed with RF, so that an instruction breakpoint is not hit again (SDM volume 3B section 18.3.1.1). RF
+        // matters only while one is armed.
+        if cpu.instruction_breakpoints() != 0 {
+            cpu.eflags |= eflags::RF;
+        }
+        if !stepping {
             cpu.core.pc = a;
             cpu.core.exit = exit::AGAIN;
-            return Ok(a);
         }
+        return Ok(a);
     }
 }
 
@@ -399,12 +405,14 @@ fn scas(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     })
 }
 
-/// Whether the current privilege may use every port without consulting the task's permission map.
-fn ports_open(cpu: &Cpu) -> bool {
+/// Whether elements may go to or come from a port in one piece: the current privilege may use every port without consulting the task's
+/// permission map, and no breakpoint can lie on one.
+fn may_move_at_once(cpu: &Cpu) -> bool {
     let mode = cpu.key;
     let cpl = mode >> key::CPL_SHIFT & 3;
     let iopl = mode >> key::IOPL_SHIFT & 3;
-    mode & key::PROTECTED == 0 || (mode & key::V86 == 0 && cpl <= iopl)
+    let open = mode & key::PROTECTED == 0 || (mode & key::V86 == 0 && cpl <= iopl);
+    open && cpu.dr[7] & 0xff == 0
 }
 
 fn ins(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
@@ -413,7 +421,7 @@ fn ins(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
         let port = cpu.core.slots[RDX] as u16;
         check_port(cpu, port, form.size() as u8)?;
         let to = destination(cpu, form, true)?;
-        if ports_open(cpu)
+        if may_move_at_once(cpu)
             && let Some((dst, n)) = bulk(cpu, form, to, Access::Write, count)?
         {
             let mut data = [0u8; 4096];
@@ -437,7 +445,7 @@ fn outs(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
         let port = cpu.core.slots[RDX] as u16;
         check_port(cpu, port, form.size() as u8)?;
         let from = source(cpu, form)?;
-        if ports_open(cpu)
+        if may_move_at_once(cpu)
             && let Some((src, n)) = bulk(cpu, form, from, Access::Read, count)?
         {
             let mut data = [0u8; 4096];

@@ -11,7 +11,6 @@ use super::ea::{Addr, Ea};
 use super::feature;
 use super::system;
 use crate::helpers::arith;
-use crate::helpers::fp::Fp;
 use crate::helpers::ids::Sys;
 use crate::helpers::misc::Locked;
 
@@ -116,18 +115,10 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
             let d = ctx.call(arith::RDRAND, NONE, NONE, NONE, u64::from(w));
             ctx.write_reg(insn.op0_register(), d);
         }
-        M::Movnti if ctx.feature(feature::SSE2) => {
-            let value = ctx.read(insn, 1, 0);
-            ctx.write(insn, 0, value);
-        }
-        M::Nop | M::Reservednop => {}
+        M::Nop if insn.op_count() == 0 => {}
+        // Those with an operand came with the P6, as CMOV did.
+        M::Nop | M::Reservednop if ctx.feature(feature::CMOV) => {}
         M::Pause => ctx.sys(Sys::Pause, 0),
-        M::Sfence if ctx.feature(feature::SSE) => {}
-        M::Lfence if ctx.feature(feature::SSE2) => {}
-        M::Mfence if ctx.feature(feature::SSE2) => ctx.call_void(Fp::Fence as u16, NONE, NONE, NONE, 0),
-        M::Clflush if ctx.feature(feature::CLFSH) => {
-            ctx.read(insn, 0, 0);
-        }
         _ => return conditional(ctx, insn),
     }
     true

@@ -54,6 +54,8 @@ pub mod feature {
     pub const CMOV: Feature = (0, 15);
     /// `CLFLUSH`.
     pub const CLFSH: Feature = (0, 19);
+    /// MMX.
+    pub const MMX: Feature = (0, 23);
     /// SSE.
     pub const SSE: Feature = (0, 25);
     /// SSE2.

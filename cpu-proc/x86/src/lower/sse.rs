@@ -10,16 +10,16 @@
 //! Source: Intel SDM volume 2; volume 3A section 2.5 (CR0.EM, TS, CR4.OSFXSR).
 
 use bulkhead_ir::{ALIGN16, NONE, Name, VecOp, VecShape, W8, W16, W32, W64};
-use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 
 use super::ctx::gpr;
 use super::ea::{Ea, seg_number};
 use super::sse_table::{self, Regular};
 use super::{Ctx, sse_moves};
 use crate::helpers::fp::Fp;
-use crate::helpers::fp_sse::Tiny;
+use crate::helpers::fp_sse::{self, Tiny};
 use crate::helpers::vector;
-use crate::state::key;
+use crate::state::{key, seg};
 
 /// 16 bytes, as a width of vector loads and stores.
 pub(super) const W128: u8 = 4;
@@ -281,7 +281,11 @@ pub(super) fn mask_move(ctx: &mut Ctx, insn: &Instruction, media: bool) {
     let linear = ea.resolve(ctx, W8, true).to_name(ctx);
     let data = insn.op1_register().number() as u64 & 15;
     let mask = insn.op2_register().number() as u64 & 15;
-    ctx.call_void(Fp::MaskMove as u16, linear, NONE, NONE, data | mask << 4 | u64::from(media) << 8);
+    // FS and GS have limits of their own, however flat the others are.
+    let limited = !ctx.code64() && (!ctx.flat() || ea.seg >= seg::FS);
+    let segment = if limited { ea.seg as u64 } else { fp_sse::UNLIMITED };
+    let imm = data | mask << 4 | u64::from(media) << 8 | segment << 9;
+    ctx.call_void(Fp::MaskMove as u16, linear, NONE, NONE, imm);
 }
 
 fn string_compare(ctx: &mut Ctx, insn: &Instruction) {
@@ -343,30 +347,13 @@ fn unconditional(ctx: &mut Ctx, insn: &Instruction) -> bool {
         | Code::Prefetchreserved5_m8
         | Code::Prefetchreserved6_m8
         | Code::Prefetchreserved7_m8 => {}
-        Code::Lfence
-        | Code::Lfence_E9
-        | Code::Lfence_EA
-        | Code::Lfence_EB
-        | Code::Lfence_EC
-        | Code::Lfence_ED
-        | Code::Lfence_EE
-        | Code::Lfence_EF
-        | Code::Sfence
-        | Code::Sfence_F9
-        | Code::Sfence_FA
-        | Code::Sfence_FB
-        | Code::Sfence_FC
-        | Code::Sfence_FD
-        | Code::Sfence_FE
-        | Code::Sfence_FF => {}
-        Code::Mfence
-        | Code::Mfence_F1
-        | Code::Mfence_F2
-        | Code::Mfence_F3
-        | Code::Mfence_F4
-        | Code::Mfence_F5
-        | Code::Mfence_F6
-        | Code::Mfence_F7 => ctx.call_void(Fp::Fence as u16, NONE, NONE, NONE, 0),
+        _ if matches!(insn.mnemonic(), Mnemonic::Lfence | Mnemonic::Sfence | Mnemonic::Mfence) => {
+            if !in_model(ctx, insn) {
+                ctx.ud();
+            } else if insn.mnemonic() == Mnemonic::Mfence {
+                ctx.call_void(Fp::Fence as u16, NONE, NONE, NONE, 0);
+            }
+        }
         Code::Clflush_m8 => {
             if !in_model(ctx, insn) {
                 ctx.ud();

@@ -10,6 +10,7 @@ use super::ea::{Addr, Ea, seg_number};
 use super::feature;
 use super::int::RAX;
 use crate::helpers::ids::Sys;
+use crate::helpers::segload;
 use crate::state::{key, seg};
 
 /// Lowers `insn`; false when it is not one of this module's.
@@ -44,7 +45,7 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         }
         M::Rdtsc if ctx.feature(feature::TSC) => ctx.sys(Sys::Rdtsc, 0),
         M::Rdtscp if ctx.feature(feature::RDTSCP) => ctx.sys(Sys::Rdtsc, 1),
-        M::Rdpmc => ctx.sys(Sys::Rdpmc, 0),
+        M::Rdpmc if ctx.feature(feature::MMX) => ctx.sys(Sys::Rdpmc, 0),
         M::Rdmsr if ctx.feature(feature::MSR) => {
             if ctx.require_cpl0() {
                 ctx.sys(Sys::Rdmsr, 0);
@@ -96,16 +97,12 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
             ctx.sys(Sys::Rsm, 0);
             ctx.end_exit();
         }
-        M::Monitor | M::Mwait if ctx.feature(feature::MONITOR) => {
-            if ctx.require_cpl0() {
-                if insn.mnemonic() == M::Monitor {
-                    monitor(ctx, insn);
-                } else {
-                    let next = ctx.next_name();
-                    ctx.call_void(Sys::Mwait as u16, next, NONE, NONE, 0);
-                    ctx.end_changed();
-                }
-            }
+        // Above level 0 they do not exist.
+        M::Monitor if ctx.feature(feature::MONITOR) && ctx.cpl() == 0 => monitor(ctx, insn),
+        M::Mwait if ctx.feature(feature::MONITOR) && ctx.cpl() == 0 => {
+            let next = ctx.next_name();
+            ctx.call_void(Sys::Mwait as u16, next, NONE, NONE, 0);
+            ctx.end_changed();
         }
         _ => return false,
     }
@@ -217,7 +214,7 @@ pub fn load_far_pointer(ctx: &mut Ctx, insn: &Instruction, w: u8) -> (Name, Name
 fn load_far(ctx: &mut Ctx, insn: &Instruction, segment: usize) {
     let reg = insn.op0_register();
     let (offset, selector) = load_far_pointer(ctx, insn, width_of(reg.size()));
-    ctx.call_void(Sys::LoadSeg as u16, selector, NONE, NONE, segment as u64);
+    ctx.call_void(Sys::LoadSeg as u16, selector, NONE, NONE, segment as u64 | segload::WITH_POINTER);
     ctx.write_reg(reg, offset);
     ctx.end_changed();
 }

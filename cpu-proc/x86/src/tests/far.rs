@@ -172,3 +172,69 @@ fn a_far_jump_with_the_trap_flag_traps_at_its_target() {
     assert_eq!(jmp(&mut rig, sel::CODE0, 0x6000), Err((vector::DB, None)));
     assert_eq!((rig.cpu.core.pc, rig.cpu.pending.dr6), (0x6000, 1 << 14));
 }
+
+#[test]
+fn intels_processors_have_syscall_in_64_bit_code_only() {
+    for (model, exists) in [("qemu64", true), ("kvm64", false)] {
+        let mut rig = Rig::of(model).long();
+        rig.wrmsr(0xc000_0081, 0x0010_0008_0000_0000).unwrap();
+        rig.wrmsr(0xc000_0083, 0x6000).unwrap();
+        user64(&mut rig);
+        let told = |rig: &mut Rig| {
+            rig.cpu.core.slots[reg::RAX] = 0x8000_0001;
+            rig.call(Sys::Cpuid, 0, 0, 0, 0).unwrap();
+            rig.cpu.core.slots[reg::RDX] >> 11 & 1 != 0
+        };
+        assert!(told(&mut rig), "{model}");
+        // To compatibility mode of the same level.
+        rig.put(at::STACK3 - 16, 8, at::USER);
+        rig.put(at::STACK3 - 8, 8, u64::from(sel::CODE32 | 3));
+        rig.set_rsp(at::STACK3 - 16);
+        rig.call(Sys::FarRet, 0, 0, 0, 3).unwrap();
+        assert!(!rig.cpu.code64() && rig.cpu.cpl == 3);
+        assert_eq!(told(&mut rig), exists, "{model}");
+        let expected = if exists { Ok(0) } else { Err((vector::UD, None)) };
+        assert_eq!(rig.call(Sys::Syscall, 0xa002, 0, 0, 0), expected, "{model}");
+        assert_eq!((rig.cpu.cpl, rig.cpu.core.pc), if exists { (0, 0x6000) } else { (3, at::USER) });
+    }
+}
+
+#[test]
+fn a_far_return_that_cannot_mark_its_segment_leaves_the_stack_alone() {
+    for (cpl, access) in [(0, 0x9a), (3, 0xfa)] {
+        let mut rig = Rig::new().protected();
+        rig.gdt(sel::CODE32, descriptor(0, 0xfffff, access, 0xc));
+        let sp = 0x7000 - 16;
+        let frame = [at::USER, u64::from(sel::CODE32 | cpl), at::STACK3, u64::from(sel::DATA3)];
+        for (i, value) in frame.iter().enumerate() {
+            rig.put(sp + 4 * i as u64, 4, *value);
+        }
+        rig.set_rsp(sp);
+        // Everything is mapped onto itself; the table cannot be written.
+        rig.put(0x10_0000, 4, 0x10_1007);
+        for page in 0..1024u64 {
+            let writable = page != at::GDT >> 12;
+            rig.put(0x10_1000 + 4 * page, 4, page << 12 | 5 | u64::from(writable) << 1);
+        }
+        rig.call(Sys::WriteCr, 0x10_0000, 0, 0, 3).unwrap();
+        rig.call(Sys::WriteCr, 0x8001_0011, 0, 0, 0).unwrap();
+        assert_eq!(rig.call(Sys::FarRet, 0, 0, 0, 2), Err((vector::PF, Some(3))), "to level {cpl}");
+        assert_eq!((rig.rsp(), rig.cpu.cpl, rig.cpu.segs[seg::SS].selector), (sp, 0, sel::DATA0));
+    }
+}
+
+#[test]
+fn a_return_within_a_level_takes_no_segment_away() {
+    for id in [Sys::FarRet, Sys::Iret] {
+        let mut rig = Rig::new().protected().user();
+        // As SYSEXIT leaves it when the system has not loaded the program's segments.
+        rig.cpu.segs[seg::DS] = Segment { selector: sel::DATA0, ..rig.cpu.segs[seg::DS] };
+        rig.cpu.segs[seg::DS].attr &= !(3 << attr::DPL_SHIFT);
+        for (i, value) in [at::USER, u64::from(sel::CODE3), 2].iter().enumerate() {
+            rig.put(at::STACK3 - 12 + 4 * i as u64, 4, *value);
+        }
+        rig.set_rsp(at::STACK3 - 12);
+        rig.call(id, 0, 0, 0, 2).unwrap();
+        assert_eq!((rig.cpu.segs[seg::DS].selector, rig.cpu.segs[seg::DS].usable()), (sel::DATA0, true));
+    }
+}

@@ -92,3 +92,26 @@ fn code_that_faulted_in_a_narrow_segment_runs_in_a_wide_one() {
         }
     });
 }
+
+#[test]
+fn a_masked_move_faults_at_the_last_byte_that_it_writes() {
+    // The segment ends with byte 5007h: four bytes fit, the fifth does not.
+    for (bytes, fits) in [(4, true), (5, false)] {
+        Engines::each(|engine| {
+            let mut rig = Rig::new().protected();
+            rig.call(Sys::WriteCr, 0x600, 0, 0, 4).unwrap();
+            rig.gdt(sel::READ_ONLY, descriptor(0, 0x5007, 0x93, 0x4));
+            rig.call(Sys::LoadSeg, u64::from(sel::READ_ONLY), 0, 0, seg::DS as u64).unwrap();
+            rig.idt(13, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+            rig.code(at::HANDLER, &[0xf4]);
+            rig.code(at::USER, &[0x66, 0x0f, 0xf7, 0xc1, 0xf4]); // maskmovdqu xmm0, xmm1
+            rig.cpu.core.pc = at::USER;
+            rig.cpu.core.slots[reg::RDI] = 0x5004;
+            rig.cpu.core.vec[0] = [0x55; 16];
+            rig.cpu.core.vec[1] = std::array::from_fn(|i| if i < bytes { 0x80 } else { 0x7f });
+            engine.run(&mut rig, 8);
+            let end = if fits { at::USER + 5 } else { at::HANDLER + 1 };
+            assert_eq!((rig.cpu.core.pc, rig.get(0x5004, 5)), (end, if fits { 0x5555_5555 } else { 0 }));
+        });
+    }
+}

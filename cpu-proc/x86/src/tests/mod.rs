@@ -11,6 +11,7 @@ use crate::state::*;
 use crate::{Config, Cpu, OPS, cpuid};
 
 mod branches;
+mod debug;
 mod far;
 mod identity;
 mod interrupts;
@@ -62,6 +63,8 @@ pub struct Board {
     pub deadline: (u64, u64),
     /// What somebody stores, and where, while the CPU naps.
     pub store: Option<(usize, u8)>,
+    /// What FERR# has been told, IGNNE# being asserted.
+    pub ferr: Vec<bool>,
 }
 
 impl Board {
@@ -79,6 +82,7 @@ impl Board {
             tpr: 0,
             deadline: (0, 0),
             store: None,
+            ferr: Vec::new(),
         }
     }
 
@@ -147,6 +151,10 @@ impl Machine for Board {
         if let Some((at, value)) = self.store.take() {
             self.bytes()[at] = value;
         }
+    }
+    fn fpu_error(&mut self, active: bool) -> bool {
+        self.ferr.push(active);
+        true
     }
     fn set_smm(&mut self, active: bool) {
         self.smm.push(active);
