@@ -73,6 +73,7 @@ pub const REGISTERS: &[Register] = &[
         before: None,
     },
     Register { label: "IDE status 1F7h (calm)", port: Some(0x1f7), access: Access::Read, before: None },
+    Register { label: "parallel status 379h (calm)", port: Some(0x379), access: Access::Read, before: None },
     Register { label: "i8042 status 64h (mirrored)", port: Some(0x64), access: Access::Read, before: None },
     Register {
         label: "IDE alternate status 3F6h (mirrored)",
@@ -97,6 +98,18 @@ pub const REGISTERS: &[Register] = &[
         label: "VGA sequencer index 3C4h (posted write)",
         port: Some(0x3c4),
         access: Access::Write(4),
+        before: None,
+    },
+    Register {
+        label: "parallel data 378h (posted write)",
+        port: Some(0x378),
+        access: Access::Write(0x5a),
+        before: None,
+    },
+    Register {
+        label: "parallel control 37Ah (kicked write)",
+        port: Some(0x37a),
+        access: Access::Write(0x0c),
         before: None,
     },
     Register {
