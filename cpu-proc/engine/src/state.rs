@@ -150,6 +150,8 @@ pub struct X87 {
     pub first: [u8; 16],
     /// Second operand.
     pub second: [u8; 16],
+    /// Memory operand of an operation that C1 does not follow from: what `lazy` names keeps its own.
+    pub passing: u64,
 }
 
 /// [`X87::lazy`]: C1 is as in the status word.

@@ -68,7 +68,7 @@ impl Known {
     }
 }
 
-/// What an instruction does, all operands in registers or `X87::memory`.
+/// What an instruction does, all operands in registers or in memory of `X87`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     /// `ST(to) = ST(to) op ST(from)`: digit as for a destination `ST(0)`.
@@ -119,7 +119,7 @@ enum Kind {
     Constant {
         code: u8,
     },
-    /// Push of `X87::memory`: escape and digit.
+    /// Push of such a memory operand: escape and digit.
     Load {
         escape: u8,
         digit: u8,
@@ -481,7 +481,7 @@ impl Emitter<'_> {
     }
 
     fn x87_compute(&mut self, kind: Kind, value: u8, observed: bool) {
-        let memory = field(offset_of!(X87, memory));
+        let memory = field(if observed { offset_of!(X87, memory) } else { offset_of!(X87, passing) });
         match kind {
             Kind::Binary { digit, to, from } => {
                 self.x87_index(RDI, to);
