@@ -336,7 +336,7 @@ fn far_ret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault
         cpu.core.pc = ip;
         return landed(cpu);
     }
-    let mut back = check_return(cpu, selector, ip)?;
+    let (mut back, ip) = check_return(cpu, selector, ip)?;
     let rpl = u32::from(selector & 3);
     if rpl == cpu.cpl {
         mark_accessed(cpu, &mut back)?;
@@ -352,8 +352,9 @@ fn far_ret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault
     landed(cpu)
 }
 
-/// Checks the code segment that a far return or `IRET` goes back to.
-pub fn check_return(cpu: &mut Cpu, selector: u16, ip: u64) -> Result<Descriptor, Fault> {
+/// Checks the code segment that a far return or `IRET` goes back to. The segment, and where in it: of an offset of 64 bits into code that
+/// has 32 Intel's processors take the lower half, as a host shows; AMD's fault.
+pub fn check_return(cpu: &mut Cpu, selector: u16, ip: u64) -> Result<(Descriptor, u64), Fault> {
     if is_null(selector) {
         return Err(gp(cpu, 0));
     }
@@ -369,8 +370,9 @@ pub fn check_return(cpu: &mut Cpu, selector: u16, ip: u64) -> Result<Descriptor,
     if !d.present() {
         return Err(raise(cpu, vector::NP, Some(code)));
     }
+    let ip = if cpu.model.is_intel() && d.attr() & attr::LONG == 0 { ip & 0xffff_ffff } else { ip };
     check_target(cpu, &d.segment(selector), ip)?;
-    Ok(d)
+    Ok((d, ip))
 }
 
 /// Goes to the level of `code.selector`'s RPL, an outer one except for `IRET` from 64-bit code: loads its stack, moves the pointer up by

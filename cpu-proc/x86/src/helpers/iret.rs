@@ -90,7 +90,7 @@ fn return_protected(cpu: &mut Cpu, size: u8) -> Result<(), Fault> {
     }
     let new_flags = merge(cpu, flags, mask, size);
     let rpl = u32::from(selector & 3);
-    let mut code = check_return(cpu, selector, ip)?;
+    let (mut code, ip) = check_return(cpu, selector, ip)?;
     if from64 || rpl != cpu.cpl {
         let sp = stack.pop(cpu, size)?;
         let ss = stack.pop(cpu, size)? as u16;

@@ -354,9 +354,19 @@ fn ends(form: Form, x: u64, y: u64) -> bool {
     }
 }
 
+/// Compares until a fault, before which Intel's processors put the flags back (SDM volume 2, `REPE`); AMD's leave those of the last comparison.
+fn keeping_flags(cpu: &mut Cpu, compare: impl FnOnce(&mut Cpu) -> Result<u64, Fault>) -> Result<u64, Fault> {
+    let before = cpu.core.cc;
+    let result = compare(cpu);
+    if result.is_err() && cpu.model.is_intel() {
+        cpu.core.cc = before;
+    }
+    result
+}
+
 fn cmps(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let form = Form::of(cpu, imm);
-    repeat(cpu, (a, b), form, (true, true), |cpu, form, count| {
+    let compare = |cpu: &mut Cpu, form: Form, count: u64| {
         let from = source(cpu, form)?;
         let to = destination(cpu, form, false)?;
         if let Some((left, n)) = bulk(cpu, form, from, Access::Read, count)?
@@ -378,12 +388,13 @@ fn cmps(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
         let y = load(cpu, form, to)?;
         subtract_flags(cpu, x, y, form.w);
         Ok(Step { done: 1, stop: ends(form, x, y) })
-    })
+    };
+    keeping_flags(cpu, |cpu| repeat(cpu, (a, b), form, (true, true), compare))
 }
 
 fn scas(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     let form = Form::of(cpu, imm);
-    repeat(cpu, (a, b), form, (false, true), |cpu, form, count| {
+    let compare = |cpu: &mut Cpu, form: Form, count: u64| {
         let x = cpu.core.slots[RAX] & mask(form.w);
         let to = destination(cpu, form, false)?;
         if let Some((right, n)) = bulk(cpu, form, to, Access::Read, count)? {
@@ -402,7 +413,8 @@ fn scas(cpu: &mut Cpu, a: u64, b: u64, _: u64, imm: u64) -> Result<u64, Fault> {
         let y = load(cpu, form, to)?;
         subtract_flags(cpu, x, y, form.w);
         Ok(Step { done: 1, stop: ends(form, x, y) })
-    })
+    };
+    keeping_flags(cpu, |cpu| repeat(cpu, (a, b), form, (false, true), compare))
 }
 
 /// Whether elements may go to or come from a port in one piece: the current privilege may use every port without consulting the task's

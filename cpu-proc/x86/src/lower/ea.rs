@@ -7,6 +7,7 @@ use bulkhead_ir::{ADDR32, NONE, Name, Op, Opcode, W16, W32, W64};
 use iced_x86::{Instruction, Register};
 
 use super::ctx::{Ctx, gpr, seg_base_field};
+use super::sse::W128;
 use crate::helpers::ids::Sys;
 use crate::state::{key, seg};
 
@@ -185,7 +186,8 @@ impl Ea {
     /// Linear address of an access of `1 << w` bytes, which alignment checking wants to be aligned to that, or to 16 bytes.
     pub fn resolve(self, ctx: &mut Ctx, w: u8, write: bool) -> Addr {
         let addr = self.place(ctx, w, write);
-        addr.aligned(ctx, w.min(4))
+        // Intel's processors do not check operands of 16 bytes (SDM volume 2, `MOVUPS`: that may differ).
+        addr.aligned(ctx, if w == W128 && !ctx.amd { 0 } else { w.min(W128) })
     }
 
     /// As [`Ea::resolve`], whatever the alignment.

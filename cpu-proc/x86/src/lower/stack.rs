@@ -7,6 +7,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::ctx::{Ctx, gpr, seg_selector_field, width_of};
 use super::ea::{Addr, Ea, seg_number};
+use super::feature;
 use super::int::{RBP, RSP, width_from};
 use crate::helpers::ids::Sys;
 use crate::state::{key, seg};
@@ -85,9 +86,14 @@ fn set_sp_from(ctx: &mut Ctx, width: u8, base: Name, delta: i64) {
 
 /// Pushes the low `w` of `value`.
 pub fn push_value(ctx: &mut Ctx, w: u8, value: Name) {
+    push_part(ctx, w, w, value);
+}
+
+/// Pushes `1 << w` bytes, of which the first `1 << part` are accessed.
+fn push_part(ctx: &mut Ctx, w: u8, part: u8, value: Name) {
     let size = 1i64 << w;
-    let addr = stack_addr(ctx, w, -size, true);
-    ctx.st(w, addr, value);
+    let addr = stack_addr(ctx, part, -size, true);
+    ctx.st(part, addr, value);
     move_sp(ctx, -size);
 }
 
@@ -96,14 +102,21 @@ fn stack_width(insn: &Instruction) -> u8 {
     width_of(insn.stack_pointer_increment().unsigned_abs() as usize)
 }
 
+/// Whether a segment register's place on the stack is accessed in its first two bytes only: Intel's processors, the P6 and later (SDM
+/// volume 2, `PUSH`; for `POP` a host shows it).
+fn has_short_selectors(ctx: &Ctx) -> bool {
+    !ctx.amd && ctx.feature(feature::CMOV)
+}
+
 fn push(ctx: &mut Ctx, insn: &Instruction) {
     let w = stack_width(insn);
-    let value = match insn.op0_kind() {
-        OpKind::Register if insn.op0_register().is_segment_register() => {
-            ctx.ldf(W16, seg_selector_field(seg_number(insn.op0_register())))
-        }
-        _ => ctx.read(insn, 0, 0),
-    };
+    if insn.op0_kind() == OpKind::Register && insn.op0_register().is_segment_register() {
+        let selector = ctx.ldf(W16, seg_selector_field(seg_number(insn.op0_register())));
+        // In 64-bit code all of the place is written.
+        let part = if w == W32 && has_short_selectors(ctx) { W16 } else { w };
+        return push_part(ctx, w, part, selector);
+    }
+    let value = ctx.read(insn, 0, 0);
     push_value(ctx, w, value);
 }
 
@@ -115,7 +128,8 @@ fn pop(ctx: &mut Ctx, insn: &Instruction) {
     }
     let reg = insn.op0_register();
     if reg.is_segment_register() {
-        let selector = load_stack(ctx, w, 0);
+        let part = if has_short_selectors(ctx) { W16 } else { w };
+        let selector = load_stack(ctx, part, 0);
         let selector = ctx.zx(W16, selector);
         ctx.call_void(Sys::LoadSeg as u16, selector, NONE, NONE, seg_number(reg) as u64);
         move_sp(ctx, size);

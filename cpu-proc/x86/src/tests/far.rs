@@ -238,3 +238,23 @@ fn a_return_within_a_level_takes_no_segment_away() {
         assert_eq!((rig.cpu.segs[seg::DS].selector, rig.cpu.segs[seg::DS].usable()), (sel::DATA0, true));
     }
 }
+
+#[test]
+fn a_return_to_compatibility_mode_takes_half_of_a_wide_offset_on_intels_processors() {
+    for (model, fits) in [("kvm64", true), ("qemu64", false)] {
+        for id in [Sys::FarRet, Sys::Iret] {
+            let mut rig = Rig::of(model).long();
+            user64(&mut rig);
+            let frame = [0xdead_0001_0000_0000 | at::USER, u64::from(sel::CODE32 | 3)];
+            // RETF pops the first two.
+            let rest = [2, at::STACK3, u64::from(sel::DATA3)];
+            for (i, value) in frame.iter().chain(&rest).enumerate() {
+                rig.put(at::STACK3 - 64 + 8 * i as u64, 8, *value);
+            }
+            rig.set_rsp(at::STACK3 - 64);
+            let result = rig.call(id, 0, 0, 0, 3);
+            assert_eq!(result, if fits { Ok(0) } else { Err((GP, Some(0))) }, "{model}");
+            assert_eq!((rig.cpu.code64(), rig.cpu.core.pc), (!fits, at::USER), "{model}");
+        }
+    }
+}

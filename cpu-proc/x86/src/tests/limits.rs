@@ -115,3 +115,27 @@ fn a_masked_move_faults_at_the_last_byte_that_it_writes() {
         });
     }
 }
+
+#[test]
+fn a_fault_in_a_repeated_comparison_puts_the_flags_back_on_intels_processors() {
+    // The segment ends with byte 5001h: two bytes are compared, with carry and without zero.
+    for (model, flags) in [("kvm64", eflags::ZF), ("qemu64", eflags::CF)] {
+        Engines::each(|engine| {
+            let mut rig = Rig::of(model).protected();
+            rig.gdt(sel::READ_ONLY, descriptor(0, 0x5001, 0x93, 0x4));
+            rig.call(Sys::LoadSeg, u64::from(sel::READ_ONLY), 0, 0, seg::ES as u64).unwrap();
+            rig.put(0x5000, 2, 0x0202);
+            rig.idt(13, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+            rig.code(at::HANDLER, &[0xf4]);
+            rig.code(at::USER, &[0xf2, 0xae, 0xf4]); // repne scasb
+            rig.cpu.core.pc = at::USER;
+            for (register, value) in [(reg::RAX, 1), (reg::RCX, 4), (reg::RDI, 0x5000)] {
+                rig.cpu.core.slots[register] = value;
+            }
+            rig.cpu.set_flags(eflags::ZF);
+            engine.run(&mut rig, 8);
+            assert_eq!((rig.cpu.core.pc, rig.cpu.core.slots[reg::RCX]), (at::HANDLER + 1, 2));
+            assert_eq!(rig.stack32(3) & (eflags::ZF | eflags::CF), flags, "{model}");
+        });
+    }
+}

@@ -189,7 +189,22 @@ pub fn excused(case: &Case, insn: &Instruction, end: &End) -> bool {
     let popped = case.end == *end && matches!(insn.mnemonic(), Mnemonic::Popa | Mnemonic::Popad);
     // A store of no byte at all may fault or not (SDM volume 2, MASKMOVQ).
     let masked = end.vector == DONE && matches!(insn.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
-    twice || popped || masked
+    twice || popped || masked || !generate::host_is_amd() && excused_on_intel(case, insn, end)
+}
+
+/// What Intel's processors do on the way to a fault, or instead of one.
+fn excused_on_intel(case: &Case, insn: &Instruction, end: &End) -> bool {
+    let fault = |vector: u64| matches!(vector, 12 | 13 | 14 | 17);
+    let stores = insn.op0_kind() == OpKind::Memory;
+    // A store from an MMX register that faults has already set TOP to 0.
+    let mmx = insn.op1_kind() == OpKind::Register && insn.op1_register().is_mm();
+    let began = case.end == *end && fault(end.vector) && stores && mmx;
+    // An unmasked numeric exception comes before the fault of the operand that is not written then.
+    const ES: u16 = 1 << 7;
+    let numeric = case.end.vector == DONE && case.after.status & ES != 0 && fault(end.vector) && stores;
+    // The lower bound is compared before the upper one is read.
+    let bound = insn.mnemonic() == Mnemonic::Bound && case.end.vector == 5 && fault(end.vector);
+    began || numeric || bound
 }
 
 /// Whether the instruction touches memory more than once (an 80-bit value is two accesses), or must be aligned besides having an address.

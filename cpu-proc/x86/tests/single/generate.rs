@@ -101,11 +101,13 @@ fn bytes(rng: &mut Rng, mode: Mode) -> ([u8; 24], usize) {
 
 /// The model under test: everything, by the host's vendor, since the vendors' processors differ.
 pub fn model() -> &'static str {
-    // Leaf 0 EBX: "Auth" or "Genu".
-    match std::arch::x86_64::__cpuid(0).ebx {
-        0x6874_7541 => "max",
-        _ => "max,vendor=GenuineIntel",
-    }
+    FIXED[usize::from(!host_is_amd())]
+}
+
+/// Whether the host is one of AMD's processors; else it is taken for one of Intel's.
+pub fn host_is_amd() -> bool {
+    // Leaf 0 EBX: "Auth".
+    std::arch::x86_64::__cpuid(0).ebx == 0x6874_7541
 }
 
 /// The models of the cases that are text, the same on every host: AMD's and Intel's.
@@ -127,6 +129,9 @@ fn wanted(insn: &Instruction) -> bool {
     use Mnemonic as M;
     let known = insn.cpuid_features().iter().all(|f| {
         use CpuidFeature as F;
+        if *f == F::SSE4A {
+            return host_is_amd();
+        }
         matches!(
             f,
             F::INTEL8086
@@ -153,7 +158,6 @@ fn wanted(insn: &Instruction) -> bool {
                 | F::SSSE3
                 | F::SSE4_1
                 | F::SSE4_2
-                | F::SSE4A
                 | F::AES
                 | F::PCLMULQDQ
                 | F::POPCNT

@@ -125,12 +125,15 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// A CPU after reset, with every feature, over `len` bytes of memory at `host`, seen at `base`.
+    /// A CPU after reset, with every feature, of the host's vendor, over `len` bytes of memory at `host`, seen at `base`.
     pub fn new(base: u64, host: *mut u8, len: u64) -> Bench {
         let mut memory = Box::new(Memory { base, host, len, written: Vec::new() });
         let attention = Box::new(AtomicU32::new(0));
         let machine: *mut dyn Machine = &raw mut *memory;
-        let choice = cpuid::parse("qemu64").unwrap_or_else(|_| panic!("no model"));
+        // Leaf 0 EBX: "Auth".
+        let amd = std::arch::x86_64::__cpuid(0).ebx == 0x6874_7541;
+        let model = if amd { "qemu64" } else { "qemu64,vendor=GenuineIntel" };
+        let choice = cpuid::parse(model).unwrap_or_else(|_| panic!("no model"));
         let config = Config { features: [u32::MAX; 4], ..Config::from(&choice) };
         // SAFETY: both boxes live as long as the CPU, in this struct.
         let cpu = unsafe { CpuBox::<Cpu>::new(&OPS, machine, &raw const *attention, config) };
