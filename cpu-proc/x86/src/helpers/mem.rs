@@ -1,6 +1,6 @@
 //! Memory as the system helpers see it: linear reads and writes at a given privilege, and stacks.
 
-use bulkhead_engine::{Access, Fault, Privilege, mem};
+use bulkhead_engine::{Access, Fault, Privilege, exit, mem};
 
 use super::flags::check_alignment;
 use super::{raise, vector};
@@ -151,5 +151,16 @@ impl Stack {
     pub fn check_write(&self, cpu: &mut Cpu, size: u8) -> Result<(), Fault> {
         let linear = self.linear(cpu, self.sp, size)?;
         probe_write(cpu, linear, size, self.user)
+    }
+
+    /// Leaves with [`exit::RETRY_STEP`] when a store of `size` bytes at the pointer would; whether it would fault is found out later.
+    pub fn refuse_own_block(&self, cpu: &mut Cpu, size: u8) -> Result<(), Fault> {
+        let pending = cpu.pending;
+        let result = self.check_write(cpu, size);
+        if result.is_err() && cpu.core.exit == exit::RETRY_STEP {
+            return result;
+        }
+        (cpu.pending, cpu.core.exit) = (pending, exit::NONE);
+        Ok(())
     }
 }

@@ -127,6 +127,16 @@ fn enter(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> 
     let frame = imm >> 16 & 0xffff;
     let mut stack = Stack::current(cpu);
     let mut outer = Stack { sp: cpu.core.slots[reg::RBP], ..stack };
+    if level > 1 {
+        // Where the frames overlap this reads what it has written, so it must not be begun twice: a store into its own block is refused
+        // before there was any.
+        let depths = (1..=level + 1).map(|n| n * u64::from(size));
+        for depth in depths.chain([(level + 1) * u64::from(size) + frame]) {
+            let mut place = stack;
+            place.skip(depth.wrapping_neg());
+            place.refuse_own_block(cpu, size)?;
+        }
+    }
     stack.push(cpu, size, outer.sp)?;
     let pointer = stack.sp;
     if level > 0 {

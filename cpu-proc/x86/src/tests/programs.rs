@@ -364,3 +364,24 @@ fn cve_2007_1322_icebp_leaves_virtual_8086_mode_whatever_iopl_and_the_redirectio
         }
     });
 }
+
+#[test]
+fn a_nested_frame_that_overlaps_the_one_it_copies_is_made_once_though_its_end_lies_in_its_own_code() {
+    let frames = |engine: Engines, size: u16| {
+        let mut rig = Rig::new().protected();
+        let [low, high] = size.to_le_bytes();
+        rig.code(at::USER, &[0xc8, low, high, 8, 0xf4]); // enter size, 8; hlt
+        rig.cpu.core.pc = at::USER;
+        for i in 0..32 {
+            rig.put(0xaf80 + 4 * i, 4, 0x100 + i);
+        }
+        rig.set_rsp(0xaff0);
+        rig.cpu.core.slots[reg::RBP] = 0xafe8;
+        engine.run(&mut rig, 4);
+        (0..32).map(|i| rig.get(0xaf80 + 4 * i, 4)).collect::<Vec<_>>()
+    };
+    let elsewhere = frames(Engines::Interpreter, 0x100);
+    // The new top of the stack is the instruction itself.
+    let own = 0xaff0 - 4 * 9 - at::USER as u16;
+    Engines::each(|engine| assert_eq!(frames(engine, own), elsewhere));
+}
