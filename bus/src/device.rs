@@ -155,6 +155,19 @@ pub struct Request {
     pub value: u64,
 }
 
+/// The request with which whoever comes after `consumed` requests goes on. That is the next one, unless a device that was taken over has
+/// left an index that the ring cannot get to, or wiped out the request: the CPU would wait for it for ever. Then it is the one that
+/// the CPU submits next, and those that wait count as completed.
+pub(crate) fn resume_at(map: &Mapping, consumed: u32) -> u32 {
+    let tail = map.word(TAIL).load(Ordering::SeqCst);
+    match tail.wrapping_sub(consumed) {
+        // All are done, the newest one perhaps before it was counted.
+        0 | u32::MAX => consumed,
+        1..=RING_ENTRIES if Request::load(map, consumed).is_some() => consumed,
+        _ => tail,
+    }
+}
+
 impl Request {
     /// What the CPU is told when nobody can serve this request: all ones, and of a block nothing.
     pub(crate) fn unanswered(&self) -> u64 {
@@ -348,13 +361,14 @@ impl DevicePort {
             self.wait(index.wrapping_sub(RING_ENTRIES - 1));
         }
         self.tail = index.wrapping_add(1);
-        self.map.word(TAIL).store(self.tail, Ordering::Relaxed);
         match (shows, self.shown.get_mut(usize::from(request.region))) {
             (Shows::Nothing, _) => {}
             (Shows::Region, Some(shown)) => *shown = self.tail,
             _ => self.shown = [self.tail; REGIONS_MAX],
         }
         request.publish(&self.map, index);
+        // Behind the request, so that one which is counted and not there is known to have been wiped out, see `resume_at`.
+        self.map.word(TAIL).store(self.tail, Ordering::Release);
         index
     }
 
@@ -403,6 +417,8 @@ impl DevicePort {
             if let Some(meanwhile) = self.meanwhile {
                 meanwhile();
             }
+            // Nor can a device that was taken over hide for long that there are requests.
+            self.map.word(TAIL).store(self.tail, Ordering::Release);
             // A successor may not know that its predecessor was rung; and a back end that was taken over may have taken the
             // device's flag.
             self.bell.wake();

@@ -354,7 +354,8 @@ impl<C: Chip> Server<C> {
         self.generation = self.map.dword(device::GENERATION).load(Ordering::SeqCst);
         let at = self.slot();
         // Not 0 when everybody before died at once and the requests were answered without a device.
-        self.consumed = self.map.word(at + slot::CONSUMED).load(Ordering::Acquire);
+        let consumed = self.map.word(at + slot::CONSUMED).load(Ordering::Acquire);
+        self.consumed = device::resume_at(&self.map, consumed);
         self.answered = self.map.word(at + slot::ANSWERED).load(Ordering::Acquire);
         self.response = self.map.dword(at + slot::RESPONSE).load(Ordering::Acquire);
         if self.generation == 0 {

@@ -12,7 +12,9 @@ use bulkhead_bus::chip::{
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::control;
 use bulkhead_bus::dead::DeadDevice;
-use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, TAIL};
+use bulkhead_bus::device::{
+    BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, RING, RING_ENTRIES, SLOT_BYTES, SLOTS, TAIL, slot,
+};
 use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, Line};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::mailbox::{Mailbox, MailboxError};
@@ -733,6 +735,92 @@ fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a
     assert!(asleep.join().expect("woken") < Duration::from_secs(50), "nobody woke it");
     assert_eq!(rig.irq.take_news() & 1 << SOURCE, 1 << SOURCE);
     assert_ne!(rig.irq.attention().load(Ordering::SeqCst), 0);
+}
+
+/// What a device that was taken over leaves behind, so that a request of the CPU is never found.
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    /// A consumer index more than a ring behind.
+    Behind,
+    /// One that the ring will not get to.
+    Ahead,
+    /// No request at all.
+    Ring,
+    /// A consumer index behind, and the CPU's own count beside it.
+    Count,
+}
+
+const LIES: [Lie; 4] = [Lie::Behind, Lie::Ahead, Lie::Ring, Lie::Count];
+
+/// Tells it while no device serves.
+fn lie(rig: &Rig, lie: Lie) {
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    let tail = map.word(TAIL).load(Ordering::SeqCst);
+    let consume = |index: u32| {
+        for at in [SLOTS, SLOTS + SLOT_BYTES] {
+            map.word(at + slot::CONSUMED).store(index, Ordering::SeqCst);
+        }
+    };
+    match lie {
+        Lie::Behind => consume(tail.wrapping_sub(5000)),
+        Lie::Ahead => consume(tail.wrapping_add(5000)),
+        Lie::Ring => assert!(map.write(RING, &[0; RING_ENTRIES as usize * 16])),
+        Lie::Count => {
+            consume(tail.wrapping_sub(5000));
+            map.word(TAIL).store(tail.wrapping_sub(5000), Ordering::SeqCst);
+        }
+    }
+}
+
+/// A CPU that waits for a request which its device has died of, and then says that it goes on.
+fn wait_for(rig: &Rig) -> (std::sync::mpsc::Receiver<DevicePort>, Duration) {
+    let first = rig.start(true);
+    let mut port = rig.port();
+    let (say, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        port.read(0, 60, 3);
+        let _ = say.send(port);
+    });
+    assert!(first.join().is_err(), "the read kills");
+    (hear, Duration::from_secs(10))
+}
+
+#[test]
+fn requests_that_a_device_has_hidden_from_its_successors_do_not_hold_the_cpu_up() {
+    for told in LIES {
+        let rig = Rig::new();
+        let (served, limit) = wait_for(&rig);
+        lie(&rig, told);
+        let count = rig.map(fd::DEVICE, DEVICE_BYTES);
+        let start = Instant::now();
+        while count.word(TAIL).load(Ordering::SeqCst) != 1 {
+            assert!(start.elapsed() < limit, "{told:?}: the CPU does not state how much it has sent");
+            std::thread::yield_now();
+        }
+        rig.start(false);
+        let mut port =
+            served.recv_timeout(limit).unwrap_or_else(|_| panic!("{told:?}: the CPU waits for ever"));
+        port.write(0, 16, 3, 6);
+        assert_eq!(port.read(0, 24, 3), fold(0, 6), "{told:?}");
+    }
+}
+
+#[test]
+fn requests_that_a_device_has_hidden_are_answered_without_a_device_too() {
+    for told in LIES {
+        let rig = Rig::new();
+        let (served, limit) = wait_for(&rig);
+        lie(&rig, told);
+        let (file, bell) = (rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+        let dead = Arc::new(DeadDevice::new(file, bell, rig.irq.clone(), SOURCE));
+        let theirs = dead.clone();
+        let thread = std::thread::spawn(move || theirs.run());
+        let mut port =
+            served.recv_timeout(limit).unwrap_or_else(|_| panic!("{told:?}: the CPU waits for ever"));
+        assert_eq!(port.read(0, 24, 1), 0xffff, "{told:?}");
+        dead.stop();
+        thread.join().expect("the stand-in ends");
+    }
 }
 
 /// Lights a fuse of one write and writes 5: `device` dies of it.
