@@ -112,6 +112,8 @@ pub mod slot {
     pub const ANSWERED: usize = 0x0c;
     /// u64 response to the last request consumed.
     pub const RESPONSE: usize = 0x10;
+    /// u32 for each output line: pulses sent when a state was lost, from which the chip's own count goes on.
+    pub const PULSES: usize = 0x20;
     /// Chip's state.
     pub const STATE: usize = 0x100;
 }

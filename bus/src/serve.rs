@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::attempts::Act;
 use crate::bell::{BELL_BYTES, Bell, SPIN_NS};
-use crate::chip::{Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, STATE_MAX};
+use crate::chip::{Access, BusError, Chip, Class, Control, Description, Env, LINES, Outputs, Reg, STATE_MAX};
 use crate::clock::{CLOCK_BYTES, Clock};
 use crate::control;
 use crate::device::{self, CONTROL, DEVICE_BYTES, Request, kind, slot};
@@ -189,6 +189,8 @@ struct Server<C: Chip> {
     /// To the last request consumed.
     response: u64,
     answered: u32,
+    /// Pulses sent by chips whose state was lost: where this one's begin, see [`slot::PULSES`].
+    pulses: [u32; LINES],
     generation: u64,
     outputs: Outputs,
     /// A deadline that does not count.
@@ -311,6 +313,7 @@ impl<C: Chip> Server<C> {
             consumed: 0,
             response: 0,
             answered: 0,
+            pulses: [0; LINES],
             generation: 0,
             outputs: Outputs::default(),
             left_out: None,
@@ -358,6 +361,7 @@ impl<C: Chip> Server<C> {
         self.consumed = device::resume_at(&self.map, consumed);
         self.answered = self.map.word(at + slot::ANSWERED).load(Ordering::Acquire);
         self.response = self.map.dword(at + slot::RESPONSE).load(Ordering::Acquire);
+        let _ = self.map.read(at + slot::PULSES, bytemuck::bytes_of_mut(&mut self.pulses));
         if self.generation == 0 {
             self.call(|chip, env| chip.reset(env));
             self.commit();
@@ -365,6 +369,8 @@ impl<C: Chip> Server<C> {
             tell(&format!("the saved state cannot be taken up ({why}): the device is as after power-on"));
             self.chip = make()?;
             self.bytes.iter().for_each(ByteEnd::rebase);
+            // The CPU takes any other count for a pulse, and some of them reset the machine.
+            self.pulses = irq::pulses(&self.map);
             self.call(|chip, env| chip.reset(env));
             self.commit();
         } else {
@@ -470,6 +476,7 @@ impl<C: Chip> Server<C> {
             self.map.word(at + index * 4).store(word, Ordering::Relaxed);
         }
         self.map.dword(at + slot::RESPONSE).store(self.response, Ordering::Relaxed);
+        let _ = self.map.write(at + slot::PULSES, bytemuck::bytes_of(&self.pulses));
         let _ = self.map.write(at + slot::STATE, bytemuck::bytes_of(&state));
         self.map.dword(device::GENERATION).swap(self.generation, Ordering::SeqCst);
     }
@@ -478,6 +485,9 @@ impl<C: Chip> Server<C> {
     fn finish(&mut self) {
         let mut outputs = Outputs::default();
         self.chip.sync_outputs(&mut outputs);
+        for (pulses, base) in outputs.pulses.iter_mut().zip(self.pulses) {
+            *pulses = pulses.wrapping_add(base);
+        }
         self.outputs = outputs;
         self.map.dword(device::DEADLINE).store(self.deadline().map_or(0, |at| at.max(1)), Ordering::Release);
         // The mirror first: the handler of the interrupt may read a mirrored status register at once.

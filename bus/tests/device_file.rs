@@ -36,7 +36,7 @@ fn fold(log: u64, value: u64) -> u64 {
 /// thread panics) in the middle of the transaction after that many more writes. 60: reading it is deadly.
 ///
 /// Region 1, offset 0: 1 while the line is high, calm while it is low; read lowers it. 8: a note, mirrored; its posted write shows in this
-/// region only. 9: posted write that nothing shows but the number of accesses.
+/// region only, and line 1 has had so many pulses. 9: posted write that nothing shows but the number of accesses.
 #[derive(Default)]
 struct Recorder {
     state: State,
@@ -187,6 +187,7 @@ impl Chip for Recorder {
 
     fn sync_outputs(&self, out: &mut Outputs) {
         out.level[0] = self.state.level != 0;
+        out.pulses[1] = self.state.note;
         out.deadline = (self.state.alarm != 0).then_some(self.state.alarm);
     }
 
@@ -929,6 +930,30 @@ fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byt
         // What was posted when the state was lost is served after it.
         assert_eq!(port.read(0, 24, 3), fold(0, 5));
         assert_eq!([echo(4), echo(5)], [251, 250]);
+    }
+}
+
+#[test]
+fn device_that_loses_its_state_sends_no_pulse_of_its_own() {
+    for last in [Deadly::Nothing, Deadly::Upgrade] {
+        let rig = Rig::new();
+        let first = rig.start(true);
+        let mut port = rig.port();
+        // An answer comes after the lines.
+        let pulses = |port: &mut DevicePort| {
+            port.read(0, 40, 3);
+            port.line(1).edges
+        };
+        port.write(1, 8, 0, 3);
+        assert_eq!(pulses(&mut port), 3);
+        burn(&mut port, first);
+        let second = rig.start_as(true, Deadly::Upgrade);
+        assert_eq!(pulses(&mut port), 3, "the state is lost");
+        port.write(1, 8, 0, 1);
+        assert_eq!(pulses(&mut port), 4, "it goes on from there");
+        burn(&mut port, second);
+        rig.start_as(false, last);
+        assert_eq!(pulses(&mut port), 4, "and whoever comes next too");
     }
 }
 
