@@ -206,6 +206,18 @@ fn request_of_a_dead_back_end_is_found_by_its_successor() {
 }
 
 #[test]
+fn completion_that_a_dead_back_end_has_not_counted_is_news_once_its_successor_serves() {
+    let (client, server, raw) = blocks();
+    assert!(client.submit(1, BlockOp::Flush, 0, 0, 7));
+    let before = client.news();
+    // The back end's last store.
+    raw.word(0x100 + 64).store(2, Ordering::SeqCst);
+    server.set_ready();
+    assert_eq!(client.poll(1), Some(Some(BlockStatus::Ok)));
+    assert_ne!(client.news(), before);
+}
+
+#[test]
 fn malformed_requests_are_completed_with_an_error() {
     let (client, server, raw) = blocks();
     assert!(!client.submit(0, BlockOp::Read, 0, BLOCK_DATA + 1, 1));
