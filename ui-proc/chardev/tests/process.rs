@@ -120,6 +120,18 @@ fn end_comes_behind_the_last_byte() {
 }
 
 #[test]
+fn successor_stays_though_its_predecessor_or_the_device_has_asked_it_to_finish() {
+    let (_read, write) = std::io::pipe().expect("pipe");
+    let host = Host::new(write.into());
+    host.bell.ask_to_finish();
+    host.bell.clear_ready();
+    assert!(!host.bell.must_finish());
+    let mut process = host.start();
+    host.bell.ask_to_finish();
+    assert_eq!(process.wait_end().code(), Some(0), "the broker's word counts");
+}
+
+#[test]
 fn successor_shows_what_lies_in_the_pipe_though_the_device_sends_no_more() {
     let (mut read, write) = std::io::pipe().expect("pipe");
     let host = Host::new(write.into());
