@@ -274,7 +274,9 @@ impl ByteEnd {
     pub fn news(&self) -> u32 {
         let incoming = self.map.word(self.lane(false).0).load(Ordering::Acquire);
         let room = self.map.word(self.lane(true).0 + 0x40).load(Ordering::Acquire);
-        incoming.wrapping_add(room).wrapping_add(self.breaks()).wrapping_add(u32::from(self.is_connected()))
+        // In the top bit, where no byte or break that comes with a change takes it back.
+        let connected = u32::from(self.is_connected()) << 31;
+        incoming.wrapping_add(room).wrapping_add(self.breaks()).wrapping_add(connected)
     }
 }
 

@@ -119,6 +119,11 @@ fn news_changes_with_bytes_room_breaks_and_connection() {
     device.send(b"y");
     host.receive(&mut [0; 4]);
     changed("room");
+    host.set_connected(false);
+    host.send(b"z");
+    changed("a byte, and nobody there any more");
+    host.set_connected(true);
+    changed("a connection again");
     assert!(device.is_connected() && device.breaks() == 1);
 }
 
