@@ -666,7 +666,7 @@ impl BlockServer {
         word.load(Ordering::SeqCst) != 0
     }
 
-    /// The oldest submitted request. A request with an unknown operation or length is completed with an error here.
+    /// The oldest submitted request. A request with an unknown operation, length or state is completed with an error here.
     pub fn next(&self) -> Option<BlockRequest> {
         self.pending().into_iter().next()
     }
@@ -700,10 +700,13 @@ impl BlockServer {
         let mut found = Vec::new();
         for slot in 0..BLOCK_SLOTS {
             let at = slot_at(slot);
-            if self.map.word(at).load(Ordering::SeqCst) != 1 {
-                continue;
-            }
-            match self.request_in(slot) {
+            let request = match self.map.word(at).load(Ordering::SeqCst) {
+                0 | 2 => continue,
+                1 => self.request_in(slot),
+                // The device takes what it does not know for a request that runs.
+                _ => None,
+            };
+            match request {
                 Some(request) => found.push((self.sequence(slot), request)),
                 None => self.complete(slot, BlockStatus::Error),
             }

@@ -238,6 +238,21 @@ fn malformed_requests_are_completed_with_an_error() {
 }
 
 #[test]
+fn slot_in_a_state_that_there_is_not_is_completed_with_an_error() {
+    let (client, server, raw) = blocks();
+    for state in [3, 5, u32::MAX] {
+        assert!(client.submit(4, BlockOp::Read, 0, 512, 1));
+        // A drive that was taken over and has died.
+        raw.word(0x100 + 4 * 64).store(state, Ordering::SeqCst);
+        assert_eq!(client.poll(4), Some(None));
+        assert_eq!(server.next(), None);
+        assert_eq!(client.poll(4), Some(Some(BlockStatus::Error)));
+        client.release(4);
+    }
+    assert!(client.submit(4, BlockOp::Read, 0, 512, 1), "the slot is free again");
+}
+
+#[test]
 fn every_status_reaches_the_device_and_unknown_ones_are_errors() {
     let (client, server, raw) = blocks();
     let statuses = [
