@@ -872,6 +872,23 @@ fn deadly_bytes_are_left_out_after_their_third_death() {
 }
 
 #[test]
+fn deadly_bytes_that_keep_coming_are_left_out_and_cost_no_state() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 16, 3, 4);
+    burn(&mut port, first);
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    for death in 1..=3 {
+        assert_eq!(host.send(b"poison"), 6);
+        assert!(rig.start_as(false, Deadly::Bytes).join().is_err(), "death {death}");
+    }
+    assert_eq!(host.send(b"poison"), 6);
+    drop(rig.start_as(false, Deadly::Bytes));
+    assert_eq!(port.read(0, 24, 3), fold(fold(0, 4), 5), "it serves, with its state");
+}
+
+#[test]
 fn deadly_command_is_refused_after_its_third_death() {
     let rig = Rig::new();
     let first = rig.start(true);
