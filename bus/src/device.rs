@@ -4,7 +4,7 @@
 //!
 //! | offset | what | written by |
 //! |---|---|---|
-//! | `0x000` | u32 magic, u32 ready (1 once jailed and serving), u32 regions, u32 lines | device |
+//! | `0x004` | u32 ready (1 once jailed and serving), u32 regions | device |
 //! | `0x040` | u32 tail: requests ever submitted | CPU |
 //! | `0x080` | u32 head: requests ever completed, `0x088` u64 response to the last of them; copies of what is committed | device |
 //! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one | device, broker |
@@ -42,8 +42,6 @@ use crate::trace::{Id, Tracer, access, events, place};
 
 /// Bytes of a device file.
 pub const DEVICE_BYTES: usize = 0x20000;
-/// `"bkhd"`.
-pub const MAGIC: u32 = 0x6468_6b62;
 /// Offset of the ready word: 1, and a futex wake, once the device is jailed and serves.
 pub const READY: usize = 0x004;
 pub(crate) const REGIONS: usize = 0x008;

@@ -352,7 +352,6 @@ impl<C: Chip> Server<C> {
         }
         let regions = self.description.regions.len().min(device::REGIONS_MAX);
         self.map.word(device::REGIONS).store(regions as u32, Ordering::Release);
-        self.map.word(0).store(device::MAGIC, Ordering::Release);
     }
 
     /// Restores the committed state, or resets a device that never committed one, or whose state cannot be read.
