@@ -54,8 +54,12 @@ impl DeadDevice {
             if index != done {
                 response.store(answer, Ordering::SeqCst);
                 consumed.store(index, Ordering::SeqCst);
-                self.map.dword(device::RESPONSE).store(answer, Ordering::SeqCst);
-                sys::publish(self.map.word(device::HEAD), index);
+            }
+            // Not only what was answered here: the device may have died between a commit and its publication.
+            let head = self.map.word(device::HEAD);
+            if head.load(Ordering::SeqCst) != index {
+                self.map.dword(device::RESPONSE).store(response.load(Ordering::SeqCst), Ordering::SeqCst);
+                sys::publish(head, index);
                 self.irq.cpu_bell().wake();
             }
             let work = || Request::load(&self.map, index).is_some() || self.stop.load(Ordering::SeqCst);

@@ -529,6 +529,25 @@ fn requests_to_a_dead_device_read_as_ones_and_a_later_process_goes_on_behind_the
 }
 
 #[test]
+fn answer_that_a_device_has_committed_and_not_published_comes_though_nobody_succeeds_it() {
+    let rig = Rig::new();
+    let (map, mut port) = (rig.map(fd::DEVICE, DEVICE_BYTES), rig.port());
+    // Slot 0 is the active one.
+    map.word(SLOTS + slot::CONSUMED).store(1, Ordering::SeqCst);
+    map.dword(SLOTS + slot::RESPONSE).store(0x1234, Ordering::SeqCst);
+    let (say, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = say.send(port.read(0, 24, 3));
+    });
+    let dead = Arc::new(DeadDevice::new(map, rig.bell(fd::BELL), rig.irq.clone(), SOURCE));
+    let theirs = dead.clone();
+    let thread = std::thread::spawn(move || theirs.run());
+    assert_eq!(hear.recv_timeout(Duration::from_secs(10)), Ok(0x1234));
+    dead.stop();
+    thread.join().expect("the stand-in ends");
+}
+
+#[test]
 fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a_wake() {
     let rig = Rig::new();
     let first = rig.start(true);
