@@ -72,7 +72,7 @@ pub enum Act {
     TakeUp,
     /// Its timer (key: the deadline). Left out: that deadline does not count.
     Timer,
-    /// Something new on a link (key: the links' number of news). Left out until there is more.
+    /// Something new on a link (no key). Left out until there is more.
     Event,
     /// A request of the broker (key: its number). Left out: it is refused.
     Control,

@@ -60,9 +60,11 @@ impl Bell {
         sys::futex_wake(word);
     }
 
-    /// Broker, while no process owns this bell: the next owner is not ready yet.
+    /// Broker, while no process owns this bell: the next owner is not ready yet, and is to finish only when it is asked, whatever the last
+    /// one or its peer has written here.
     pub fn clear_ready(&self) {
         self.page.word(READY).store(0, Ordering::SeqCst);
+        self.page.word(FINISH).store(0, Ordering::SeqCst);
     }
 
     /// Broker: when the owner said that it serves, in monotonic nanoseconds; the owner's claim.

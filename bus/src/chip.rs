@@ -242,25 +242,12 @@ pub trait Chip {
     /// `rep ins`: consecutive reads of `reg.size` bytes from the same register. Returns how many bytes of `data` were
     /// filled (a multiple of the size); the rest reads as ones.
     fn read_block(&mut self, reg: Reg, data: &mut [u8], env: &mut Env<'_>) -> Result<usize, BusError> {
-        let size = usize::from(reg.size.max(1));
-        let mut done = 0;
-        for unit in data.chunks_exact_mut(size) {
-            let value = self.read(reg, env)?;
-            unit.copy_from_slice(value.to_le_bytes().get(..size).ok_or(BusError::Rejected)?);
-            done += size;
-        }
-        Ok(done)
+        read_units(self, reg, data, env)
     }
 
     /// `rep outs`: consecutive writes of `reg.size` bytes to the same register.
     fn write_block(&mut self, reg: Reg, data: &[u8], env: &mut Env<'_>) -> Result<(), BusError> {
-        let size = usize::from(reg.size.clamp(1, 8));
-        for unit in data.chunks_exact(size) {
-            let mut wide = [0u8; 8];
-            wide.iter_mut().zip(unit).for_each(|(to, from)| *to = *from);
-            self.write(reg, u64::from_le_bytes(wide), env)?;
-        }
-        Ok(())
+        write_units(self, reg, data, env)
     }
 
     /// The deadline of the last [`Outputs`] has passed.
@@ -284,6 +271,43 @@ pub trait Chip {
 
     /// Takes up a saved state after checking it. Derived values are rebuilt here.
     fn restore(&mut self, state: &Self::State) -> Result<(), RestoreError>;
+}
+
+/// [`Chip::read_block`] by single reads, for a chip that has a faster way for some of its registers only.
+///
+/// # Errors
+/// The first read's that fails.
+pub fn read_units<C: Chip + ?Sized>(
+    chip: &mut C,
+    reg: Reg,
+    data: &mut [u8],
+    env: &mut Env<'_>,
+) -> Result<usize, BusError> {
+    let mut done = 0;
+    for unit in data.chunks_exact_mut(usize::from(reg.size.clamp(1, 8))) {
+        let value = chip.read(reg, env)?.to_le_bytes();
+        unit.iter_mut().zip(value).for_each(|(to, from)| *to = from);
+        done += unit.len();
+    }
+    Ok(done)
+}
+
+/// [`Chip::write_block`] by single writes, likewise.
+///
+/// # Errors
+/// The first write's that fails.
+pub fn write_units<C: Chip + ?Sized>(
+    chip: &mut C,
+    reg: Reg,
+    data: &[u8],
+    env: &mut Env<'_>,
+) -> Result<(), BusError> {
+    for unit in data.chunks_exact(usize::from(reg.size.clamp(1, 8))) {
+        let mut wide = [0u8; 8];
+        wide.iter_mut().zip(unit).for_each(|(to, from)| *to = *from);
+        chip.write(reg, u64::from_le_bytes(wide), env)?;
+    }
+    Ok(())
 }
 
 /// Requests of the broker to a device outside the register path.

@@ -41,20 +41,25 @@ impl DeadDevice {
         let consumed = self.map.word(active + slot::CONSUMED);
         let response = self.map.dword(active + slot::RESPONSE);
         while !self.stop.load(Ordering::SeqCst) {
-            let mut index = consumed.load(Ordering::SeqCst);
-            let mut answer = None;
+            let done = consumed.load(Ordering::SeqCst);
+            let mut index = device::resume_at(&self.map, done);
+            // Only the last one can be waited for with its response.
+            let mut answer = u64::MAX;
             // What is there may be made up: at most one ring full.
             for _ in 0..device::RING_ENTRIES {
                 let Some(request) = Request::load(&self.map, index) else { break };
-                answer = Some(if request.kind == kind::RESET { 0 } else { request.unanswered() });
+                answer = if request.kind == kind::RESET { 0 } else { request.unanswered() };
                 index = index.wrapping_add(1);
             }
-            if let Some(answer) = answer {
-                // Only the last one can be waited for with its response.
+            if index != done {
                 response.store(answer, Ordering::SeqCst);
                 consumed.store(index, Ordering::SeqCst);
-                self.map.dword(device::RESPONSE).store(answer, Ordering::SeqCst);
-                sys::publish(self.map.word(device::HEAD), index);
+            }
+            // Not only what was answered here: the device may have died between a commit and its publication.
+            let head = self.map.word(device::HEAD);
+            if head.load(Ordering::SeqCst) != index {
+                self.map.dword(device::RESPONSE).store(response.load(Ordering::SeqCst), Ordering::SeqCst);
+                sys::publish(head, index);
                 self.irq.cpu_bell().wake();
             }
             let work = || Request::load(&self.map, index).is_some() || self.stop.load(Ordering::SeqCst);

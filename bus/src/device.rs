@@ -4,7 +4,7 @@
 //!
 //! | offset | what | written by |
 //! |---|---|---|
-//! | `0x000` | u32 magic, u32 ready (1 once jailed and serving), u32 regions, u32 lines | device |
+//! | `0x004` | u32 ready (1 once jailed and serving), u32 regions | device |
 //! | `0x040` | u32 tail: requests ever submitted | CPU |
 //! | `0x080` | u32 head: requests ever completed, `0x088` u64 response to the last of them; copies of what is committed | device |
 //! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one | device, broker |
@@ -42,8 +42,6 @@ use crate::trace::{Id, Tracer, access, events, place};
 
 /// Bytes of a device file.
 pub const DEVICE_BYTES: usize = 0x20000;
-/// `"bkhd"`.
-pub const MAGIC: u32 = 0x6468_6b62;
 /// Offset of the ready word: 1, and a futex wake, once the device is jailed and serves.
 pub const READY: usize = 0x004;
 pub(crate) const REGIONS: usize = 0x008;
@@ -112,6 +110,8 @@ pub mod slot {
     pub const ANSWERED: usize = 0x0c;
     /// u64 response to the last request consumed.
     pub const RESPONSE: usize = 0x10;
+    /// u32 for each output line: pulses sent when a state was lost, from which the chip's own count goes on.
+    pub const PULSES: usize = 0x20;
     /// Chip's state.
     pub const STATE: usize = 0x100;
 }
@@ -153,6 +153,19 @@ pub struct Request {
     pub offset: u32,
     /// Value or byte count.
     pub value: u64,
+}
+
+/// The request with which whoever comes after `consumed` requests goes on. That is the next one, unless a device that was taken over has
+/// left an index that the ring cannot get to, or wiped out the request: the CPU would wait for it for ever. Then it is the one that
+/// the CPU submits next, and those that wait count as completed.
+pub(crate) fn resume_at(map: &Mapping, consumed: u32) -> u32 {
+    let tail = map.word(TAIL).load(Ordering::SeqCst);
+    match tail.wrapping_sub(consumed) {
+        // All are done, the newest one perhaps before it was counted.
+        0 | u32::MAX => consumed,
+        1..=RING_ENTRIES if Request::load(map, consumed).is_some() => consumed,
+        _ => tail,
+    }
 }
 
 impl Request {
@@ -348,13 +361,14 @@ impl DevicePort {
             self.wait(index.wrapping_sub(RING_ENTRIES - 1));
         }
         self.tail = index.wrapping_add(1);
-        self.map.word(TAIL).store(self.tail, Ordering::Relaxed);
         match (shows, self.shown.get_mut(usize::from(request.region))) {
             (Shows::Nothing, _) => {}
             (Shows::Region, Some(shown)) => *shown = self.tail,
             _ => self.shown = [self.tail; REGIONS_MAX],
         }
         request.publish(&self.map, index);
+        // Behind the request, so that one which is counted and not there is known to have been wiped out, see `resume_at`.
+        self.map.word(TAIL).store(self.tail, Ordering::Release);
         index
     }
 
@@ -403,6 +417,8 @@ impl DevicePort {
             if let Some(meanwhile) = self.meanwhile {
                 meanwhile();
             }
+            // Nor can a device that was taken over hide for long that there are requests.
+            self.map.word(TAIL).store(self.tail, Ordering::Release);
             // A successor may not know that its predecessor was rung; and a back end that was taken over may have taken the
             // device's flag.
             self.bell.wake();

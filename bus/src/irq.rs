@@ -124,6 +124,11 @@ pub fn publish(file: &Mapping, out: &Outputs, tracer: &Tracer) -> bool {
     true
 }
 
+/// Device: the pulses that have been published.
+pub(crate) fn pulses(file: &Mapping) -> [u32; LINES] {
+    std::array::from_fn(|line| file.word(at(1, line)).load(Ordering::SeqCst))
+}
+
 /// Broker: lowers the lines of a device that has nobody to serve it. Edges that were counted stay counted.
 pub fn lower(file: &Mapping) {
     for line in 0..LINES {

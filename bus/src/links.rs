@@ -274,7 +274,9 @@ impl ByteEnd {
     pub fn news(&self) -> u32 {
         let incoming = self.map.word(self.lane(false).0).load(Ordering::Acquire);
         let room = self.map.word(self.lane(true).0 + 0x40).load(Ordering::Acquire);
-        incoming.wrapping_add(room).wrapping_add(self.breaks()).wrapping_add(u32::from(self.is_connected()))
+        // In the top bit, where no byte or break that comes with a change takes it back.
+        let connected = u32::from(self.is_connected()) << 31;
+        incoming.wrapping_add(room).wrapping_add(self.breaks()).wrapping_add(connected)
     }
 }
 
@@ -285,7 +287,7 @@ pub const BLOCK_SLOTS: usize = 8;
 /// Data bytes a request can carry.
 pub const BLOCK_DATA: usize = 128 << 10;
 /// Bytes of a block-link file. Layout: `0x00` u64 image bytes, `0x08` u32 flags (1 read-only, 2 medium present, 4 write cache),
-/// `0x0c` u32 medium generation; `0x20` u32 completions ever, `0x24` u32 1 once the back end serves (a futex word),
+/// `0x0c` u32 medium generation; `0x20` u32 completions and back ends ever, `0x24` u32 1 once the back end serves (a futex word),
 /// `0x28` u64 the host's monotonic time of that; from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
 /// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status, `0x18` u64 sequence
 /// number, `0x20` what has died of it (a [`Note`], by that number); data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
@@ -505,7 +507,7 @@ impl BlockClient {
         self.peer.wake();
     }
 
-    /// A number that changes whenever a request completes or the medium changes.
+    /// A number that changes whenever a request completes or the medium changes, or may have.
     pub fn news(&self) -> u32 {
         self.map.word(0x20).load(Ordering::Acquire).wrapping_add(self.map.word(0x0c).load(Ordering::Acquire))
     }
@@ -635,7 +637,8 @@ impl BlockServer {
         self.map.dword(0x28).store(sys::monotonic_ns(), Ordering::SeqCst);
         sys::publish(word, 1);
         sys::futex_wake(word);
-        // A predecessor may have died between a completion and its announcement.
+        // A predecessor may have died between a completion and its announcement, which is the count.
+        self.map.word(0x20).fetch_add(1, Ordering::SeqCst);
         self.peer.wake();
     }
 
@@ -649,7 +652,7 @@ impl BlockServer {
         (self.map.word(0x24).load(Ordering::SeqCst) != 0).then(|| self.map.dword(0x28).load(Ordering::SeqCst))
     }
 
-    /// Broker: completions ever, for the detection of a hang.
+    /// Broker: completions and back ends ever, for the detection of a hang.
     pub fn completions(&self) -> u32 {
         self.map.word(0x20).load(Ordering::SeqCst)
     }
@@ -663,7 +666,7 @@ impl BlockServer {
         word.load(Ordering::SeqCst) != 0
     }
 
-    /// The oldest submitted request. A request with an unknown operation or length is completed with an error here.
+    /// The oldest submitted request. A request with an unknown operation, length or state is completed with an error here.
     pub fn next(&self) -> Option<BlockRequest> {
         self.pending().into_iter().next()
     }
@@ -697,10 +700,13 @@ impl BlockServer {
         let mut found = Vec::new();
         for slot in 0..BLOCK_SLOTS {
             let at = slot_at(slot);
-            if self.map.word(at).load(Ordering::SeqCst) != 1 {
-                continue;
-            }
-            match self.request_in(slot) {
+            let request = match self.map.word(at).load(Ordering::SeqCst) {
+                0 | 2 => continue,
+                1 => self.request_in(slot),
+                // The device takes what it does not know for a request that runs.
+                _ => None,
+            };
+            match request {
                 Some(request) => found.push((self.sequence(slot), request)),
                 None => self.complete(slot, BlockStatus::Error),
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::attempts::Act;
 use crate::bell::{BELL_BYTES, Bell, SPIN_NS};
-use crate::chip::{Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, STATE_MAX};
+use crate::chip::{Access, BusError, Chip, Class, Control, Description, Env, LINES, Outputs, Reg, STATE_MAX};
 use crate::clock::{CLOCK_BYTES, Clock};
 use crate::control;
 use crate::device::{self, CONTROL, DEVICE_BYTES, Request, kind, slot};
@@ -189,10 +189,14 @@ struct Server<C: Chip> {
     /// To the last request consumed.
     response: u64,
     answered: u32,
+    /// Pulses sent by chips whose state was lost: where this one's begin, see [`slot::PULSES`].
+    pulses: [u32; LINES],
     generation: u64,
     outputs: Outputs,
     /// A deadline that does not count.
     left_out: Option<u64>,
+    /// News that the chip is not told of.
+    skipped: Option<u32>,
     patience: Patience,
 }
 
@@ -311,9 +315,11 @@ impl<C: Chip> Server<C> {
             consumed: 0,
             response: 0,
             answered: 0,
+            pulses: [0; LINES],
             generation: 0,
             outputs: Outputs::default(),
             left_out: None,
+            skipped: None,
             patience: Patience::new(SPIN_NS),
         };
         jail(manifest).map_err(StartError::Refused)?;
@@ -346,7 +352,6 @@ impl<C: Chip> Server<C> {
         }
         let regions = self.description.regions.len().min(device::REGIONS_MAX);
         self.map.word(device::REGIONS).store(regions as u32, Ordering::Release);
-        self.map.word(0).store(device::MAGIC, Ordering::Release);
     }
 
     /// Restores the committed state, or resets a device that never committed one, or whose state cannot be read.
@@ -354,9 +359,11 @@ impl<C: Chip> Server<C> {
         self.generation = self.map.dword(device::GENERATION).load(Ordering::SeqCst);
         let at = self.slot();
         // Not 0 when everybody before died at once and the requests were answered without a device.
-        self.consumed = self.map.word(at + slot::CONSUMED).load(Ordering::Acquire);
+        let consumed = self.map.word(at + slot::CONSUMED).load(Ordering::Acquire);
+        self.consumed = device::resume_at(&self.map, consumed);
         self.answered = self.map.word(at + slot::ANSWERED).load(Ordering::Acquire);
         self.response = self.map.dword(at + slot::RESPONSE).load(Ordering::Acquire);
+        let _ = self.map.read(at + slot::PULSES, bytemuck::bytes_of_mut(&mut self.pulses));
         if self.generation == 0 {
             self.call(|chip, env| chip.reset(env));
             self.commit();
@@ -364,12 +371,16 @@ impl<C: Chip> Server<C> {
             tell(&format!("the saved state cannot be taken up ({why}): the device is as after power-on"));
             self.chip = make()?;
             self.bytes.iter().for_each(ByteEnd::rebase);
+            // The CPU takes any other count for a pulse, and some of them reset the machine.
+            self.pulses = irq::pulses(&self.map);
             self.call(|chip, env| chip.reset(env));
             self.commit();
+            Act::TakeUp.end(&self.map);
         } else {
+            // What it dies of from here on is not the state's fault.
+            Act::TakeUp.end(&self.map);
             self.event(self.news());
         }
-        Act::TakeUp.end(&self.map);
         self.finish();
         Ok(())
     }
@@ -390,18 +401,18 @@ impl<C: Chip> Server<C> {
 
     /// Lets the chip look at its links, unless that kills it, and commits.
     fn event(&mut self, news: u32) {
-        let allowed = Act::Event.begin(&self.map, news.into());
+        // Without a key: where bytes keep coming, the news are others at each death.
+        let allowed = self.skipped != Some(news) && Act::Event.begin(&self.map, 0);
         self.tracer.begin(events::LINK, || [0; 4]);
         if allowed {
             self.call(|chip, env| chip.event(env));
-        } else {
+        } else if self.skipped.replace(news) != Some(news) {
             tell("what is new on a link has killed this device and is left out");
         }
         self.commit();
         self.tracer.end(events::LINK, || [0; 4]);
-        if allowed {
-            Act::Event.end(&self.map);
-        }
+        // Where it was left out, the next news are tried.
+        Act::Event.end(&self.map);
     }
 
     /// Runs the timer that is due, unless that kills the chip.
@@ -469,6 +480,7 @@ impl<C: Chip> Server<C> {
             self.map.word(at + index * 4).store(word, Ordering::Relaxed);
         }
         self.map.dword(at + slot::RESPONSE).store(self.response, Ordering::Relaxed);
+        let _ = self.map.write(at + slot::PULSES, bytemuck::bytes_of(&self.pulses));
         let _ = self.map.write(at + slot::STATE, bytemuck::bytes_of(&state));
         self.map.dword(device::GENERATION).swap(self.generation, Ordering::SeqCst);
     }
@@ -477,6 +489,9 @@ impl<C: Chip> Server<C> {
     fn finish(&mut self) {
         let mut outputs = Outputs::default();
         self.chip.sync_outputs(&mut outputs);
+        for (pulses, base) in outputs.pulses.iter_mut().zip(self.pulses) {
+            *pulses = pulses.wrapping_add(base);
+        }
         self.outputs = outputs;
         self.map.dword(device::DEADLINE).store(self.deadline().map_or(0, |at| at.max(1)), Ordering::Release);
         // The mirror first: the handler of the interrupt may read a mirrored status register at once.

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
-use bulkhead_bus::chip::{
-    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule, Shows,
-};
+use bulkhead_bus::chip::Control;
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::control;
 use bulkhead_bus::dead::DeadDevice;
-use bulkhead_bus::device::{BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, TAIL};
+use bulkhead_bus::device::{
+    BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, RING, RING_ENTRIES, SLOT_BYTES, SLOTS, TAIL, slot,
+};
 use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, Line};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::mailbox::{Mailbox, MailboxError};
@@ -22,185 +22,9 @@ use bulkhead_bus::sys::{self, Mapping};
 use bulkhead_bus::trace::{Panel, TRACE_BYTES, Tracer, access};
 use bulkhead_bus::wire;
 
-/// Fold a value into a log in order: any loss, doubling or swap shows.
-fn fold(log: u64, value: u64) -> u64 {
-    log.wrapping_mul(0x100_0000_01b3).wrapping_add(value).wrapping_add(1)
-}
+mod recorder;
 
-/// A chip that keeps a log of everything written to it.
-///
-/// Offset 0: posted write; 8: kicked; 16: sync; each adds to the log. 24: the log, sync. 32: the log, mirrored. 40: number of
-/// accesses. 48: write raises the line after that many nanoseconds, read lowers it. 56: the fuse: the process dies (the
-/// thread panics) in the middle of the transaction after that many more writes. 60: reading it is deadly.
-///
-/// Region 1, offset 0: 1 while the line is high, calm while it is low; read lowers it. 8: a note, mirrored; its posted write shows in this
-/// region only. 9: posted write that nothing shows but the number of accesses.
-#[derive(Default)]
-struct Recorder {
-    state: State,
-    can_die: bool,
-    deadly: Deadly,
-}
-
-/// What a recorder dies of besides its fuse and its deadly register.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Deadly {
-    #[default]
-    Nothing,
-    Timer,
-    Bytes,
-    State,
-    Command,
-    /// Does not die, but refuses every saved state.
-    Upgrade,
-}
-
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct State {
-    log: u64,
-    count: u64,
-    alarm: u64,
-    fuse: u64,
-    level: u32,
-    received: u32,
-    sent: u32,
-    note: u32,
-}
-
-const RULES: &[Rule] = &[
-    Rule::new(0, 8, Class::Sync, Class::Posted),
-    Rule::new(8, 16, Class::Sync, Class::Kick),
-    Rule::new(32, 40, Class::Mirror, Class::Sync),
-];
-const OTHER_RULES: &[Rule] = &[
-    Rule::new(0, 1, Class::Calm, Class::Sync),
-    Rule::new(8, 9, Class::Mirror, Class::Posted).shown_by(Shows::Region),
-    Rule::new(9, 10, Class::Sync, Class::Posted).shown_by(Shows::Nothing),
-];
-const REGIONS: &[Region] = &[Region { size: 64, rules: RULES }, Region { size: 16, rules: OTHER_RULES }];
-
-impl Chip for Recorder {
-    type State = State;
-    const STATE_VERSION: u32 = 1;
-
-    fn description(&self) -> Description {
-        Description { part: "recorder", regions: REGIONS, lines: &["line"] }
-    }
-
-    fn reset(&mut self, _env: &mut Env<'_>) {
-        let State { sent, received, .. } = self.state;
-        self.state = State { sent, received, ..State::default() };
-    }
-
-    fn read(&mut self, reg: Reg, _env: &mut Env<'_>) -> Access {
-        self.state.count += 1;
-        if reg.region == 1 {
-            return match reg.offset {
-                0 => Ok(u64::from(std::mem::take(&mut self.state.level))),
-                8 => Ok(u64::from(self.state.note)),
-                _ => Err(BusError::Rejected),
-            };
-        }
-        Ok(match reg.offset {
-            24 | 32 => self.state.log,
-            40 => self.state.count,
-            48 => {
-                self.state.level = 0;
-                0
-            }
-            60 => panic!("a deadly read"),
-            _ => return Err(BusError::Rejected),
-        })
-    }
-
-    fn write(&mut self, reg: Reg, value: u64, env: &mut Env<'_>) -> Result<(), BusError> {
-        if reg.region == 1 {
-            match reg.offset {
-                8 => self.state.note = u32::from(value as u8),
-                _ => self.state.count += 1,
-            }
-            return Ok(());
-        }
-        match reg.offset {
-            0 | 8 | 16 => self.state.log = fold(self.state.log, value),
-            48 => self.state.alarm = env.now + value,
-            56 => self.state.fuse = value,
-            _ => return Err(BusError::Rejected),
-        }
-        if reg.offset != 56 && self.state.fuse > 0 {
-            self.state.fuse -= 1;
-            // The write above has happened in this process and is not committed.
-            assert!(self.state.fuse > 0 || !self.can_die, "the fuse has burnt down");
-        }
-        Ok(())
-    }
-
-    fn is_calm(&self, _region: u8, _offset: u32) -> bool {
-        self.state.level == 0
-    }
-
-    fn peek(&self, region: u8, offset: u32) -> u8 {
-        match (region, offset) {
-            (0, _) => {}
-            (_, 0) => return self.state.level as u8,
-            _ => return self.state.note as u8,
-        }
-        self.state.log.to_le_bytes().get(offset as usize - 32).copied().unwrap_or(0)
-    }
-
-    fn timer(&mut self, env: &mut Env<'_>) {
-        assert!(self.deadly != Deadly::Timer, "a deadly timer");
-        if self.state.alarm != 0 && self.state.alarm <= env.now {
-            self.state.alarm = 0;
-            self.state.level = 1;
-        }
-    }
-
-    fn event(&mut self, env: &mut Env<'_>) {
-        // Echo with every bit flipped.
-        let Some(link) = env.bytes.first() else { return };
-        let mut bytes = [0; 64];
-        loop {
-            let count = link.receive_at(self.state.received, &mut bytes);
-            let got = &mut bytes[..count];
-            assert!(self.deadly != Deadly::Bytes || got.is_empty(), "deadly bytes");
-            got.iter_mut().for_each(|byte| *byte = !*byte);
-            let sent = link.send_at(self.state.sent, got);
-            self.state.received = self.state.received.wrapping_add(sent as u32);
-            self.state.sent = self.state.sent.wrapping_add(sent as u32);
-            if sent == 0 {
-                return;
-            }
-        }
-    }
-
-    fn control(&mut self, request: &Control, _env: &mut Env<'_>) -> Result<Vec<u8>, &'static str> {
-        assert!(self.deadly != Deadly::Command, "a deadly command");
-        match request {
-            Control::Info => Ok(format!("log {}", self.state.log).into_bytes()),
-            _ => Err("not this one"),
-        }
-    }
-
-    fn sync_outputs(&self, out: &mut Outputs) {
-        out.level[0] = self.state.level != 0;
-        out.deadline = (self.state.alarm != 0).then_some(self.state.alarm);
-    }
-
-    fn save(&self) -> State {
-        self.state
-    }
-
-    fn restore(&mut self, state: &State) -> Result<(), RestoreError> {
-        assert!(self.deadly != Deadly::State, "a deadly state");
-        if self.deadly == Deadly::Upgrade {
-            return Err(RestoreError { part: "recorder", reason: "a field is gone" });
-        }
-        self.state = *state;
-        Ok(())
-    }
-}
+use recorder::{Deadly, Recorder, fold};
 
 /// The files of a device and this side's view of them.
 struct Rig {
@@ -282,7 +106,7 @@ impl Rig {
         device.word(READY).store(0, Ordering::SeqCst);
         let manifest = self.manifest.clone();
         std::thread::spawn(move || {
-            let make = |_: &[u8]| Ok(Recorder { can_die, deadly, ..Recorder::default() });
+            let make = |_: &[u8]| Ok(Recorder::new(can_die, deadly));
             panic!("the device did not start: {}", serve(&manifest, |_| Ok(()), make));
         })
     }
@@ -705,6 +529,25 @@ fn requests_to_a_dead_device_read_as_ones_and_a_later_process_goes_on_behind_the
 }
 
 #[test]
+fn answer_that_a_device_has_committed_and_not_published_comes_though_nobody_succeeds_it() {
+    let rig = Rig::new();
+    let (map, mut port) = (rig.map(fd::DEVICE, DEVICE_BYTES), rig.port());
+    // Slot 0 is the active one.
+    map.word(SLOTS + slot::CONSUMED).store(1, Ordering::SeqCst);
+    map.dword(SLOTS + slot::RESPONSE).store(0x1234, Ordering::SeqCst);
+    let (say, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = say.send(port.read(0, 24, 3));
+    });
+    let dead = Arc::new(DeadDevice::new(map, rig.bell(fd::BELL), rig.irq.clone(), SOURCE));
+    let theirs = dead.clone();
+    let thread = std::thread::spawn(move || theirs.run());
+    assert_eq!(hear.recv_timeout(Duration::from_secs(10)), Ok(0x1234));
+    dead.stop();
+    thread.join().expect("the stand-in ends");
+}
+
+#[test]
 fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a_wake() {
     let rig = Rig::new();
     let first = rig.start(true);
@@ -733,6 +576,92 @@ fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a
     assert!(asleep.join().expect("woken") < Duration::from_secs(50), "nobody woke it");
     assert_eq!(rig.irq.take_news() & 1 << SOURCE, 1 << SOURCE);
     assert_ne!(rig.irq.attention().load(Ordering::SeqCst), 0);
+}
+
+/// What a device that was taken over leaves behind, so that a request of the CPU is never found.
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    /// A consumer index more than a ring behind.
+    Behind,
+    /// One that the ring will not get to.
+    Ahead,
+    /// No request at all.
+    Ring,
+    /// A consumer index behind, and the CPU's own count beside it.
+    Count,
+}
+
+const LIES: [Lie; 4] = [Lie::Behind, Lie::Ahead, Lie::Ring, Lie::Count];
+
+/// Tells it while no device serves.
+fn lie(rig: &Rig, lie: Lie) {
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    let tail = map.word(TAIL).load(Ordering::SeqCst);
+    let consume = |index: u32| {
+        for at in [SLOTS, SLOTS + SLOT_BYTES] {
+            map.word(at + slot::CONSUMED).store(index, Ordering::SeqCst);
+        }
+    };
+    match lie {
+        Lie::Behind => consume(tail.wrapping_sub(5000)),
+        Lie::Ahead => consume(tail.wrapping_add(5000)),
+        Lie::Ring => assert!(map.write(RING, &[0; RING_ENTRIES as usize * 16])),
+        Lie::Count => {
+            consume(tail.wrapping_sub(5000));
+            map.word(TAIL).store(tail.wrapping_sub(5000), Ordering::SeqCst);
+        }
+    }
+}
+
+/// A CPU that waits for a request which its device has died of, and then says that it goes on.
+fn wait_for(rig: &Rig) -> (std::sync::mpsc::Receiver<DevicePort>, Duration) {
+    let first = rig.start(true);
+    let mut port = rig.port();
+    let (say, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        port.read(0, 60, 3);
+        let _ = say.send(port);
+    });
+    assert!(first.join().is_err(), "the read kills");
+    (hear, Duration::from_secs(10))
+}
+
+#[test]
+fn requests_that_a_device_has_hidden_from_its_successors_do_not_hold_the_cpu_up() {
+    for told in LIES {
+        let rig = Rig::new();
+        let (served, limit) = wait_for(&rig);
+        lie(&rig, told);
+        let count = rig.map(fd::DEVICE, DEVICE_BYTES);
+        let start = Instant::now();
+        while count.word(TAIL).load(Ordering::SeqCst) != 1 {
+            assert!(start.elapsed() < limit, "{told:?}: the CPU does not state how much it has sent");
+            std::thread::yield_now();
+        }
+        rig.start(false);
+        let mut port =
+            served.recv_timeout(limit).unwrap_or_else(|_| panic!("{told:?}: the CPU waits for ever"));
+        port.write(0, 16, 3, 6);
+        assert_eq!(port.read(0, 24, 3), fold(0, 6), "{told:?}");
+    }
+}
+
+#[test]
+fn requests_that_a_device_has_hidden_are_answered_without_a_device_too() {
+    for told in LIES {
+        let rig = Rig::new();
+        let (served, limit) = wait_for(&rig);
+        lie(&rig, told);
+        let (file, bell) = (rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+        let dead = Arc::new(DeadDevice::new(file, bell, rig.irq.clone(), SOURCE));
+        let theirs = dead.clone();
+        let thread = std::thread::spawn(move || theirs.run());
+        let mut port =
+            served.recv_timeout(limit).unwrap_or_else(|_| panic!("{told:?}: the CPU waits for ever"));
+        assert_eq!(port.read(0, 24, 1), 0xffff, "{told:?}");
+        dead.stop();
+        thread.join().expect("the stand-in ends");
+    }
 }
 
 /// Lights a fuse of one write and writes 5: `device` dies of it.
@@ -780,6 +709,23 @@ fn deadly_bytes_are_left_out_after_their_third_death() {
     assert_eq!(host.send(b"poison"), 6);
     outlives(&rig, Deadly::Bytes);
     assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+}
+
+#[test]
+fn deadly_bytes_that_keep_coming_are_left_out_and_cost_no_state() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 16, 3, 4);
+    burn(&mut port, first);
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    for death in 1..=3 {
+        assert_eq!(host.send(b"poison"), 6);
+        assert!(rig.start_as(false, Deadly::Bytes).join().is_err(), "death {death}");
+    }
+    assert_eq!(host.send(b"poison"), 6);
+    drop(rig.start_as(false, Deadly::Bytes));
+    assert_eq!(port.read(0, 24, 3), fold(fold(0, 4), 5), "it serves, with its state");
 }
 
 #[test]
@@ -841,6 +787,30 @@ fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byt
         // What was posted when the state was lost is served after it.
         assert_eq!(port.read(0, 24, 3), fold(0, 5));
         assert_eq!([echo(4), echo(5)], [251, 250]);
+    }
+}
+
+#[test]
+fn device_that_loses_its_state_sends_no_pulse_of_its_own() {
+    for last in [Deadly::Nothing, Deadly::Upgrade] {
+        let rig = Rig::new();
+        let first = rig.start(true);
+        let mut port = rig.port();
+        // An answer comes after the lines.
+        let pulses = |port: &mut DevicePort| {
+            port.read(0, 40, 3);
+            port.line(1).edges
+        };
+        port.write(1, 8, 0, 3);
+        assert_eq!(pulses(&mut port), 3);
+        burn(&mut port, first);
+        let second = rig.start_as(true, Deadly::Upgrade);
+        assert_eq!(pulses(&mut port), 3, "the state is lost");
+        port.write(1, 8, 0, 1);
+        assert_eq!(pulses(&mut port), 4, "it goes on from there");
+        burn(&mut port, second);
+        rig.start_as(false, last);
+        assert_eq!(pulses(&mut port), 4, "and whoever comes next too");
     }
 }
 

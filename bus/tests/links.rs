@@ -119,6 +119,11 @@ fn news_changes_with_bytes_room_breaks_and_connection() {
     device.send(b"y");
     host.receive(&mut [0; 4]);
     changed("room");
+    host.set_connected(false);
+    host.send(b"z");
+    changed("a byte, and nobody there any more");
+    host.set_connected(true);
+    changed("a connection again");
     assert!(device.is_connected() && device.breaks() == 1);
 }
 
@@ -206,6 +211,18 @@ fn request_of_a_dead_back_end_is_found_by_its_successor() {
 }
 
 #[test]
+fn completion_that_a_dead_back_end_has_not_counted_is_news_once_its_successor_serves() {
+    let (client, server, raw) = blocks();
+    assert!(client.submit(1, BlockOp::Flush, 0, 0, 7));
+    let before = client.news();
+    // The back end's last store.
+    raw.word(0x100 + 64).store(2, Ordering::SeqCst);
+    server.set_ready();
+    assert_eq!(client.poll(1), Some(Some(BlockStatus::Ok)));
+    assert_ne!(client.news(), before);
+}
+
+#[test]
 fn malformed_requests_are_completed_with_an_error() {
     let (client, server, raw) = blocks();
     assert!(!client.submit(0, BlockOp::Read, 0, BLOCK_DATA + 1, 1));
@@ -218,6 +235,21 @@ fn malformed_requests_are_completed_with_an_error() {
         assert_eq!(client.poll(0), Some(Some(BlockStatus::Error)));
         client.release(0);
     }
+}
+
+#[test]
+fn slot_in_a_state_that_there_is_not_is_completed_with_an_error() {
+    let (client, server, raw) = blocks();
+    for state in [3, 5, u32::MAX] {
+        assert!(client.submit(4, BlockOp::Read, 0, 512, 1));
+        // A drive that was taken over and has died.
+        raw.word(0x100 + 4 * 64).store(state, Ordering::SeqCst);
+        assert_eq!(client.poll(4), Some(None));
+        assert_eq!(server.next(), None);
+        assert_eq!(client.poll(4), Some(Some(BlockStatus::Error)));
+        client.release(4);
+    }
+    assert!(client.submit(4, BlockOp::Read, 0, 512, 1), "the slot is free again");
 }
 
 #[test]

@@ -21,7 +21,7 @@ mod tests;
 pub use state::State;
 
 use bulkhead_bus::chip::{
-    Access, BusError, Chip, Class, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
+    self, Access, BusError, Chip, Class, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
 };
 use bulkhead_bus::config::DebugPortsConfig;
 use bulkhead_bus::wire;
@@ -126,16 +126,10 @@ impl Chip for DebugPorts {
     }
 
     fn write_block(&mut self, reg: Reg, data: &[u8], env: &mut Env<'_>) -> Result<(), BusError> {
-        let size = usize::from(reg.size.clamp(1, 8));
-        if reg.region <= VGABIOS_INFO && size == 1 {
-            self.text(data, env);
-            return Ok(());
+        if reg.region > VGABIOS_INFO || reg.size != 1 {
+            return chip::write_units(self, reg, data, env);
         }
-        for unit in data.chunks_exact(size) {
-            let mut wide = [0u8; 8];
-            wide.iter_mut().zip(unit).for_each(|(to, from)| *to = *from);
-            self.write(reg, u64::from_le_bytes(wide), env)?;
-        }
+        self.text(data, env);
         Ok(())
     }
 

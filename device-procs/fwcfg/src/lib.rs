@@ -23,7 +23,7 @@ mod tests;
 pub use state::State;
 
 use bulkhead_bus::chip::{
-    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
+    self, Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
 };
 use bulkhead_bus::config::{FwCfgConfig, FwCfgSource};
 use bulkhead_bus::shm::Bulk;
@@ -298,12 +298,7 @@ impl Chip for FwCfg {
     fn read_block(&mut self, reg: Reg, data: &mut [u8], env: &mut Env<'_>) -> Result<usize, BusError> {
         if reg.offset != DATA || reg.size != 1 {
             // Slow and rare: whatever single reads give.
-            let size = usize::from(reg.size.clamp(1, 8));
-            for unit in data.chunks_exact_mut(size) {
-                let bytes = self.read(reg, env)?.to_le_bytes();
-                unit.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-            }
-            return Ok(data.len() / size * size);
+            return chip::read_units(self, reg, data, env);
         }
         self.take(data, env.bulk);
         Ok(data.len())

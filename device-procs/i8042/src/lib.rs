@@ -152,16 +152,21 @@ impl I8042 {
         self.controller.source = KEYBOARD;
     }
 
-    fn read_data(&mut self) -> u8 {
+    /// Empties the output buffer and fills it again.
+    fn refill(&mut self) {
         let before = self.irqs();
         self.controller.source = EMPTY;
-        let byte = self.controller.output;
         self.fill();
         // Both lines were low in between.
         let after = self.irqs();
         for ((pulses, before), after) in self.controller.pulses.iter_mut().zip(before).zip(after) {
             *pulses = pulses.wrapping_add(u32::from(before && after));
         }
+    }
+
+    fn read_data(&mut self) -> u8 {
+        let byte = self.controller.output;
+        self.refill();
         byte
     }
 
@@ -206,12 +211,12 @@ impl I8042 {
             command::AUX_ENABLE => self.set_mode(self.mode() & !MODE_AUX_OFF),
             command::AUX_TEST => self.answer(0x00),
             command::SELF_TEST => {
-                self.controller.source = EMPTY;
                 self.controller.release = 0;
                 self.controller.answers.clear();
                 self.controller.answers_aux.clear();
                 self.set_mode(self.mode() | MODE_SYS);
                 self.answer(0x55);
+                self.refill();
             }
             command::TEST => self.answer(0x00),
             command::DISABLE => self.set_mode(self.mode() | MODE_OFF),

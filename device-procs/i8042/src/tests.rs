@@ -275,6 +275,16 @@ fn answers_overtake_keys_and_every_byte_makes_an_edge() {
 }
 
 #[test]
+fn self_test_that_replaces_a_byte_makes_an_edge() {
+    let mut bench = bench();
+    mode(&mut bench, MODE_INT | MODE_TRANSLATE);
+    key(&mut bench, 0x1e, true);
+    assert_eq!((bench.outputs().level[LINE_IRQ1], bench.outputs().pulses[LINE_IRQ1]), (true, 0));
+    assert_eq!(ask(&mut bench, command::SELF_TEST), [0x55]);
+    assert_eq!(bench.outputs().pulses[LINE_IRQ1], 1);
+}
+
+#[test]
 fn flood_of_keys_is_bounded_and_releases_still_fit() {
     let mut bench = bench();
     mode(&mut bench, MODE_TRANSLATE);

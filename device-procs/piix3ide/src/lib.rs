@@ -29,7 +29,8 @@ pub mod state;
 mod tests;
 
 use bulkhead_bus::chip::{
-    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule, Shows,
+    self, Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
+    Shows,
 };
 use bulkhead_bus::config::{IdeConfig, IdeDriveConfig, IdeMedia};
 use bulkhead_bus::links::BlockClient;
@@ -350,13 +351,7 @@ impl Chip for Piix3Ide {
         let channel = usize::from(reg.region / 2);
         if !matches!(reg.region, 0 | 2) || reg.offset != reg::DATA || !matches!(reg.size, 1 | 2 | 4) {
             // No other register is worth a fast path.
-            let mut done = 0;
-            for unit in data.chunks_exact_mut(usize::from(reg.size.clamp(1, 8))) {
-                let value = self.read(reg, env)?.to_le_bytes();
-                unit.iter_mut().zip(value).for_each(|(to, from)| *to = from);
-                done += unit.len();
-            }
-            return Ok(done);
+            return chip::read_units(self, reg, data, env);
         }
         if !self.is_present(channel) {
             return Err(BusError::Unclaimed);
@@ -369,12 +364,7 @@ impl Chip for Piix3Ide {
     fn write_block(&mut self, reg: Reg, data: &[u8], env: &mut Env<'_>) -> Result<(), BusError> {
         let channel = usize::from(reg.region / 2);
         if !matches!(reg.region, 0 | 2) || reg.offset != reg::DATA || !matches!(reg.size, 1 | 2 | 4) {
-            for unit in data.chunks_exact(usize::from(reg.size.clamp(1, 8))) {
-                let mut wide = [0u8; 8];
-                wide.iter_mut().zip(unit).for_each(|(to, from)| *to = *from);
-                self.write(reg, u64::from_le_bytes(wide), env)?;
-            }
-            return Ok(());
+            return chip::write_units(self, reg, data, env);
         }
         self.selected(channel, env, |bus, drive, unit, env| bus.data_out(drive, unit, data, env));
         Ok(())

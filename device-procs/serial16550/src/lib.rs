@@ -225,6 +225,11 @@ impl Uart16550 {
     /// Takes what the back end has sent, as much as there is room for.
     fn fill(&mut self, env: &mut Env<'_>) {
         let Some(link) = env.bytes.first() else { return };
+        let breaks = link.breaks();
+        // Breaks that came together are one long break.
+        if breaks != self.state.breaks && (self.in_loop() || self.break_received(env.now)) {
+            self.state.breaks = breaks;
+        }
         let room = self.depth().saturating_sub(self.state.rx_len.into());
         let mut bytes = [0u8; FIFO];
         let room = if self.in_loop() { 0 } else { room };
@@ -447,13 +452,6 @@ impl Chip for Uart16550 {
 
     fn event(&mut self, env: &mut Env<'_>) {
         self.flush(env);
-        if let Some(link) = env.bytes.first() {
-            let breaks = link.breaks();
-            // Breaks that came together are one long break.
-            if breaks != self.state.breaks && (self.in_loop() || self.break_received(env.now)) {
-                self.state.breaks = breaks;
-            }
-        }
         self.fill(env);
     }
 

@@ -192,6 +192,20 @@ fn break_in_the_fifo_shows_when_it_comes_to_the_top() {
 }
 
 #[test]
+fn break_that_finds_the_receiver_full_comes_as_soon_as_there_is_room() {
+    let mut bench = bench();
+    arrive(&mut bench, b"ab");
+    bench.hosts[0].send_break();
+    bench.event();
+    assert_eq!(get(&mut bench, LSR) & LSR_BI, 0);
+    assert_eq!(get(&mut bench, RBR_THR_DLL), b'a');
+    assert_eq!(get(&mut bench, LSR) & (LSR_BI | LSR_DR), LSR_BI | LSR_DR);
+    assert_eq!(get(&mut bench, RBR_THR_DLL), 0);
+    assert_eq!(get(&mut bench, RBR_THR_DLL), b'b');
+    assert_eq!(get(&mut bench, LSR) & (LSR_BI | LSR_DR), 0, "one break");
+}
+
+#[test]
 fn loopback_returns_bytes_and_modem_lines_and_overruns() {
     let mut bench = bench();
     set(&mut bench, MCR, MCR_LOOP | MCR_RTS | MCR_OUT1);

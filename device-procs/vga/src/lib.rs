@@ -48,7 +48,7 @@ mod vbe;
 pub use state::State;
 
 use bulkhead_bus::chip::{
-    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
+    self, Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
 };
 use bulkhead_bus::config::VgaConfig;
 use spec::*;
@@ -189,26 +189,14 @@ impl Chip for Vga {
         if reg.region == REGION_MEMORY {
             return self.read_run(reg.offset, data, env.bulk);
         }
-        let size = usize::from(reg.size.clamp(1, 8));
-        let mut done = 0;
-        for unit in data.chunks_exact_mut(size) {
-            let value = self.read(reg, env)?.to_le_bytes();
-            unit.iter_mut().zip(value).for_each(|(to, from)| *to = from);
-            done += size;
-        }
-        Ok(done)
+        chip::read_units(self, reg, data, env)
     }
 
     fn write_block(&mut self, reg: Reg, data: &[u8], env: &mut Env<'_>) -> Result<(), BusError> {
         if reg.region == REGION_MEMORY {
             return self.write_run(reg.offset, data, env.bulk);
         }
-        for unit in data.chunks_exact(usize::from(reg.size.clamp(1, 8))) {
-            let mut wide = [0u8; 8];
-            wide.iter_mut().zip(unit).for_each(|(to, from)| *to = *from);
-            self.write(reg, u64::from_le_bytes(wide), env)?;
-        }
-        Ok(())
+        chip::write_units(self, reg, data, env)
     }
 
     fn control(&mut self, request: &Control, env: &mut Env<'_>) -> Result<Vec<u8>, &'static str> {

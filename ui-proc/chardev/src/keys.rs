@@ -67,6 +67,10 @@ impl Keys {
             keys.commit(Input { have, done: 0, before: 0, ..keys.state });
         }
         keys.state.have = keys.state.have.min(KEYS_MAX as u32);
+        // A predecessor may have died with bytes in the pipe, and the host need not have more for them to be asked for.
+        if keys.state.done >= keys.state.have {
+            keys.take();
+        }
         keys
     }
 
@@ -83,8 +87,7 @@ impl Keys {
         if self.state.done < self.state.have {
             return true;
         }
-        let mut held = sys::readable_bytes(self.read.as_fd()).unwrap_or(0);
-        if held == 0 {
+        if sys::readable_bytes(self.read.as_fd()).unwrap_or(0) == 0 {
             match sys::splice(input.as_fd(), self.write.as_fd(), KEYS_MAX) {
                 Ok(0) => return false,
                 Ok(_) => {}
@@ -102,16 +105,21 @@ impl Keys {
                 }
                 Err(_) => return false,
             }
-            held = sys::readable_bytes(self.read.as_fd()).unwrap_or(0);
         }
-        let wanted = held.min(KEYS_MAX);
-        self.commit(Input { have: 0, done: 0, before: held as u32, ..self.state });
-        let have = match wanted {
-            0 => 0,
-            wanted => self.journal.read_from(self.read.as_fd(), KEYS, wanted).unwrap_or(0),
-        };
-        self.commit(Input { have: have as u32, before: 0, ..self.state });
+        self.take();
         true
+    }
+
+    /// Takes what the pipe holds into the journal, where everything before is dealt with.
+    fn take(&mut self) {
+        let held = sys::readable_bytes(self.read.as_fd()).unwrap_or(0);
+        let wanted = held.min(KEYS_MAX);
+        if wanted == 0 {
+            return;
+        }
+        self.commit(Input { have: 0, done: 0, before: held as u32, ..self.state });
+        let have = self.journal.read_from(self.read.as_fd(), KEYS, wanted).unwrap_or(0);
+        self.commit(Input { have: have as u32, before: 0, ..self.state });
     }
 
     /// Deals with the next byte, or with a run of bytes that mean nothing but themselves. Typed bytes that kill every process are left

@@ -142,7 +142,7 @@ impl Sink {
     }
 
     /// Hands the host what the pipe holds, waiting if need be.
-    fn drain(&mut self) {
+    pub fn drain(&mut self) {
         while sys::readable_bytes(self.read.as_fd()).is_ok_and(|count| count > 0) {
             let Some(to) = self.out.to.clone() else { return self.discard() };
             match sys::splice(self.read.as_fd(), to.as_fd(), PIECE) {

@@ -164,6 +164,8 @@ pub fn device_side(shared: &Shared, bell: &Bell) -> ! {
     if let Some(link) = &shared.link {
         link.set_connected(shared.connected.load(Ordering::SeqCst));
     }
+    // A predecessor may have died between pipe and host, and the device need not send more.
+    locked(&shared.sink).drain();
     let mut bytes = [0u8; PIECE];
     loop {
         bell.publish_cpu();

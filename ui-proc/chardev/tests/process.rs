@@ -1,6 +1,6 @@
 //! A character back end as a real, jailed process.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,6 +70,13 @@ impl Host {
         process
     }
 
+    /// Puts bytes into a pipe that the broker keeps, where a back end that died has left them.
+    fn leave(&self, pipe: &str, bytes: &[u8]) {
+        let file = self.files.iter().find(|(name, _)| *name == pipe).map(|(_, file)| file);
+        let copy = file.and_then(|file| file.try_clone().ok()).expect("descriptor");
+        std::fs::File::from(copy).write_all(bytes).expect("room");
+    }
+
     /// Sends until neither the link nor `output` takes more.
     fn fill(&self, output: &OwnedFd) {
         let end = Instant::now() + Duration::from_secs(60);
@@ -110,4 +117,46 @@ fn end_comes_behind_the_last_byte() {
     read.read_to_end(&mut got).expect("output");
     assert_eq!(got.len(), bytes.len());
     assert!(got == bytes, "order of the bytes");
+}
+
+#[test]
+fn successor_stays_though_its_predecessor_or_the_device_has_asked_it_to_finish() {
+    let (_read, write) = std::io::pipe().expect("pipe");
+    let host = Host::new(write.into());
+    host.bell.ask_to_finish();
+    host.bell.clear_ready();
+    assert!(!host.bell.must_finish());
+    let mut process = host.start();
+    host.bell.ask_to_finish();
+    assert_eq!(process.wait_end().code(), Some(0), "the broker's word counts");
+}
+
+#[test]
+fn successor_shows_what_lies_in_the_pipe_though_the_device_sends_no_more() {
+    let (mut read, write) = std::io::pipe().expect("pipe");
+    let host = Host::new(write.into());
+    host.leave("output-write", b"login: ");
+    let mut process = host.start();
+    host.bell.ask_to_finish();
+    assert_eq!(process.wait_end().code(), Some(0));
+    drop(host);
+    let mut got = String::new();
+    read.read_to_string(&mut got).expect("output");
+    assert_eq!(got, "login: ");
+}
+
+#[test]
+fn successor_hands_on_what_lies_in_the_pipe_though_nobody_types_more() {
+    let (_read, write) = std::io::pipe().expect("pipe");
+    let host = Host::new(write.into());
+    host.leave("input-write", b"ping");
+    let _process = host.start();
+    let end = Instant::now() + Duration::from_secs(20);
+    while host.device.waiting() == 0 {
+        assert!(Instant::now() < end, "nothing arrives");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut got = [0u8; 16];
+    let count = host.device.receive(&mut got);
+    assert_eq!(got.get(..count), Some(b"ping".as_slice()));
 }
