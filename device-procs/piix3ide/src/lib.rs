@@ -184,7 +184,13 @@ impl Piix3Ide {
             self.selected(channel, env, |bus, drive, unit, env| bus.data_in(drive, unit, part, env));
             return Ok(u64::from_le_bytes(data));
         }
-        if reg.size != 1 || reg.offset > reg::STATUS {
+        // Only the data port is wider than a byte (ATA/ATAPI-6, chapter 7).
+        reg.read_bytes(|offset| self.read_command_byte(channel, offset))
+    }
+
+    /// Reads one of the 8-bit registers behind the data port.
+    fn read_command_byte(&mut self, channel: usize, offset: u64) -> Access {
+        if !(reg::ERROR..=reg::STATUS).contains(&offset) {
             return Err(BusError::Unclaimed);
         }
         if !self.is_present(channel) {
@@ -197,7 +203,7 @@ impl Piix3Ide {
         let register = bus.device | device::OBSOLETE;
         let Some(drive) = bus.drives.get_mut(number) else { return Err(BusError::Unclaimed) };
         let byte = |pair: &[u8; 2]| pair.get(old).copied().unwrap_or(0);
-        let value = match reg.offset {
+        let value = match offset {
             reg::DEVICE => register,
             _ if !exists => 0,
             reg::ERROR => drive.error,
@@ -227,15 +233,25 @@ impl Piix3Ide {
             self.selected(channel, env, |bus, drive, unit, env| bus.data_out(drive, unit, data, env));
             return Ok(());
         }
-        if reg.size != 1 || reg.offset > reg::STATUS {
+        reg.write_bytes(value, |offset, byte| self.write_command_byte(channel, offset, byte, env))
+    }
+
+    /// Writes one of the 8-bit registers behind the data port.
+    fn write_command_byte(
+        &mut self,
+        channel: usize,
+        offset: u64,
+        byte: u8,
+        env: &mut Env<'_>,
+    ) -> Result<(), BusError> {
+        if !(reg::ERROR..=reg::STATUS).contains(&offset) {
             return Err(BusError::Unclaimed);
         }
-        let byte = value as u8;
         let Some(bus) = self.saved.channels.get_mut(channel) else { return Err(BusError::Unclaimed) };
         bus.control &= !control::HOB;
         // Both drives take register writes; only the selected one acts on commands.
         let push = |pair: &mut [u8; 2]| *pair = [byte, pair[0]];
-        match reg.offset {
+        match offset {
             reg::ERROR => bus.drives.iter_mut().for_each(|drive| push(&mut drive.features)),
             reg::COUNT => bus.drives.iter_mut().for_each(|drive| push(&mut drive.count)),
             reg::LBA_LOW => bus.drives.iter_mut().for_each(|drive| push(&mut drive.lba[0])),

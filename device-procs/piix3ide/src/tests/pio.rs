@@ -133,6 +133,23 @@ fn data_port_accesses_of_every_size_move_the_same_bytes() {
 }
 
 #[test]
+fn wide_accesses_behind_the_data_port_reach_the_8_bit_registers_one_by_one() {
+    let mut pc = Pc::new();
+    // As some kernels do: count with LBA low, LBA mid with high, device with command.
+    pc.bench.write(0, reg::COUNT, 2, 0x0701);
+    pc.bench.write(0, reg::LBA_MID, 2, 0);
+    assert_eq!(pc.bench.read(0, reg::COUNT, 4), 0x0000_0701);
+    pc.bench.write(0, reg::DEVICE, 2, u64::from(command::READ_SECTORS) << 8 | u64::from(device::LBA));
+    pc.settle();
+    assert!(pc.irq(0));
+    let top = u64::from(READY | status::DRQ) << 8 | u64::from(device::OBSOLETE | device::LBA);
+    assert_eq!(pc.bench.read(0, reg::DEVICE, 2), top);
+    assert!(!pc.irq(0), "the status was read");
+    assert_eq!(pc.block_in(0, 512), pc.images[0][7 * 512..8 * 512]);
+    assert_eq!(pc.bench.read(0, reg::STATUS, 2), 0xff00 | u64::from(READY), "nothing answers behind it");
+}
+
+#[test]
 fn chs_address_follows_the_translation_in_force() {
     let mut pc = Pc::new();
     pc.set(0, reg::DEVICE, device::OBSOLETE | 7);
