@@ -233,7 +233,20 @@ impl Piix3Ide {
             self.selected(channel, env, |bus, drive, unit, env| bus.data_out(drive, unit, data, env));
             return Ok(());
         }
-        reg.write_bytes(value, |offset, byte| self.write_command_byte(channel, offset, byte, env))
+        let line = |chip: &Self| chip.saved.channels.get(channel).is_some_and(Channel::line);
+        let before = line(self);
+        let result =
+            reg.write_bytes(value, |offset, byte| self.write_command_byte(channel, offset, byte, env));
+        // A write of the command register negates INTRQ (ATA/ATAPI-6, 7.3): a command that has ended within it rang anew.
+        let commands = reg.offset.saturating_add(u64::from(reg.size)) > reg::STATUS;
+        if before
+            && commands
+            && line(self)
+            && let Some(bus) = self.saved.channels.get_mut(channel)
+        {
+            bus.pulses = bus.pulses.wrapping_add(1);
+        }
+        result
     }
 
     /// Writes one of the 8-bit registers behind the data port.
@@ -323,8 +336,8 @@ impl Chip for Piix3Ide {
     fn reset(&mut self, env: &mut Env<'_>) {
         for channel in 0..2 {
             if let Some(bus) = self.saved.channels.get_mut(channel) {
-                let drives = bus.drives;
-                *bus = Channel { drives, ..Channel::default() };
+                let Channel { drives, pulses, .. } = *bus;
+                *bus = Channel { drives, pulses, ..Channel::default() };
             }
             self.reset_channel(channel, true, env);
         }
@@ -443,8 +456,8 @@ impl Chip for Piix3Ide {
     }
 
     fn sync_outputs(&self, out: &mut Outputs) {
-        for (level, bus) in out.level.iter_mut().zip(&self.saved.channels) {
-            *level = bus.line();
+        for ((level, pulses), bus) in out.level.iter_mut().zip(&mut out.pulses).zip(&self.saved.channels) {
+            (*level, *pulses) = (bus.line(), bus.pulses);
         }
         let holds = self.saved.channels.iter().flat_map(|bus| &bus.drives).map(|drive| drive.hold);
         out.deadline = holds.filter(|hold| *hold > HELD).min();

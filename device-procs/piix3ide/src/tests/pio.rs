@@ -212,6 +212,28 @@ fn command_write_clears_the_interrupt() {
 }
 
 #[test]
+fn command_that_ends_at_once_rings_anew_though_an_interrupt_was_pending() {
+    let mut pc = Pc::new();
+    let mut rings = |act: &mut dyn FnMut(&mut Pc)| {
+        let before = pc.bench.outputs();
+        act(&mut pc);
+        let after = pc.bench.outputs();
+        assert!(after.level[0]);
+        u32::from(!before.level[0]) + after.pulses[0] - before.pulses[0]
+    };
+    for code in [command::CHECK_POWER_MODE, command::IDLE, command::NOP, command::DIAGNOSTIC] {
+        assert_eq!(rings(&mut |pc| pc.set(0, reg::STATUS, code)), 1, "{code:#x}");
+    }
+    let both = u64::from(command::IDLE) << 8 | u64::from(device::DEV);
+    assert_eq!(rings(&mut |pc| pc.bench.write(0, reg::DEVICE, 2, both)), 1, "on the other drive");
+    assert_eq!(rings(&mut |pc| pc.set(0, reg::COUNT, 1)), 0);
+    // Edges that were counted stay counted.
+    let before = pc.bench.outputs().pulses;
+    pc.bench.with(bulkhead_bus::chip::Chip::reset);
+    assert_eq!(pc.bench.outputs().pulses, before);
+}
+
+#[test]
 fn busy_drive_ignores_commands() {
     let mut pc = Pc::new();
     pc.lba28(0, false, command::READ_SECTORS, 5, 1);
