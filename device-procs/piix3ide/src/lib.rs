@@ -293,14 +293,15 @@ impl Piix3Ide {
     }
 
     fn write_control(&mut self, channel: usize, byte: u8, env: &mut Env<'_>) {
-        let Some(bus) = self.saved.channels.get_mut(channel) else { return };
-        let before = bus.control & control::SRST;
-        bus.set_outputs(|bus| bus.control = byte & (control::NIEN | control::SRST | control::HOB));
-        if byte & control::SRST == before {
-            return;
+        let Some(bus) = self.saved.channels.get(channel) else { return };
+        let resets = (byte ^ bus.control) & control::SRST != 0;
+        if resets {
+            // Before interrupts may be let through: the reset takes a pending one back.
+            self.reset_channel(channel, false, env);
         }
-        self.reset_channel(channel, false, env);
-        if byte & control::SRST != 0 {
+        let Some(bus) = self.saved.channels.get_mut(channel) else { return };
+        bus.set_outputs(|bus| bus.control = byte & (control::NIEN | control::SRST | control::HOB));
+        if resets && byte & control::SRST != 0 {
             for drive in 0..2 {
                 if self.exists(channel, drive)
                     && let Some(state) =

@@ -187,6 +187,16 @@ fn nien_holds_the_line_back_until_it_is_cleared() {
 }
 
 #[test]
+fn reset_that_also_lets_interrupts_through_leaves_no_edge_behind() {
+    let mut pc = Pc::new();
+    pc.bench.write(1, 0, 1, control::NIEN.into());
+    pc.lba28(0, false, command::READ_SECTORS, 0, 1);
+    pc.settle();
+    pc.bench.write(1, 0, 1, control::SRST.into());
+    assert_eq!((pc.irq(0), pc.bm_status(0)), (false, 0));
+}
+
+#[test]
 fn only_the_selected_drive_reaches_the_line() {
     let mut pc = Pc::new();
     pc.lba28(0, false, command::READ_SECTORS, 0, 1);
