@@ -156,9 +156,10 @@ impl Piix3Ide {
             match Self::unit(&self.drives, env, channel * 2 + drive) {
                 Some(unit) => {
                     if power_on {
+                        let next = state.next_after(&unit);
                         *state = Drive {
-                            head: state.next,
-                            next: state.next,
+                            head: next,
+                            next,
                             generation: unit.block.medium().generation,
                             write_cache: u8::from(unit.block.medium().write_cache),
                             smart: 1,
