@@ -191,7 +191,7 @@ impl Channel {
                 let reply = identify::disk(unit, self.drives.get(drive));
                 self.pio_reply(drive, unit, &reply);
             }
-            command::SET_FEATURES => self.set_features(drive),
+            command::SET_FEATURES => self.set_features(drive, unit),
             command::SET_MULTIPLE => {
                 let count = state.count[0];
                 if count > identify::MULTIPLE_MAX || !(count == 0 || count.is_power_of_two()) {
@@ -236,11 +236,17 @@ impl Channel {
         }
     }
 
-    fn set_features(&mut self, drive: usize) {
+    fn set_features(&mut self, drive: usize, unit: &Unit<'_>) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         match state.features[0] {
             feature::WRITE_CACHE_ON => state.write_cache = 1,
-            feature::WRITE_CACHE_OFF => state.write_cache = 0,
+            feature::WRITE_CACHE_OFF => {
+                state.write_cache = 0;
+                // What is in the cache goes to the medium first (8.46).
+                if unit.block.medium().write_cache {
+                    return self.start_flush(drive);
+                }
+            }
             feature::TRANSFER_MODE => {
                 if !state.set_mode() {
                     return self.abort(drive, error::ABRT);

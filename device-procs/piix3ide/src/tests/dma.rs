@@ -220,8 +220,9 @@ fn forced_unit_access_and_a_disabled_cache_flush_before_the_end() {
     assert!(!write(&mut pc, command::WRITE_DMA_FUA_EXT));
     assert_eq!(pc.flushes[0], 1);
     assert_eq!(pc.features(0x82, 0), READY);
+    assert_eq!(pc.flushes[0], 2, "turning the cache off empties it");
     assert!(!write(&mut pc, command::WRITE_DMA_EXT));
-    assert_eq!(pc.flushes[0], 2);
+    assert_eq!(pc.flushes[0], 3);
 }
 
 #[test]
