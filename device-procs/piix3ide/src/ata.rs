@@ -4,7 +4,7 @@ use bulkhead_bus::chip::Env;
 use bulkhead_bus::links::BlockStatus;
 
 use crate::identify;
-use crate::requests::{WINDOW, slot};
+use crate::requests::{CHUNK, WINDOW, slot};
 use crate::spec::{command, device, error, status};
 use crate::state::{Channel, Drive, phase};
 use crate::{SECTOR, Unit};
@@ -36,6 +36,8 @@ mod feature {
 
 /// Sectors that 28-bit addresses reach.
 const LBA28_MAX: u64 = 1 << 28;
+
+const _: () = assert!(256 * SECTOR <= CHUNK, "`Channel::failed`");
 
 /// How long the end of a PIO write is held back.
 const HOLD_NS: u64 = 1_000_000;
@@ -346,6 +348,17 @@ impl Channel {
         }
     }
 
+    /// Ends a transfer with an error at the request that failed. A command with a 28-bit or CHS address is one request, whose
+    /// first sector the registers hold already.
+    fn failed(&mut self, drive: usize, error: u8) {
+        if let Some(state) = self.drives.get_mut(drive)
+            && Transfer::of(state.command).is_some_and(|transfer| transfer.ext)
+        {
+            state.set_address(state.offset / SECTOR, true, &mut self.device);
+        }
+        self.abort(drive, error);
+    }
+
     // ---- Data in --------------------------------------------------------------------------------------------------
 
     /// Begins to read `left` bytes at `offset`.
@@ -365,7 +378,7 @@ impl Channel {
             match state.outcome(unit) {
                 None => return,
                 Some(BlockStatus::Ok) => {}
-                Some(_) if unit.is_disk() => return self.abort(drive, error::UNC),
+                Some(_) if unit.is_disk() => return self.failed(drive, error::UNC),
                 Some(outcome) => return self.packet_failed(drive, outcome),
             }
             let length = state.chunk(0) as usize;
@@ -552,7 +565,7 @@ impl Channel {
                 state.consume();
                 if state.left > 0 { self.ask_for_data(drive, unit) } else { self.write_ended(drive) }
             }
-            Some(_) => self.abort(drive, error::ABRT),
+            Some(_) => self.failed(drive, error::ABRT),
         }
     }
 
@@ -568,7 +581,7 @@ impl Channel {
                     state.consume();
                     state.moved = moved;
                 }
-                Some(_) => return self.abort(drive, error::ABRT),
+                Some(_) => return self.failed(drive, error::ABRT),
             }
         }
         loop {
@@ -588,7 +601,8 @@ impl Channel {
             let Some(state) = self.drives.get_mut(drive) else { return };
             state.moved = 0;
             state.next = state.next.wrapping_add(1);
-            // At once, so that the back end writes while the next chunk is being moved.
+            // At once: a back end that is awake writes while the next chunk is being moved. One that sleeps is woken when the
+            // access is over.
             self.pump(drive, unit);
         }
     }

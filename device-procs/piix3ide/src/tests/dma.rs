@@ -238,6 +238,36 @@ fn back_end_errors_end_the_command_with_the_engine_active() {
 }
 
 #[test]
+fn media_error_leaves_the_address_of_the_piece_that_failed() {
+    for (code, go) in [(command::READ_DMA_EXT, START_IN), (command::WRITE_DMA_EXT, bm::START)] {
+        let mut pc = Pc::new();
+        pc.outcomes = vec![BlockStatus::Ok, BlockStatus::Error];
+        pc.table(TABLE, &[(0x10_0000, 0), (0x11_0000, 0), (0x12_0000, 0)]);
+        pc.point(0, TABLE);
+        pc.lba48(code, 0x1ff, 384);
+        pc.bm_command(0, go);
+        pc.settle();
+        assert_eq!(pc.get(0, reg::STATUS), READY | status::ERR);
+        let got = [reg::LBA_LOW, reg::LBA_MID, reg::LBA_HIGH].map(|register| pc.get(0, register));
+        assert_eq!(got, [0xff, 2, 0], "{code:#x}: 256 sectors on");
+    }
+    for select in [device::LBA, 0] {
+        let mut pc = Pc::new();
+        pc.outcomes = vec![BlockStatus::Error];
+        for (register, value) in
+            [(reg::DEVICE, select), (reg::COUNT, 0), (reg::LBA_LOW, 3), (reg::LBA_MID, 1)]
+        {
+            pc.set(0, register, value);
+        }
+        pc.set(0, reg::STATUS, command::READ_DMA);
+        pc.settle();
+        assert_eq!(pc.get(0, reg::STATUS), READY | status::ERR);
+        let got = [reg::LBA_LOW, reg::LBA_MID, reg::LBA_HIGH].map(|register| pc.get(0, register));
+        assert_eq!(got, [3, 1, 0], "as it was given");
+    }
+}
+
+#[test]
 fn registers_read_back_in_every_size() {
     let mut pc = Pc::new();
     pc.bench.write(4, 4, 4, 0x1234_5677);
