@@ -183,6 +183,11 @@ impl Channel {
             }
             packet::REQUEST_SENSE => {
                 let mut reply = [0u8; 18];
+                // With nothing else to say, a change is reported here (SPC-2, 7.20).
+                if state.sense == [0; 3] && state.changed != 0 && present {
+                    state.changed = 0;
+                    state.sense = sense::MEDIUM_CHANGED.into();
+                }
                 let [key, asc, ascq] = state.sense;
                 (reply[0], reply[2], reply[7], reply[12], reply[13]) = (0xf0, key, 10, asc, ascq);
                 state.sense = [0; 3];

@@ -188,6 +188,11 @@ fn empty_drive_says_so_and_a_new_disc_is_announced_once() {
         "the attention is not lost by the commands that may not report it"
     );
     good(&mut pc, &ready);
+    pc.bench.servers[2].set_medium(Medium { bytes, present: true, generation: 3, ..Medium::default() });
+    pc.bench.event();
+    let told = good(&mut pc, &[packet::REQUEST_SENSE, 0, 0, 0, 18]);
+    assert_eq!((told[2], told[12], told[13]), (6, 0x28, 0), "asked for before anything else failed");
+    good(&mut pc, &ready);
 }
 
 #[test]
