@@ -16,7 +16,7 @@
 //! After a media error the address is that of the first sector of the 128 KiB piece that failed, not of the bad one in it.
 //!
 //! *Not emulated*: security, host protected area (beyond READ NATIVE MAX), READ/WRITE LONG, queued commands, CFA, streaming, audio
-//! playing, raw CD sectors.
+//! playing, raw CD sectors, READ DVD STRUCTURE (a disc of more than 80 minutes counts as a DVD all the same).
 #![forbid(unsafe_code)]
 
 mod ata;
