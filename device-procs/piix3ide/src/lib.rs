@@ -13,6 +13,7 @@
 //! write returns. Timing registers change nothing. Beside a drive, an absent one reads as zeros in every register but the
 //! device register (ATA/ATAPI-6, 9.16.1, asks for zeros in the status register and the other drive's values elsewhere): probes end
 //! sooner. A channel without drives floats, with the pull-down on bit 7. SLEEP is left by any command.
+//! The bus master reaches the RAM at C0000-FFFFF whatever the host bridge's PAM registers say.
 //! After a media error the address is that of the first sector of the 128 KiB piece that failed, not of the bad one in it.
 //!
 //! *Not emulated*: security, host protected area (beyond READ NATIVE MAX), READ/WRITE LONG, queued commands, CFA, streaming, audio

@@ -134,6 +134,35 @@ fn memory_that_is_not_ram_sets_the_error_bit_without_interrupt() {
 }
 
 #[test]
+fn video_memory_and_what_lies_behind_it_are_closed_to_the_bus_master() {
+    for entry in [(0xa_0000, 512), (0xb_fe00, 512), (0x9_ff00, 512), (0xb_ff00, 512)] {
+        for (code, go) in [(command::READ_DMA, START_IN), (command::WRITE_DMA, bm::START)] {
+            let mut pc = Pc::new();
+            let before = pc.images.clone();
+            pc.table(TABLE, &[entry]);
+            pc.point(0, TABLE);
+            pc.lba28(0, false, code, 0, 1);
+            pc.bm_command(0, go);
+            pc.settle();
+            assert_eq!(pc.bm_status(0), bm::ERROR, "{entry:x?}");
+            assert_eq!(pc.images, before);
+            assert_eq!(pc.ram(0xa_0000, 0x2_0000), [0; 0x2_0000]);
+        }
+    }
+    // Nor is a table read there. Below lies RAM, and above it the ROM's shadow.
+    let mut pc = Pc::new();
+    pc.table(0xa_0000, &[(0x10_0000, 512)]);
+    pc.point(0, 0xa_0000);
+    pc.lba28(0, false, command::READ_DMA, 0, 1);
+    pc.bm_command(0, START_IN);
+    pc.settle();
+    assert_eq!(pc.bm_status(0), bm::ERROR);
+    let mut pc = Pc::new();
+    read_dma(&mut pc, 0, 129, &[(0x9_0000, 0), (0xc_0000, 512)]);
+    assert_eq!(pc.bm_status(0), bm::INTERRUPT);
+}
+
+#[test]
 fn direction_against_the_command_moves_nothing() {
     let mut pc = Pc::new();
     let before = pc.images.clone();
