@@ -154,8 +154,9 @@ impl Chip for Vga {
     }
 
     fn reset(&mut self, _env: &mut Env<'_>) {
-        // Video memory keeps its content, as the chip's reset pin does not reach it.
-        self.regs = State::power_on(self.vram);
+        // Video memory keeps its content, as the chip's reset pin does not reach it. A picture that is being fetched keeps its size.
+        let State { dump_width, dump_height, .. } = self.regs;
+        self.regs = State { dump_width, dump_height, ..State::power_on(self.vram) };
     }
 
     fn read(&mut self, reg: Reg, env: &mut Env<'_>) -> Access {
