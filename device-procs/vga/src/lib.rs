@@ -13,8 +13,6 @@
 //! No interrupt line. Restart class: checkpointed; the registers are [`State`], writes to video memory depend on nothing but
 //! the state and are therefore done again without harm.
 //!
-//! Blocks (`read_block`, `write_block`) on region 2 are ascending addresses, on ports one register.
-//!
 //! Files: `ports.rs` the register file, `vbe.rs` the VBE registers, `memory.rs` the window, `timing.rs` where the beam is,
 //! `render.rs` a scan line, `screen.rs` the picture as a file and as text.
 //!
@@ -184,32 +182,6 @@ impl Chip for Vga {
             REGION_MMIO => self.write_mmio(reg, value, env),
             _ => Err(BusError::Unclaimed),
         }
-    }
-
-    fn read_block(&mut self, reg: Reg, data: &mut [u8], env: &mut Env<'_>) -> Result<usize, BusError> {
-        if reg.region == REGION_MEMORY {
-            return self.read_run(reg.offset, data, env.bulk);
-        }
-        let size = usize::from(reg.size.clamp(1, 8));
-        let mut done = 0;
-        for unit in data.chunks_exact_mut(size) {
-            let value = self.read(reg, env)?.to_le_bytes();
-            unit.iter_mut().zip(value).for_each(|(to, from)| *to = from);
-            done += size;
-        }
-        Ok(done)
-    }
-
-    fn write_block(&mut self, reg: Reg, data: &[u8], env: &mut Env<'_>) -> Result<(), BusError> {
-        if reg.region == REGION_MEMORY {
-            return self.write_run(reg.offset, data, env.bulk);
-        }
-        for unit in data.chunks_exact(usize::from(reg.size.clamp(1, 8))) {
-            let mut wide = [0u8; 8];
-            wide.iter_mut().zip(unit).for_each(|(to, from)| *to = *from);
-            self.write(reg, u64::from_le_bytes(wide), env)?;
-        }
-        Ok(())
     }
 
     fn control(&mut self, request: &Control, env: &mut Env<'_>) -> Result<Vec<u8>, &'static str> {
