@@ -122,7 +122,7 @@ impl Drive {
         if self.sectors != 0 {
             return (u64::from(self.heads), u64::from(self.sectors));
         }
-        let geometry = identify::geometry(unit);
+        let geometry = unit.config.geometry;
         (u64::from(geometry.heads), u64::from(geometry.sectors))
     }
 
