@@ -105,7 +105,9 @@ pub(crate) fn disk(unit: &Unit<'_>, state: Option<&Drive>) -> [u8; 512] {
     words.set32(60, total.min(0x0fff_ffff) as u32);
     modes(&mut words, state.map_or(0, |state| state.mode));
     let (cache, smart) = state.map_or((1, 1), |state| (u16::from(state.write_cache), u16::from(state.smart)));
-    // NOP, write cache, SMART; FLUSH CACHE (EXT), 48-bit.
+    // NOP, write cache, SMART; FLUSH CACHE (EXT), 48-bit. What QEMU reports and no more, so that a guest's drivers choose the same
+    // commands here (the differential test compares these words), though power management, look-ahead, forced unit access and the
+    // SMART logs are there.
     words.set(82, 0x4021);
     words.set(83, 0x7400);
     words.set(84, 0x4000);
