@@ -285,12 +285,11 @@ fn ide(drives: &[OpenDrive], slow_writes: bool) -> IdeConfig {
                 serial: drive.serial.clone(),
                 model: if disk { "QEMU HARDDISK" } else { "QEMU DVD-ROM" }.to_owned(),
                 firmware: "0.10.4".to_owned(),
-                geometry: disk.then_some(IdeGeometry {
+                geometry: IdeGeometry {
                     cylinders: geometry.cylinders,
                     heads: geometry.heads,
                     sectors: geometry.sectors,
-                }),
-                removable: !disk,
+                },
                 slow_writes,
             });
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::bell::{BELL_BYTES, Bell};
 use crate::chip::{Chip, Control, Env, Outputs, Reg, RestoreError};
-use crate::config::{IdeDriveConfig, IdeMedia};
+use crate::config::{IdeDriveConfig, IdeGeometry, IdeMedia};
 use crate::links::{BLOCK_LINK, BYTES_LINK, BlockClient, BlockServer, ByteEnd, Side};
 use crate::ram::GuestRam;
 use crate::shm::Bulk;
@@ -22,8 +22,7 @@ pub fn test_disk() -> IdeDriveConfig {
         serial: "BH00001".to_owned(),
         model: "TEST DISK".to_owned(),
         firmware: "1".to_owned(),
-        geometry: None,
-        removable: false,
+        geometry: IdeGeometry { cylinders: 4, heads: 16, sectors: 63 },
         slow_writes: false,
     }
 }

@@ -126,10 +126,8 @@ pub struct IdeDriveConfig {
     pub model: String,
     /// Firmware revision, at most 8 ASCII characters.
     pub firmware: String,
-    /// Geometry of a disk; `None` derives it from the size.
-    pub geometry: Option<IdeGeometry>,
-    /// The medium can be changed.
-    pub removable: bool,
+    /// Geometry of a disk; a CD-ROM has none, whatever is here.
+    pub geometry: IdeGeometry,
     /// `-win2k-hack`: the interrupt of every sixteenth PIO write comes a millisecond late, for a driver that fills its disk
     /// with log entries when it comes at once.
     pub slow_writes: bool,

@@ -442,6 +442,13 @@ impl BlockClient {
         Some((self.map.dword(slot_at(slot) + 0x18).load(Ordering::Relaxed), status))
     }
 
+    /// What the request in a slot asks for, as it stands there: operation (a [`BlockOp`]), byte offset, length.
+    pub fn asks(&self, slot: usize) -> (u32, u64, usize) {
+        let at = slot_at(slot);
+        let word = |offset| self.map.word(at + offset).load(Ordering::Relaxed);
+        (word(0x04), self.map.dword(at + 0x08).load(Ordering::Relaxed), word(0x10) as usize)
+    }
+
     /// Frees a done slot.
     pub fn release(&self, slot: usize) {
         let word = self.map.word(slot_at(slot));

@@ -20,6 +20,9 @@ pub const LOW_LIMIT: u64 = 0xe000_0000;
 /// Start of RAM above 4 GiB.
 pub const HIGH_BASE: u64 = 1 << 32;
 
+/// Video memory, which is the bus's. System-management RAM lies behind it.
+const VIDEO: std::ops::Range<u64> = 0xa_0000..0xc_0000;
+
 /// Bytes of the code/dirty bitmap file for `ram_bytes` of RAM.
 pub fn code_map_bytes(ram_bytes: u64) -> u64 {
     let words = ram_bytes.div_ceil(4096).div_ceil(64);
@@ -151,6 +154,12 @@ impl GuestRam {
     /// Offset in the RAM file of guest-physical `gpa`, when `len` bytes from there are RAM.
     pub fn offset(&self, gpa: u64, len: u64) -> Option<usize> {
         file_offset(self.bytes(), gpa, len)
+    }
+
+    /// Whether a PCI master reaches RAM, or nothing, in all of this range: the host bridge never claims a master's access to video
+    /// memory, so it cannot come to what lies behind (82441FX, 4.1).
+    pub fn is_open_to_masters(&self, gpa: u64, len: u64) -> bool {
+        gpa >= VIDEO.end || gpa.saturating_add(len) <= VIDEO.start
     }
 
     /// Reads guest memory; false and nothing read when the range is not RAM.

@@ -13,6 +13,7 @@ use bulkhead_bus::messages::ToCpu;
 use super::{info, keys, memory};
 use crate::fail::reason;
 use crate::firmware::cmos;
+use crate::machines::standard::VRAM_BYTES;
 use crate::vm::Vm;
 
 /// `Err` is a line for the user.
@@ -286,18 +287,28 @@ fn ask(vm: &mut Vm<'_>, device: &str, request: &Control, end: Instant) -> Result
     })
 }
 
-fn screendump(call: Call<'_, '_, '_>) -> Outcome {
-    /// More than any mode of the card needs.
-    const SCREEN_MAX: usize = 64 << 20;
-    let name = word(call.args).ok_or("file name expected")?;
-    let (mut image, end) = (Vec::new(), Instant::now() + SCREEN_LIMIT);
+/// Most bytes of a picture: the mode with the most pixels has two in a byte of video memory, and a pixel of the file is three bytes.
+const SCREEN_MAX: usize = VRAM_BYTES as usize * 2 * 3 + 64;
+
+/// A picture that is fetched in pieces from ascending offsets.
+fn picture(mut piece: impl FnMut(u32) -> Result<Vec<u8>, String>) -> Result<Vec<u8>, String> {
+    let mut image = Vec::new();
     loop {
-        let part = ask(call.vm, "vga", &Control::Screen { offset: image.len() as u32 }, end)?;
-        if part.is_empty() || image.len() > SCREEN_MAX {
-            break;
+        let part = piece(image.len() as u32)?;
+        if part.is_empty() {
+            return Ok(image);
         }
         image.extend(part);
+        if image.len() > SCREEN_MAX {
+            return Err("vga: the picture is larger than any mode's".to_owned());
+        }
     }
+}
+
+fn screendump(call: Call<'_, '_, '_>) -> Outcome {
+    let name = word(call.args).ok_or("file name expected")?;
+    let end = Instant::now() + SCREEN_LIMIT;
+    let image = picture(|offset| ask(call.vm, "vga", &Control::Screen { offset }, end))?;
     let mut file = File::create(&name).map_err(|e| format!("could not open '{name}': {}", reason(&e)))?;
     file.write_all(&image).map_err(|e| format!("{name}: {}", reason(&e)))
 }
@@ -390,6 +401,17 @@ mod tests {
         for (index, name) in names.iter().enumerate() {
             assert!(!names[..index].contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_picture_is_whole_or_an_error() {
+        let of =
+            |bytes: usize| picture(|offset| Ok(vec![0; bytes.saturating_sub(offset as usize).min(60 << 10)]));
+        assert_eq!(of(0), Ok(Vec::new()));
+        let largest = VRAM_BYTES as usize * 2 * 3;
+        assert_eq!(of(largest).map(|image| image.len()), Ok(largest), "4 bits a pixel");
+        assert_eq!(of(usize::MAX), Err("vga: the picture is larger than any mode's".to_owned()));
+        assert_eq!(picture(|_| Err("gone".to_owned())), Err("gone".to_owned()));
     }
 
     #[test]

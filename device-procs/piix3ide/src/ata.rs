@@ -4,7 +4,7 @@ use bulkhead_bus::chip::Env;
 use bulkhead_bus::links::BlockStatus;
 
 use crate::identify;
-use crate::requests::{WINDOW, slot};
+use crate::requests::{CHUNK, WINDOW, slot};
 use crate::spec::{command, device, error, status};
 use crate::state::{Channel, Drive, phase};
 use crate::{SECTOR, Unit};
@@ -36,6 +36,8 @@ mod feature {
 
 /// Sectors that 28-bit addresses reach.
 const LBA28_MAX: u64 = 1 << 28;
+
+const _: () = assert!(256 * SECTOR <= CHUNK, "`Channel::failed`");
 
 /// How long the end of a PIO write is held back.
 const HOLD_NS: u64 = 1_000_000;
@@ -120,7 +122,7 @@ impl Drive {
         if self.sectors != 0 {
             return (u64::from(self.heads), u64::from(self.sectors));
         }
-        let geometry = identify::geometry(unit);
+        let geometry = unit.config.geometry;
         (u64::from(geometry.heads), u64::from(geometry.sectors))
     }
 
@@ -191,7 +193,7 @@ impl Channel {
                 let reply = identify::disk(unit, self.drives.get(drive));
                 self.pio_reply(drive, unit, &reply);
             }
-            command::SET_FEATURES => self.set_features(drive),
+            command::SET_FEATURES => self.set_features(drive, unit),
             command::SET_MULTIPLE => {
                 let count = state.count[0];
                 if count > identify::MULTIPLE_MAX || !(count == 0 || count.is_power_of_two()) {
@@ -236,11 +238,17 @@ impl Channel {
         }
     }
 
-    fn set_features(&mut self, drive: usize) {
+    fn set_features(&mut self, drive: usize, unit: &Unit<'_>) {
         let Some(state) = self.drives.get_mut(drive) else { return };
         match state.features[0] {
             feature::WRITE_CACHE_ON => state.write_cache = 1,
-            feature::WRITE_CACHE_OFF => state.write_cache = 0,
+            feature::WRITE_CACHE_OFF => {
+                state.write_cache = 0;
+                // What is in the cache goes to the medium first (8.46).
+                if unit.block.medium().write_cache {
+                    return self.start_flush(drive);
+                }
+            }
             feature::TRANSFER_MODE => {
                 if !state.set_mode() {
                     return self.abort(drive, error::ABRT);
@@ -340,6 +348,17 @@ impl Channel {
         }
     }
 
+    /// Ends a transfer with an error at the request that failed. A command with a 28-bit or CHS address is one request, whose
+    /// first sector the registers hold already.
+    fn failed(&mut self, drive: usize, error: u8) {
+        if let Some(state) = self.drives.get_mut(drive)
+            && Transfer::of(state.command).is_some_and(|transfer| transfer.ext)
+        {
+            state.set_address(state.offset / SECTOR, true, &mut self.device);
+        }
+        self.abort(drive, error);
+    }
+
     // ---- Data in --------------------------------------------------------------------------------------------------
 
     /// Begins to read `left` bytes at `offset`.
@@ -359,7 +378,7 @@ impl Channel {
             match state.outcome(unit) {
                 None => return,
                 Some(BlockStatus::Ok) => {}
-                Some(_) if unit.is_disk() => return self.abort(drive, error::UNC),
+                Some(_) if unit.is_disk() => return self.failed(drive, error::UNC),
                 Some(outcome) => return self.packet_failed(drive, outcome),
             }
             let length = state.chunk(0) as usize;
@@ -546,7 +565,7 @@ impl Channel {
                 state.consume();
                 if state.left > 0 { self.ask_for_data(drive, unit) } else { self.write_ended(drive) }
             }
-            Some(_) => self.abort(drive, error::ABRT),
+            Some(_) => self.failed(drive, error::ABRT),
         }
     }
 
@@ -562,7 +581,7 @@ impl Channel {
                     state.consume();
                     state.moved = moved;
                 }
-                Some(_) => return self.abort(drive, error::ABRT),
+                Some(_) => return self.failed(drive, error::ABRT),
             }
         }
         loop {
@@ -582,7 +601,8 @@ impl Channel {
             let Some(state) = self.drives.get_mut(drive) else { return };
             state.moved = 0;
             state.next = state.next.wrapping_add(1);
-            // At once, so that the back end writes while the next chunk is being moved.
+            // At once: a back end that is awake writes while the next chunk is being moved. One that sleeps is woken when the
+            // access is over.
             self.pump(drive, unit);
         }
     }

@@ -183,6 +183,11 @@ impl Channel {
             }
             packet::REQUEST_SENSE => {
                 let mut reply = [0u8; 18];
+                // With nothing else to say, a change is reported here (SPC-2, 7.20).
+                if state.sense == [0; 3] && state.changed != 0 && present {
+                    state.changed = 0;
+                    state.sense = sense::MEDIUM_CHANGED.into();
+                }
                 let [key, asc, ascq] = state.sense;
                 (reply[0], reply[2], reply[7], reply[12], reply[13]) = (0xf0, key, 10, asc, ascq);
                 state.sense = [0; 3];
@@ -422,7 +427,7 @@ fn configuration(medium: Medium, select: u8, first: u16) -> Vec<u8> {
     };
     let (dvd, cd) = (u8::from(profile == 0x10), u8::from(profile == 0x08));
     // Feature number, version with the persistent and current bits, data.
-    let features: [(u16, u8, &[u8]); 5] = [
+    let features: [(u16, u8, &[u8]); 6] = [
         (0x0000, 0x03, &[0x00, 0x10, dvd, 0, 0x00, 0x08, cd, 0]),
         // Core: ATAPI interface.
         (0x0001, 0x03, &[0, 0, 0, 2, 1, 0, 0, 0]),
@@ -432,6 +437,8 @@ fn configuration(medium: Medium, select: u8, first: u16) -> Vec<u8> {
         (0x0010, u8::from(medium.present), &[0, 0, 8, 0, 0, 1, 0, 0]),
         // CD read.
         (0x001e, cd, &[0, 0, 0, 0]),
+        // DVD read.
+        (0x001f, dvd, &[]),
     ];
     let mut reply = vec![0, 0, 0, 0, 0, 0];
     reply.extend(profile.to_be_bytes());

@@ -119,7 +119,8 @@ impl Channel {
                     break;
                 }
                 let mut entry = [0u8; 8];
-                if !ram.read(u64::from(self.next), &mut entry) {
+                let gpa = u64::from(self.next);
+                if !ram.is_open_to_masters(gpa, entry.len() as u64) || !ram.read(gpa, &mut entry) {
                     return self.bm_fault(at - from);
                 }
                 let word = u64::from_le_bytes(entry);
@@ -131,7 +132,9 @@ impl Channel {
             }
             let piece = (self.room as usize).min(to - at);
             let gpa = u64::from(self.address);
-            let moved = if to_memory {
+            let moved = if !ram.is_open_to_masters(gpa, piece as u64) {
+                false
+            } else if to_memory {
                 block.data_to_ram(slot, at, ram, gpa, piece)
             } else {
                 block.data_from_ram(slot, at, ram, gpa, piece)
@@ -146,7 +149,7 @@ impl Channel {
         at - from
     }
 
-    /// A descriptor, or the memory it names, is not RAM: master abort.
+    /// A descriptor, or the memory it names, is not RAM that a master reaches: master abort.
     fn bm_fault(&mut self, done: usize) -> usize {
         self.bm_status = self.bm_status & !bm::ACTIVE | bm::ERROR;
         done

@@ -1,7 +1,5 @@
 //! Data structures that drives report: IDENTIFY DEVICE, IDENTIFY PACKET DEVICE (ATA/ATAPI-6, 8.16 and 8.17), SMART data (8.53.10).
 
-use bulkhead_bus::config::IdeGeometry;
-
 use crate::Unit;
 use crate::state::Drive;
 
@@ -45,14 +43,6 @@ impl Words {
     }
 }
 
-/// The geometry that a disk reports: configured, or 16 heads and 63 sectors with as many cylinders as fit.
-pub(crate) fn geometry(unit: &Unit<'_>) -> IdeGeometry {
-    unit.config.geometry.unwrap_or_else(|| {
-        let cylinders = (unit.sectors() / (16 * 63)).clamp(1, 16_383) as u16;
-        IdeGeometry { cylinders, heads: 16, sectors: 63 }
-    })
-}
-
 /// Words that both kinds of drive report: transfer modes and versions. At power-on Ultra DMA 5 is selected, as firmware would.
 fn modes(words: &mut Words, mode: u8) {
     let mode = if mode == 0 { 0x45 } else { mode };
@@ -75,7 +65,7 @@ fn modes(words: &mut Words, mode: u8) {
 /// IDENTIFY DEVICE data of a disk.
 pub(crate) fn disk(unit: &Unit<'_>, state: Option<&Drive>) -> [u8; 512] {
     let mut words = Words([0; 256]);
-    let shape = geometry(unit);
+    let shape = unit.config.geometry;
     let (cylinders, heads, sectors) = (shape.cylinders, u16::from(shape.heads), u16::from(shape.sectors));
     let total = unit.sectors();
     words.set(0, 0x0040);
@@ -115,7 +105,9 @@ pub(crate) fn disk(unit: &Unit<'_>, state: Option<&Drive>) -> [u8; 512] {
     words.set32(60, total.min(0x0fff_ffff) as u32);
     modes(&mut words, state.map_or(0, |state| state.mode));
     let (cache, smart) = state.map_or((1, 1), |state| (u16::from(state.write_cache), u16::from(state.smart)));
-    // NOP, write cache, SMART; FLUSH CACHE (EXT), 48-bit.
+    // NOP, write cache, SMART; FLUSH CACHE (EXT), 48-bit. What QEMU reports and no more, so that a guest's drivers choose the same
+    // commands here (the differential test compares these words), though power management, look-ahead, forced unit access and the
+    // SMART logs are there.
     words.set(82, 0x4021);
     words.set(83, 0x7400);
     words.set(84, 0x4000);

@@ -13,9 +13,11 @@
 //! write returns. Timing registers change nothing. Beside a drive, an absent one reads as zeros in every register but the
 //! device register (ATA/ATAPI-6, 9.16.1, asks for zeros in the status register and the other drive's values elsewhere): probes end
 //! sooner. A channel without drives floats, with the pull-down on bit 7. SLEEP is left by any command.
+//! The bus master reaches the RAM at C0000-FFFFF whatever the host bridge's PAM registers say.
+//! After a media error the address is that of the first sector of the 128 KiB piece that failed, not of the bad one in it.
 //!
 //! *Not emulated*: security, host protected area (beyond READ NATIVE MAX), READ/WRITE LONG, queued commands, CFA, streaming, audio
-//! playing, raw CD sectors.
+//! playing, raw CD sectors, READ DVD STRUCTURE (a disc of more than 80 minutes counts as a DVD all the same).
 #![forbid(unsafe_code)]
 
 mod ata;
@@ -157,9 +159,10 @@ impl Piix3Ide {
             match Self::unit(&self.drives, env, channel * 2 + drive) {
                 Some(unit) => {
                     if power_on {
+                        let next = state.next_after(&unit);
                         *state = Drive {
-                            head: state.next,
-                            next: state.next,
+                            head: next,
+                            next,
                             generation: unit.block.medium().generation,
                             write_cache: u8::from(unit.block.medium().write_cache),
                             smart: 1,
@@ -185,7 +188,13 @@ impl Piix3Ide {
             self.selected(channel, env, |bus, drive, unit, env| bus.data_in(drive, unit, part, env));
             return Ok(u64::from_le_bytes(data));
         }
-        if reg.size != 1 || reg.offset > reg::STATUS {
+        // Only the data port is wider than a byte (ATA/ATAPI-6, chapter 7).
+        reg.read_bytes(|offset| self.read_command_byte(channel, offset))
+    }
+
+    /// Reads one of the 8-bit registers behind the data port.
+    fn read_command_byte(&mut self, channel: usize, offset: u64) -> Access {
+        if !(reg::ERROR..=reg::STATUS).contains(&offset) {
             return Err(BusError::Unclaimed);
         }
         if !self.is_present(channel) {
@@ -198,7 +207,7 @@ impl Piix3Ide {
         let register = bus.device | device::OBSOLETE;
         let Some(drive) = bus.drives.get_mut(number) else { return Err(BusError::Unclaimed) };
         let byte = |pair: &[u8; 2]| pair.get(old).copied().unwrap_or(0);
-        let value = match reg.offset {
+        let value = match offset {
             reg::DEVICE => register,
             _ if !exists => 0,
             reg::ERROR => drive.error,
@@ -228,15 +237,38 @@ impl Piix3Ide {
             self.selected(channel, env, |bus, drive, unit, env| bus.data_out(drive, unit, data, env));
             return Ok(());
         }
-        if reg.size != 1 || reg.offset > reg::STATUS {
+        let line = |chip: &Self| chip.saved.channels.get(channel).is_some_and(Channel::line);
+        let before = line(self);
+        let result =
+            reg.write_bytes(value, |offset, byte| self.write_command_byte(channel, offset, byte, env));
+        // A write of the command register negates INTRQ (ATA/ATAPI-6, 7.3): a command that has ended within it rang anew.
+        let commands = reg.offset.saturating_add(u64::from(reg.size)) > reg::STATUS;
+        if before
+            && commands
+            && line(self)
+            && let Some(bus) = self.saved.channels.get_mut(channel)
+        {
+            bus.pulses = bus.pulses.wrapping_add(1);
+        }
+        result
+    }
+
+    /// Writes one of the 8-bit registers behind the data port.
+    fn write_command_byte(
+        &mut self,
+        channel: usize,
+        offset: u64,
+        byte: u8,
+        env: &mut Env<'_>,
+    ) -> Result<(), BusError> {
+        if !(reg::ERROR..=reg::STATUS).contains(&offset) {
             return Err(BusError::Unclaimed);
         }
-        let byte = value as u8;
         let Some(bus) = self.saved.channels.get_mut(channel) else { return Err(BusError::Unclaimed) };
         bus.control &= !control::HOB;
         // Both drives take register writes; only the selected one acts on commands.
         let push = |pair: &mut [u8; 2]| *pair = [byte, pair[0]];
-        match reg.offset {
+        match offset {
             reg::ERROR => bus.drives.iter_mut().for_each(|drive| push(&mut drive.features)),
             reg::COUNT => bus.drives.iter_mut().for_each(|drive| push(&mut drive.count)),
             reg::LBA_LOW => bus.drives.iter_mut().for_each(|drive| push(&mut drive.lba[0])),
@@ -265,14 +297,15 @@ impl Piix3Ide {
     }
 
     fn write_control(&mut self, channel: usize, byte: u8, env: &mut Env<'_>) {
-        let Some(bus) = self.saved.channels.get_mut(channel) else { return };
-        let before = bus.control & control::SRST;
-        bus.set_outputs(|bus| bus.control = byte & (control::NIEN | control::SRST | control::HOB));
-        if byte & control::SRST == before {
-            return;
+        let Some(bus) = self.saved.channels.get(channel) else { return };
+        let resets = (byte ^ bus.control) & control::SRST != 0;
+        if resets {
+            // Before interrupts may be let through: the reset takes a pending one back.
+            self.reset_channel(channel, false, env);
         }
-        self.reset_channel(channel, false, env);
-        if byte & control::SRST != 0 {
+        let Some(bus) = self.saved.channels.get_mut(channel) else { return };
+        bus.set_outputs(|bus| bus.control = byte & (control::NIEN | control::SRST | control::HOB));
+        if resets && byte & control::SRST != 0 {
             for drive in 0..2 {
                 if self.exists(channel, drive)
                     && let Some(state) =
@@ -308,8 +341,8 @@ impl Chip for Piix3Ide {
     fn reset(&mut self, env: &mut Env<'_>) {
         for channel in 0..2 {
             if let Some(bus) = self.saved.channels.get_mut(channel) {
-                let drives = bus.drives;
-                *bus = Channel { drives, ..Channel::default() };
+                let Channel { drives, pulses, .. } = *bus;
+                *bus = Channel { drives, pulses, ..Channel::default() };
             }
             self.reset_channel(channel, true, env);
         }
@@ -417,8 +450,8 @@ impl Chip for Piix3Ide {
     }
 
     fn sync_outputs(&self, out: &mut Outputs) {
-        for (level, bus) in out.level.iter_mut().zip(&self.saved.channels) {
-            *level = bus.line();
+        for ((level, pulses), bus) in out.level.iter_mut().zip(&mut out.pulses).zip(&self.saved.channels) {
+            (*level, *pulses) = (bus.line(), bus.pulses);
         }
         let holds = self.saved.channels.iter().flat_map(|bus| &bus.drives).map(|drive| drive.hold);
         out.deadline = holds.filter(|hold| *hold > HELD).min();

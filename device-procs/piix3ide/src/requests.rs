@@ -4,7 +4,10 @@
 //! last committed state, with a link that may already hold the first run's requests. So nothing done to the link may
 //! depend on what the link holds, and nothing that the old state still needs may be freed:
 //! * requests have numbers that only the state decides; number n always uses slot n mod 7, and a request that is already there
-//!   under its number is not submitted twice;
+//!   under its number is not submitted twice. What is there under the number but asks for something else is of a transaction that was
+//!   skipped after it had killed several processes: it is waited for and freed like one of an aborted command;
+//! * a state that was lost leaves its requests behind: at power-on the numbers go on behind them, as the back end runs them in
+//!   order. Nothing is submitted by that;
 //! * a slot is freed only at the *start* of a transaction ([`Channel::reap`]), judged by the committed state;
 //! * at most [`WINDOW`] requests count at a time, so that none of them needs a slot that the same transaction gave up;
 //! * a request of an aborted command is not taken back: its number no longer counts, the back end finishes it in order before
@@ -26,6 +29,9 @@ const TURN: usize = BLOCK_SLOTS - 1;
 const REPLY: usize = BLOCK_SLOTS - 1;
 /// Bytes of a request: a whole number of disk and CD sectors.
 pub(crate) const CHUNK: u64 = 128 << 10;
+
+/// Higher numbers in a link are lies: no drive lives that long.
+const NUMBER_MAX: u64 = 1 << 62;
 
 const _: () = assert!(CHUNK as usize <= bulkhead_bus::links::BLOCK_DATA);
 const _: () = assert!(WINDOW as usize * 2 <= TURN);
@@ -76,20 +82,55 @@ impl Drive {
         (self.moved, self.filled, self.block_end, self.reply, self.hold) = (0, 0, 0, 0, 0);
     }
 
-    /// What became of request `head`; `None` while it is not done.
-    pub(crate) fn outcome(&self, unit: &Unit<'_>) -> Option<BlockStatus> {
-        if self.head == self.next {
-            return None;
-        }
-        match unit.block.request(slot(self.head)) {
-            Some((number, Some(outcome))) if number == self.head => Some(outcome),
+    /// Operation of the requests that count.
+    fn operation(&self) -> Option<BlockOp> {
+        match self.phase {
+            phase::FETCH | phase::DATA_IN => Some(BlockOp::Read),
+            phase::STORE | phase::PULL => Some(BlockOp::Write),
+            phase::FLUSH => Some(BlockOp::Flush),
             _ => None,
         }
     }
 
-    /// Whether the buffer of request `number` may be filled: nothing else still uses its slot.
+    /// Byte offset and length of the request that is `at` after `head`.
+    fn span(&self, op: BlockOp, at: u64) -> (u64, usize) {
+        let length = if op == BlockOp::Flush { 0 } else { self.chunk(at) };
+        (self.offset.saturating_add(at.saturating_mul(CHUNK)), length as usize)
+    }
+
+    /// Whether request `number`, which is in its slot, is the one that the state means by that number.
+    fn is_own(&self, unit: &Unit<'_>, op: BlockOp, number: u64) -> bool {
+        let (offset, length) = self.span(op, number.wrapping_sub(self.head));
+        unit.block.asks(slot(number)) == (op as u32, offset, length)
+    }
+
+    /// Whether a request that is in slot `at` counts.
+    fn counts(&self, unit: &Unit<'_>, at: usize, number: u64) -> bool {
+        number.wrapping_sub(self.head) < self.flying()
+            && slot(number) == at
+            && self.operation().is_some_and(|op| self.is_own(unit, op, number))
+    }
+
+    /// What became of request `head`; `None` while it is not done.
+    pub(crate) fn outcome(&self, unit: &Unit<'_>) -> Option<BlockStatus> {
+        let at = slot(self.head);
+        match unit.block.request(at) {
+            Some((number, outcome)) if number == self.head && self.counts(unit, at, number) => outcome,
+            _ => None,
+        }
+    }
+
+    /// Whether the buffer of write request `number` may be filled: nothing else still uses its slot.
     pub(crate) fn is_clear(&self, unit: &Unit<'_>, number: u64) -> bool {
-        unit.block.request(slot(number)).is_none_or(|(holder, _)| holder == number)
+        unit.block
+            .request(slot(number))
+            .is_none_or(|(holder, _)| holder == number && self.is_own(unit, BlockOp::Write, number))
+    }
+
+    /// The next request's number at power-on: behind every request that the link still holds.
+    pub(crate) fn next_after(&self, unit: &Unit<'_>) -> u64 {
+        let held = (0..TURN).filter_map(|at| unit.block.request(at)).map(|(number, _)| number);
+        held.filter(|number| *number < NUMBER_MAX).fold(self.next, |next, number| next.max(number + 1))
     }
 }
 
@@ -99,7 +140,7 @@ impl Channel {
         let Some(state) = self.drives.get(drive) else { return };
         for at in 0..TURN {
             if let Some((number, Some(_))) = unit.block.request(at)
-                && (number.wrapping_sub(state.head) >= state.flying() || slot(number) != at)
+                && !state.counts(unit, at, number)
             {
                 unit.block.release(at);
             }
@@ -109,19 +150,13 @@ impl Channel {
     /// Submits what the state says is in flight and the link does not hold yet.
     pub(crate) fn pump(&mut self, drive: usize, unit: &Unit<'_>) {
         let Some(state) = self.drives.get(drive) else { return };
-        let op = match state.phase {
-            phase::FETCH | phase::DATA_IN => BlockOp::Read,
-            phase::STORE | phase::PULL => BlockOp::Write,
-            phase::FLUSH => BlockOp::Flush,
-            _ => return,
-        };
+        let Some(op) = state.operation() else { return };
         for at in 0..state.flying().min(WINDOW) {
             let number = state.head.wrapping_add(at);
             if unit.block.request(slot(number)).is_none() {
-                let length = if op == BlockOp::Flush { 0 } else { state.chunk(at) };
-                let offset = state.offset.saturating_add(at.saturating_mul(CHUNK));
+                let (offset, length) = state.span(op, at);
                 // Refused only when the slot is taken: tried again when its request is done.
-                let _ = unit.block.submit(slot(number), op, offset, length as usize, number);
+                let _ = unit.block.submit(slot(number), op, offset, length, number);
             }
         }
     }

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::requests::WINDOW;
 
 /// Version of [`Saved`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// What a drive is doing; field `phase` of [`Drive`].
 pub mod phase {
@@ -155,6 +155,8 @@ pub struct Channel {
     pub address: u32,
     /// Bytes left in the present descriptor.
     pub room: u32,
+    /// Rises of the interrupt line that its level does not show: it was high before the access, too.
+    pub pulses: u32,
     /// The present descriptor is the last.
     pub last: u8,
     /// Bus master command register.
@@ -166,7 +168,7 @@ pub struct Channel {
     /// Device control register.
     pub control: u8,
     /// Padding.
-    pub pad: [u8; 3],
+    pub pad: [u8; 7],
 }
 
 /// Both channels.

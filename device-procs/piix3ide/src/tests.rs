@@ -9,7 +9,7 @@ mod pio;
 mod requests;
 
 use bulkhead_bus::bench::Bench;
-use bulkhead_bus::config::{IdeConfig, IdeDriveConfig, IdeMedia};
+use bulkhead_bus::config::{IdeConfig, IdeDriveConfig, IdeGeometry, IdeMedia};
 use bulkhead_bus::conformance::{Setup, check};
 use bulkhead_bus::links::{BlockOp, BlockStatus, Medium};
 
@@ -28,8 +28,7 @@ fn drive(media: IdeMedia, block: u8) -> IdeDriveConfig {
         serial: format!("BH0000{block}"),
         model: "QEMU HARDDISK".to_owned(),
         firmware: "2.5+".to_owned(),
-        geometry: None,
-        removable: media == IdeMedia::Cdrom,
+        geometry: IdeGeometry { cylinders: (SECTORS / (16 * 63)) as u16, heads: 16, sectors: 63 },
         slow_writes: false,
     }
 }

@@ -13,8 +13,6 @@
 //! No interrupt line. Restart class: checkpointed; the registers are [`State`], writes to video memory depend on nothing but
 //! the state and are therefore done again without harm.
 //!
-//! Blocks (`read_block`, `write_block`) on region 2 are ascending addresses, on ports one register.
-//!
 //! Files: `ports.rs` the register file, `vbe.rs` the VBE registers, `memory.rs` the window, `timing.rs` where the beam is,
 //! `render.rs` a scan line, `screen.rs` the picture as a file and as text.
 //!
@@ -48,7 +46,7 @@ mod vbe;
 pub use state::State;
 
 use bulkhead_bus::chip::{
-    self, Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
+    Access, BusError, Chip, Class, Control, Description, Env, Outputs, Reg, Region, RestoreError, Rule,
 };
 use bulkhead_bus::config::VgaConfig;
 use spec::*;
@@ -154,8 +152,9 @@ impl Chip for Vga {
     }
 
     fn reset(&mut self, _env: &mut Env<'_>) {
-        // Video memory keeps its content, as the chip's reset pin does not reach it.
-        self.regs = State::power_on(self.vram);
+        // Video memory keeps its content, as the chip's reset pin does not reach it. A picture that is being fetched keeps its size.
+        let State { dump_width, dump_height, .. } = self.regs;
+        self.regs = State { dump_width, dump_height, ..State::power_on(self.vram) };
     }
 
     fn read(&mut self, reg: Reg, env: &mut Env<'_>) -> Access {
@@ -183,20 +182,6 @@ impl Chip for Vga {
             REGION_MMIO => self.write_mmio(reg, value, env),
             _ => Err(BusError::Unclaimed),
         }
-    }
-
-    fn read_block(&mut self, reg: Reg, data: &mut [u8], env: &mut Env<'_>) -> Result<usize, BusError> {
-        if reg.region == REGION_MEMORY {
-            return self.read_run(reg.offset, data, env.bulk);
-        }
-        chip::read_units(self, reg, data, env)
-    }
-
-    fn write_block(&mut self, reg: Reg, data: &[u8], env: &mut Env<'_>) -> Result<(), BusError> {
-        if reg.region == REGION_MEMORY {
-            return self.write_run(reg.offset, data, env.bulk);
-        }
-        chip::write_units(self, reg, data, env)
     }
 
     fn control(&mut self, request: &Control, env: &mut Env<'_>) -> Result<Vec<u8>, &'static str> {

@@ -190,24 +190,4 @@ impl Vga {
         }
         done
     }
-
-    /// Reads ascending addresses; what nothing answers reads as ones.
-    pub(crate) fn read_run(&mut self, at: u64, data: &mut [u8], bulk: &Bulk) -> Result<usize, BusError> {
-        let len = data.len();
-        match self.linear_run(at, len) {
-            Some((linear, run)) => {
-                data.fill(0xff);
-                if let Some(inside) = data.get_mut(..run) {
-                    let _ = bulk.read(linear, inside);
-                }
-            }
-            None => {
-                for (index, byte) in data.iter_mut().enumerate() {
-                    let value = self.read_window(at.wrapping_add(index as u64), bulk);
-                    *byte = value.map_or(0xff, |value| value as u8);
-                }
-            }
-        }
-        Ok(len)
-    }
 }

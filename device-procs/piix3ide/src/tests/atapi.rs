@@ -161,6 +161,15 @@ fn mode_pages_and_configuration() {
     assert_eq!(none.len(), 8, "not writable");
     assert_eq!(good(&mut pc, &[packet::READ_DISC_INFORMATION, 0, 0, 0, 0, 0, 0, 0, 34]).len(), 34);
     assert_eq!(good(&mut pc, &[packet::MECHANISM_STATUS, 0, 0, 0, 0, 0, 0, 0, 0, 8]).len(), 8);
+    // The profile's own feature is the current one of the two.
+    let feature = |pc: &mut Pc, number| good(pc, &[packet::GET_CONFIGURATION, 2, 0, number, 0, 0, 0, 1, 0]);
+    assert_eq!((feature(&mut pc, 0x1e)[10], &feature(&mut pc, 0x1f)[8..]), (1, &[0, 0x1f, 0, 0][..]));
+    let mut medium = pc.bench.blocks[2].medium();
+    (medium.bytes, medium.generation) = (4 << 30, 1);
+    pc.bench.servers[2].set_medium(medium);
+    pc.bench.event();
+    assert_eq!(feature(&mut pc, 0x1f)[6..], [0, 0x10, 0, 0x1f, 1, 0], "a DVD");
+    assert_eq!(feature(&mut pc, 0x1e)[10], 0);
 }
 
 #[test]
@@ -187,6 +196,11 @@ fn empty_drive_says_so_and_a_new_disc_is_announced_once() {
         (6, 0x28, 0),
         "the attention is not lost by the commands that may not report it"
     );
+    good(&mut pc, &ready);
+    pc.bench.servers[2].set_medium(Medium { bytes, present: true, generation: 3, ..Medium::default() });
+    pc.bench.event();
+    let told = good(&mut pc, &[packet::REQUEST_SENSE, 0, 0, 0, 18]);
+    assert_eq!((told[2], told[12], told[13]), (6, 0x28, 0), "asked for before anything else failed");
     good(&mut pc, &ready);
 }
 

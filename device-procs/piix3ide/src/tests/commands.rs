@@ -63,6 +63,7 @@ fn set_features_shows_in_identify() {
     let words = identify(&mut pc, 0, command::IDENTIFY);
     assert_eq!((words[63], words[88]), (0x0007, 0x043f));
     assert_eq!(pc.features(0x82, 0), READY);
+    assert_eq!(pc.flushes[0], 1, "what was in the cache is on the medium");
     assert_eq!(identify(&mut pc, 0, command::IDENTIFY)[85] & 0x20, 0, "write cache off");
     assert_eq!(pc.features(0x02, 0), READY);
     assert_eq!(identify(&mut pc, 0, command::IDENTIFY)[85] & 0x20, 0x20);

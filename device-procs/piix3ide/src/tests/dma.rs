@@ -134,6 +134,35 @@ fn memory_that_is_not_ram_sets_the_error_bit_without_interrupt() {
 }
 
 #[test]
+fn video_memory_and_what_lies_behind_it_are_closed_to_the_bus_master() {
+    for entry in [(0xa_0000, 512), (0xb_fe00, 512), (0x9_ff00, 512), (0xb_ff00, 512)] {
+        for (code, go) in [(command::READ_DMA, START_IN), (command::WRITE_DMA, bm::START)] {
+            let mut pc = Pc::new();
+            let before = pc.images.clone();
+            pc.table(TABLE, &[entry]);
+            pc.point(0, TABLE);
+            pc.lba28(0, false, code, 0, 1);
+            pc.bm_command(0, go);
+            pc.settle();
+            assert_eq!(pc.bm_status(0), bm::ERROR, "{entry:x?}");
+            assert_eq!(pc.images, before);
+            assert_eq!(pc.ram(0xa_0000, 0x2_0000), [0; 0x2_0000]);
+        }
+    }
+    // Nor is a table read there. Below lies RAM, and above it the ROM's shadow.
+    let mut pc = Pc::new();
+    pc.table(0xa_0000, &[(0x10_0000, 512)]);
+    pc.point(0, 0xa_0000);
+    pc.lba28(0, false, command::READ_DMA, 0, 1);
+    pc.bm_command(0, START_IN);
+    pc.settle();
+    assert_eq!(pc.bm_status(0), bm::ERROR);
+    let mut pc = Pc::new();
+    read_dma(&mut pc, 0, 129, &[(0x9_0000, 0), (0xc_0000, 512)]);
+    assert_eq!(pc.bm_status(0), bm::INTERRUPT);
+}
+
+#[test]
 fn direction_against_the_command_moves_nothing() {
     let mut pc = Pc::new();
     let before = pc.images.clone();
@@ -220,8 +249,9 @@ fn forced_unit_access_and_a_disabled_cache_flush_before_the_end() {
     assert!(!write(&mut pc, command::WRITE_DMA_FUA_EXT));
     assert_eq!(pc.flushes[0], 1);
     assert_eq!(pc.features(0x82, 0), READY);
+    assert_eq!(pc.flushes[0], 2, "turning the cache off empties it");
     assert!(!write(&mut pc, command::WRITE_DMA_EXT));
-    assert_eq!(pc.flushes[0], 2);
+    assert_eq!(pc.flushes[0], 3);
 }
 
 #[test]
@@ -234,6 +264,36 @@ fn back_end_errors_end_the_command_with_the_engine_active() {
     assert_eq!(pc.get(0, reg::ERROR), error::UNC);
     read_dma(&mut pc, 0, 1, &[(0x10_0000, 512)]);
     assert_eq!(pc.get(0, reg::STATUS), READY);
+}
+
+#[test]
+fn media_error_leaves_the_address_of_the_piece_that_failed() {
+    for (code, go) in [(command::READ_DMA_EXT, START_IN), (command::WRITE_DMA_EXT, bm::START)] {
+        let mut pc = Pc::new();
+        pc.outcomes = vec![BlockStatus::Ok, BlockStatus::Error];
+        pc.table(TABLE, &[(0x10_0000, 0), (0x11_0000, 0), (0x12_0000, 0)]);
+        pc.point(0, TABLE);
+        pc.lba48(code, 0x1ff, 384);
+        pc.bm_command(0, go);
+        pc.settle();
+        assert_eq!(pc.get(0, reg::STATUS), READY | status::ERR);
+        let got = [reg::LBA_LOW, reg::LBA_MID, reg::LBA_HIGH].map(|register| pc.get(0, register));
+        assert_eq!(got, [0xff, 2, 0], "{code:#x}: 256 sectors on");
+    }
+    for select in [device::LBA, 0] {
+        let mut pc = Pc::new();
+        pc.outcomes = vec![BlockStatus::Error];
+        for (register, value) in
+            [(reg::DEVICE, select), (reg::COUNT, 0), (reg::LBA_LOW, 3), (reg::LBA_MID, 1)]
+        {
+            pc.set(0, register, value);
+        }
+        pc.set(0, reg::STATUS, command::READ_DMA);
+        pc.settle();
+        assert_eq!(pc.get(0, reg::STATUS), READY | status::ERR);
+        let got = [reg::LBA_LOW, reg::LBA_MID, reg::LBA_HIGH].map(|register| pc.get(0, register));
+        assert_eq!(got, [3, 1, 0], "as it was given");
+    }
 }
 
 #[test]

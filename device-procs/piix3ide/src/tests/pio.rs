@@ -133,6 +133,23 @@ fn data_port_accesses_of_every_size_move_the_same_bytes() {
 }
 
 #[test]
+fn wide_accesses_behind_the_data_port_reach_the_8_bit_registers_one_by_one() {
+    let mut pc = Pc::new();
+    // As some kernels do: count with LBA low, LBA mid with high, device with command.
+    pc.bench.write(0, reg::COUNT, 2, 0x0701);
+    pc.bench.write(0, reg::LBA_MID, 2, 0);
+    assert_eq!(pc.bench.read(0, reg::COUNT, 4), 0x0000_0701);
+    pc.bench.write(0, reg::DEVICE, 2, u64::from(command::READ_SECTORS) << 8 | u64::from(device::LBA));
+    pc.settle();
+    assert!(pc.irq(0));
+    let top = u64::from(READY | status::DRQ) << 8 | u64::from(device::OBSOLETE | device::LBA);
+    assert_eq!(pc.bench.read(0, reg::DEVICE, 2), top);
+    assert!(!pc.irq(0), "the status was read");
+    assert_eq!(pc.block_in(0, 512), pc.images[0][7 * 512..8 * 512]);
+    assert_eq!(pc.bench.read(0, reg::STATUS, 2), 0xff00 | u64::from(READY), "nothing answers behind it");
+}
+
+#[test]
 fn chs_address_follows_the_translation_in_force() {
     let mut pc = Pc::new();
     pc.set(0, reg::DEVICE, device::OBSOLETE | 7);
@@ -170,6 +187,16 @@ fn nien_holds_the_line_back_until_it_is_cleared() {
 }
 
 #[test]
+fn reset_that_also_lets_interrupts_through_leaves_no_edge_behind() {
+    let mut pc = Pc::new();
+    pc.bench.write(1, 0, 1, control::NIEN.into());
+    pc.lba28(0, false, command::READ_SECTORS, 0, 1);
+    pc.settle();
+    pc.bench.write(1, 0, 1, control::SRST.into());
+    assert_eq!((pc.irq(0), pc.bm_status(0)), (false, 0));
+}
+
+#[test]
 fn only_the_selected_drive_reaches_the_line() {
     let mut pc = Pc::new();
     pc.lba28(0, false, command::READ_SECTORS, 0, 1);
@@ -192,6 +219,28 @@ fn command_write_clears_the_interrupt() {
     assert!(pc.irq(0));
     pc.lba28(0, false, command::READ_SECTORS, 0, 1);
     assert!(!pc.irq(0));
+}
+
+#[test]
+fn command_that_ends_at_once_rings_anew_though_an_interrupt_was_pending() {
+    let mut pc = Pc::new();
+    let mut rings = |act: &mut dyn FnMut(&mut Pc)| {
+        let before = pc.bench.outputs();
+        act(&mut pc);
+        let after = pc.bench.outputs();
+        assert!(after.level[0]);
+        u32::from(!before.level[0]) + after.pulses[0] - before.pulses[0]
+    };
+    for code in [command::CHECK_POWER_MODE, command::IDLE, command::NOP, command::DIAGNOSTIC] {
+        assert_eq!(rings(&mut |pc| pc.set(0, reg::STATUS, code)), 1, "{code:#x}");
+    }
+    let both = u64::from(command::IDLE) << 8 | u64::from(device::DEV);
+    assert_eq!(rings(&mut |pc| pc.bench.write(0, reg::DEVICE, 2, both)), 1, "on the other drive");
+    assert_eq!(rings(&mut |pc| pc.set(0, reg::COUNT, 1)), 0);
+    // Edges that were counted stay counted.
+    let before = pc.bench.outputs().pulses;
+    pc.bench.with(bulkhead_bus::chip::Chip::reset);
+    assert_eq!(pc.bench.outputs().pulses, before);
 }
 
 #[test]

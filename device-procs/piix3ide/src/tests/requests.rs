@@ -220,6 +220,61 @@ fn machine_reset_with_requests_in_flight_starts_clean() {
     assert_eq!(pc.block_in(0, 512), pc.images[0][3 * 512..4 * 512]);
 }
 
+#[test]
+fn requests_of_a_lost_state_run_before_those_of_the_new_one() {
+    let mut pc = Pc::new();
+    for fill in [0, 1, 2, 3] {
+        pc.settle();
+        pc.lba28(0, false, command::WRITE_SECTORS, 5, 1);
+        pc.block_out(0, &[fill; 512]);
+    }
+    // The last one still waits in the link. What stands beside it is a lie.
+    assert!(pc.bench.blocks[0].submit(6, BlockOp::Flush, 0, 0, u64::MAX));
+    pc.bench.chip = Piix3Ide::new(pc.config.clone());
+    pc.bench.with(Chip::reset);
+    pc.lba28(0, false, command::WRITE_SECTORS, 5, 1);
+    pc.block_out(0, &[4; 512]);
+    pc.settle();
+    assert_eq!(pc.get(0, reg::STATUS), READY);
+    assert_eq!(pc.images[0][5 * 512..6 * 512], [4; 512]);
+    pc.restart();
+}
+
+/// A transaction that kills every process is skipped: its requests stay, and the next command has the same numbers.
+#[test]
+fn request_of_a_skipped_transaction_is_not_taken_for_another_of_its_number() {
+    type Act = fn(&mut Pc);
+    let read: Act = |pc| pc.lba28(0, false, command::READ_SECTORS, 9, 1);
+    let write: Act = |pc| {
+        pc.lba28(0, false, command::WRITE_SECTORS, 9, 1);
+        pc.settle();
+        pc.block_out(0, &[7; 512]);
+    };
+    for (skipped, served) in [(read, false), (read, true), (write, false)] {
+        let mut pc = Pc::new();
+        let before = pc.bench.chip.save();
+        skipped(&mut pc);
+        let successor = |pc: &mut Pc| {
+            pc.bench.chip = Piix3Ide::new(pc.config.clone());
+            pc.bench.chip.restore(&before).expect("own state");
+        };
+        successor(&mut pc);
+        pc.lba28(0, false, command::READ_SECTORS, 20, 1);
+        pc.settle();
+        assert_eq!(pc.block_in(0, 512), pc.images[0][20 * 512..21 * 512]);
+        skipped(&mut pc);
+        successor(&mut pc);
+        if served {
+            pc.serve_one(0);
+        }
+        pc.images[0][9 * 512..10 * 512].fill(1);
+        write(&mut pc);
+        pc.settle();
+        assert_eq!(pc.get(0, reg::STATUS), READY);
+        assert_eq!(pc.images[0][9 * 512..10 * 512], [7; 512]);
+    }
+}
+
 /// Random reads and writes by every method, with restarts, aborts and errors between, against a plain array.
 #[test]
 fn random_transfers_agree_with_a_model() {

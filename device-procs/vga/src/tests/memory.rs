@@ -128,28 +128,25 @@ fn text_writes_go_to_character_and_attribute_planes() {
 }
 
 #[test]
-fn block_writes_and_reads_ascend_and_equal_single_ones() {
+fn wide_writes_and_reads_ascend_and_equal_single_ones() {
     let data: Vec<u8> = (0..=255).collect();
-    let at = |region, offset, size| bulkhead_bus::chip::Reg { region, offset, size };
-    for mode in [&MODE_3, &MODE_13, &MODE_12] {
-        let (mut block, mut single) = (bench(SMALL), bench(SMALL));
-        block.set_mode(mode);
+    for (mode, size) in
+        [&MODE_3, &MODE_13, &MODE_12].into_iter().flat_map(|mode| [2, 4, 8].map(|size| (mode, size)))
+    {
+        let (mut wide, mut single) = (bench(SMALL), bench(SMALL));
+        wide.set_mode(mode);
         single.set_mode(mode);
         let start = if mode.misc == 0x67 { 0x18000 } else { 0x20 };
-        let reg = at(REGION_MEMORY, start, 2);
-        block
-            .0
-            .with(|chip, env| bulkhead_bus::chip::Chip::write_block(chip, reg, &data, env))
-            .expect("taken");
-        for (index, byte) in data.iter().enumerate() {
-            single.poke(0xa0000 + start + index as u64, *byte);
+        for (offset, bytes) in (start..).step_by(size).zip(data.chunks(size)) {
+            let value = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+            wide.0.write(REGION_MEMORY, offset, size as u8, value);
+            assert_eq!(wide.0.read(REGION_MEMORY, offset, size as u8), value);
         }
-        let mut back = vec![0; data.len()];
-        let count = block.0.with(|chip, env| bulkhead_bus::chip::Chip::read_block(chip, reg, &mut back, env));
-        assert_eq!(count, Ok(data.len()));
-        assert_eq!(back, data);
+        for (offset, byte) in data.iter().enumerate() {
+            single.poke(0xa0000 + start + offset as u64, *byte);
+        }
         for offset in 0..0x10000 {
-            assert_eq!(block.planes(offset), single.planes(offset));
+            assert_eq!(wide.planes(offset), single.planes(offset));
         }
     }
 }

@@ -215,6 +215,9 @@ fn dump_keeps_its_size_while_modes_change_under_it() {
                 break;
             }
             file.extend(piece);
+            if random.below(5) == 0 {
+                pc.0.with(bulkhead_bus::chip::Chip::reset);
+            }
             if random.below(3) == 0 {
                 pc.set_mode(if random.below(2) == 0 { &MODE_13 } else { &MODE_3 });
                 pc.dispi(vbe::ENABLE, 0);

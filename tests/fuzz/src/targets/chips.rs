@@ -2,7 +2,8 @@
 
 use bulkhead_bus::chip::Chip;
 use bulkhead_bus::config::{
-    FwCfgConfig, FwCfgFile, FwCfgItem, FwCfgSource, IdeConfig, IdeDriveConfig, IdeMedia, VgaConfig,
+    FwCfgConfig, FwCfgFile, FwCfgItem, FwCfgSource, IdeConfig, IdeDriveConfig, IdeGeometry, IdeMedia,
+    VgaConfig,
 };
 use bulkhead_bus::storm::{self, Script, Setup};
 use bulkhead_fwcfg::FwCfg;
@@ -52,8 +53,7 @@ pub fn ide(bytes: &[u8]) {
             serial: format!("BH0000{block}"),
             model: "DRIVE".to_owned(),
             firmware: "1.0".to_owned(),
-            geometry: None,
-            removable: media == IdeMedia::Cdrom,
+            geometry: IdeGeometry { cylinders: 4, heads: 16, sectors: 63 },
             slow_writes: block == 1,
         })
     };

@@ -9,8 +9,8 @@ use bulkhead_bus::bell::BELL_BYTES;
 use bulkhead_bus::chip::Chip;
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::config::{
-    DebugPortsConfig, FwCfgConfig, I8042Config, IdeConfig, IdeDriveConfig, IdeMedia, RtcConfig, SerialConfig,
-    VgaConfig,
+    DebugPortsConfig, FwCfgConfig, I8042Config, IdeConfig, IdeDriveConfig, IdeGeometry, IdeMedia, RtcConfig,
+    SerialConfig, VgaConfig,
 };
 use bulkhead_bus::control;
 use bulkhead_bus::device::{self, BLOCK, CONTROL, DEVICE_BYTES, kind};
@@ -203,8 +203,7 @@ pub fn device(bytes: &[u8]) {
                     serial: named("1"),
                     model: named("DRIVE"),
                     firmware: named("1.0"),
-                    geometry: None,
-                    removable: media == IdeMedia::Cdrom,
+                    geometry: IdeGeometry { cylinders: 4, heads: 16, sectors: 63 },
                     slow_writes: false,
                 })
             };
