@@ -91,7 +91,7 @@ impl Pc {
         // interrupts off, would look at nothing for long.
         let told = self.cpu != 0 && self.shared.irq.attention().load(Ordering::SeqCst) != 0;
         if told || !self.shared.is_smp() && self.shared.devices.is_crowded() {
-            self.shared.look_again(self.cpu);
+            self.shared.insist(self.cpu);
         }
         value
     }
@@ -164,7 +164,7 @@ impl Pc {
     fn sleep(&mut self, nap: Option<u64>) {
         self.shared.devices.flush_posted();
         if self.shared.idle(self.cpu) {
-            return self.shared.look_again(self.cpu);
+            return self.shared.insist(self.cpu);
         }
         if let Some(counted) = self.shared.clock.counted() {
             return self.wait_counted(counted);

@@ -250,8 +250,9 @@ impl Shared {
         self.chips().alarms.push(alarm);
     }
 
-    /// Makes vCPU `cpu` stop at its next poll, for certain; it may sleep on.
-    fn insist(&self, cpu: usize) {
+    /// Makes vCPU `cpu` stop at its next poll, for certain; it may sleep on. If it is attending just now it does so again before the next
+    /// instruction, which the word that devices set, too, would let run.
+    pub fn insist(&self, cpu: usize) {
         let Some(slot) = self.slots.get(cpu) else { return };
         let attention = slot.attention.load(Ordering::Acquire);
         if !attention.is_null() {
@@ -496,15 +497,6 @@ impl Shared {
         self.settle(chips, cpu);
         let asked = chips.requests.get(cpu).is_some_and(|requests| *requests != Requests::default());
         if asked || chips.board.interrupt_pending(cpu as u8, now) {
-            self.look_again(cpu);
-        }
-    }
-
-    /// Makes the calling vCPU look at its next poll.
-    pub fn look_again(&self, cpu: usize) {
-        if cpu == 0 {
-            self.irq.attention().store(1, Ordering::SeqCst);
-        } else {
             self.insist(cpu);
         }
     }
@@ -620,7 +612,7 @@ impl Shared {
             *told = waits;
         }
         if chips.requests.get(cpu).is_some_and(|requests| *requests != Requests::default()) {
-            self.look_again(cpu);
+            self.insist(cpu);
         }
         waits
     }
