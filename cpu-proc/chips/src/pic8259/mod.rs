@@ -109,13 +109,12 @@ impl Pic {
         if self.special_mask {
             serving &= !self.imr;
         }
-        if self.sfnm
-            && let Some(input) = self.cascade
-        {
-            // The slave's own priorities decide between its inputs.
+        let input = self.input_at(requested);
+        if self.sfnm && self.cascade == Some(input) {
+            // The slave's own priorities decide between its inputs (8259A, "The Special Fully Nested Mode"); for all others it is in service.
             serving &= !bit(input);
         }
-        (requested < self.priority(serving)).then(|| self.input_at(requested))
+        (requested < self.priority(serving)).then_some(input)
     }
 
     fn interrupt_output(&self) -> bool {
