@@ -161,15 +161,16 @@ impl Hpet {
                 continue;
             }
             let skipped = timer.advance(count);
-            if timer.config & INT_ENABLE != 0 {
-                if index == 0 {
-                    self.skipped = self.skipped.saturating_add(skipped);
-                }
-                if timer.config & LEVEL != 0 {
-                    self.status |= 1 << index;
-                } else {
-                    self.fired |= 1 << index;
-                }
+            let enabled = timer.config & INT_ENABLE != 0;
+            if index == 0 && enabled {
+                self.skipped = self.skipped.saturating_add(skipped);
+            }
+            if timer.config & LEVEL != 0 {
+                // "If this bit is 0, the timer can still count and generate appropriate status bits, but will not cause an
+                // interrupt" (specification 1.0a, Tn_INT_ENB_CNF).
+                self.status |= 1 << index;
+            } else if enabled {
+                self.fired |= 1 << index;
             }
             self.arm(index, now, 1);
         }
@@ -288,7 +289,7 @@ impl Hpet {
             timer.comparator &= 0xffff_ffff;
             timer.period &= 0xffff_ffff;
         }
-        if timer.config & (LEVEL | INT_ENABLE) != LEVEL | INT_ENABLE {
+        if timer.config & LEVEL == 0 {
             self.status &= !(1 << index);
         }
         self.arm(index, now, 1);
