@@ -325,6 +325,16 @@ fn locked_management_ram_cannot_be_opened_again() {
 }
 
 #[test]
+fn configuration_writes_after_the_lock_of_management_ram_change_no_map() {
+    let mut board = pc();
+    config_write(&mut board, 0, 0x72, 1, 0x1a);
+    events(&mut board);
+    let generation = board.map_generation();
+    config_write(&mut board, 0x10, 0x3c, 1, 11);
+    assert_eq!((events(&mut board), board.map_generation()), (vec![], generation));
+}
+
+#[test]
 fn firmware_sees_the_functions_of_the_machine() {
     let mut board = pc();
     let found: Vec<u32> =

@@ -214,6 +214,7 @@ impl PciBus {
     pub fn poke(&mut self, devfn: u8, offset: u8, value: u8) {
         if let Some(byte) =
             self.slots.get_mut(&devfn).and_then(|slot| slot.config.get_mut(usize::from(offset)))
+            && *byte != value
         {
             *byte = value;
             self.generation = self.generation.wrapping_add(1);
