@@ -21,7 +21,7 @@ use crate::acpipm::{self, AcpiPm, PmEvent};
 use crate::hpet::{Hpet, Route};
 use crate::i440fx::{self, ShadowMap};
 use crate::ioapic82093::Ioapic82093;
-use crate::lapic::{DeliveryMode, Destination, Effect, Lapic, Message};
+use crate::lapic::{DeliveryMode, Effect, Lapic, Message};
 use crate::owed::Owed;
 use crate::pci::{ConfigWrite, Decode, PciBus, PciFunction, TemplateError};
 use crate::pic8259::Pic8259;
@@ -710,13 +710,11 @@ impl Board {
         match reset {
             Some(Reset::Hard) => self.events.push_back(Event::Reset),
             Some(Reset::Soft) => {
-                let all = Message {
-                    vector: 0,
-                    mode: DeliveryMode::Init,
-                    destination: Destination::All,
-                    level: false,
-                };
-                deliver(&mut self.lapics, &mut self.events, all, None);
+                // The INIT pin, no message: a local APIC that is off keeps nothing from it.
+                for (cpu, lapic) in (0u8..).zip(&mut self.lapics) {
+                    lapic.init();
+                    self.events.push_back(Event::Init(cpu));
+                }
             }
             None => {}
         }

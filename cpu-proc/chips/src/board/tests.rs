@@ -475,6 +475,17 @@ fn reset_control_port_lies_inside_the_address_port() {
 }
 
 #[test]
+fn soft_reset_reaches_processors_whose_local_apic_is_off() {
+    let mut board = Board::new(BoardConfig::pc(2));
+    lapic(&mut board, 0x80, 0x20, 0);
+    board.set_apic_base(1, LAPIC);
+    events(&mut board);
+    out(&mut board, 0xcf9, 0x04, 0);
+    assert_eq!(events(&mut board), [Event::Init(0), Event::Init(1)]);
+    assert_eq!(board.mmio_read(0, LAPIC + 0x80, 4, 0), Some(0), "the local APIC's registers too");
+}
+
+#[test]
 fn hpet_in_legacy_mode_takes_over_the_timer_and_the_clock_interrupt() {
     let mut board = pc();
     set_up_pics(&mut board);
