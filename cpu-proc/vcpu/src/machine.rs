@@ -108,8 +108,8 @@ impl Pc {
         if self.is_device_port(port) {
             return self.with_device(device);
         }
-        let now = self.shared.clock.now();
         let mut chips = self.shared.chips();
+        let now = self.shared.clock.now();
         if let Some(value) = chips.board.port_read(port, size, now) {
             self.tracer.begin(events::CHIP_READ, || [0, port.into(), size.into(), value.into()]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -201,8 +201,8 @@ impl Machine for Pc {
     }
 
     fn read(&mut self, gpa: u64, size: u8) -> u64 {
-        let now = self.shared.clock.now();
         let mut chips = self.shared.chips();
+        let now = self.shared.clock.now();
         if let Some(value) = chips.board.mmio_read(self.number(), gpa, size, now) {
             self.tracer.begin(events::CHIP_READ, || [1, gpa, size.into(), value]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -213,8 +213,8 @@ impl Machine for Pc {
     }
 
     fn write(&mut self, gpa: u64, size: u8, value: u64) {
-        let now = self.shared.clock.now();
         let mut chips = self.shared.chips();
+        let now = self.shared.clock.now();
         if chips.board.mmio_write(self.number(), gpa, size, value, now) {
             self.tracer.begin(events::CHIP_WRITE, || [1, gpa, size.into(), value]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -246,8 +246,8 @@ impl Machine for Pc {
             self.shared.log.line(log::IOPORT, &format!("out{size} {port:04x} = {value:x}"));
         }
         if !self.is_device_port(port) {
-            let now = self.shared.clock.now();
             let mut chips = self.shared.chips();
+            let now = self.shared.clock.now();
             if chips.board.port_write(port, size, value, now) {
                 self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
                 self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -342,8 +342,9 @@ impl Machine for Pc {
     }
 
     fn apic(&mut self, access: ApicAccess) -> u64 {
-        let (cpu, now) = (self.number(), self.shared.clock.now());
+        let cpu = self.number();
         let mut chips = self.shared.chips();
+        let now = self.shared.clock.now();
         let value = match access {
             ApicAccess::ReadBase => chips.board.apic_base(cpu),
             ApicAccess::WriteBase(value) => {

@@ -41,7 +41,8 @@ struct Lead {
     level: bool,
 }
 
-/// The part of the machine that one lock guards. Whoever holds it waits for nothing.
+/// The part of the machine that one lock guards. Whoever holds it waits for nothing. Times that the chips are told are taken under it: for
+/// them time does not run backwards.
 pub struct Chips {
     /// Local chips.
     pub board: Board,
@@ -662,8 +663,8 @@ impl Shared {
 
     /// Brings chips and alarms up to date, e.g. after guest time went on again.
     pub fn refresh(&self) {
-        let now = self.clock.now();
         let mut chips = self.chips();
+        let now = self.clock.now();
         chips.board.poll(now);
         for cpu in 0..self.cpus() {
             self.settle_and_notify(&mut chips, cpu, now);

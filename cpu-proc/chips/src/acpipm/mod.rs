@@ -157,7 +157,7 @@ impl AcpiPm {
     /// Notices changes of the timer's top bit.
     pub fn poll(&mut self, now: u64) {
         let halves = clock::ticks(now, TIMER_FREQUENCY) / TIMER_HALF;
-        if halves != self.halves {
+        if halves > self.halves {
             self.halves = halves;
             self.status |= TMROF;
         }
