@@ -430,8 +430,6 @@ impl Shared {
                 }),
                 // Suspend to RAM is not offered by the tables that the firmware makes; wake at once.
                 Event::Suspend => chips.board.wake(),
-                // No device has asked to hear of configuration writes.
-                Event::PciConfig(_) => {}
             }
         }
         if self.is_smp() {

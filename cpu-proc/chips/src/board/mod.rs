@@ -23,7 +23,7 @@ use crate::i440fx::{self, ShadowMap};
 use crate::ioapic82093::Ioapic82093;
 use crate::lapic::{DeliveryMode, Effect, Lapic, Message};
 use crate::owed::Owed;
-use crate::pci::{ConfigWrite, Decode, PciBus, PciFunction, TemplateError};
+use crate::pci::{Decode, PciBus, PciFunction, TemplateError};
 use crate::pic8259::Pic8259;
 use crate::piix3::{self, Reset};
 use crate::pit8254::Pit8254;
@@ -94,8 +94,6 @@ pub enum Event {
     Nmi(u8),
     /// [`Board::decode_map`], [`Board::shadow`] or a local APIC's page has changed.
     MapChanged,
-    /// A configuration write that a device asked to hear of.
-    PciConfig(ConfigWrite),
 }
 
 /// The numeric error logic of an AT (82371SB, "Coprocessor error register"): FERR# latches IRQ 13; a write to port F0h takes it back
@@ -318,7 +316,6 @@ impl Board {
             self.pci_generation = self.pci.generation();
             self.map_changed();
         }
-        self.events.extend(self.pci.take_notices().into_iter().map(Event::PciConfig));
     }
 
     /// Regions that PCI devices answer now. Where regions overlap with chips of the board or firmware, those win.
