@@ -14,8 +14,6 @@ use crate::ports::log2;
 use crate::shared::Shared;
 use crate::time::Counted;
 
-/// How long a posted write may wait for its bell while the guest does nothing that rings it.
-const BELL_NS: u64 = 1_000_000;
 /// After how many rounds of a loop in which the guest waits for another vCPU that one gets this thread's processor, should it need one:
 /// some 0.3 us. Without it a lock whose holder does not run is waited for as long as the scheduler lets a thread run.
 const ROUNDS: u32 = 32;
@@ -70,11 +68,11 @@ impl Pc {
         }
     }
 
-    /// After a write to a device: a posted one must not wait for its bell longer than [`BELL_NS`].
+    /// After a write to a device: a posted one must not wait long for its bell.
     fn note_posted(&mut self) {
         if !self.posted && self.shared.devices.has_posted() {
             self.posted = true;
-            self.shared.note_posted(self.cpu, BELL_NS);
+            self.shared.note_posted(self.cpu);
         }
     }
 

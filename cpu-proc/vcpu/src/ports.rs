@@ -219,7 +219,7 @@ impl Devices {
         self.posted.load(Ordering::Relaxed) != 0
     }
 
-    /// Rings the bells of devices with posted writes: the vCPU is about to stop looking. Who holds a port now sees to its bell.
+    /// Rings the bells of devices with posted writes: the vCPU is about to stop looking. What another vCPU holds stays posted.
     pub fn flush_posted(&self) {
         if !self.has_posted() {
             return;

@@ -21,6 +21,12 @@ use crate::physmap::{Map, PhysMap, SHADOW, Shadow, Window};
 use crate::ports::{Decoder, Devices, Range};
 use crate::time::{AGAIN_NS, GuestTime};
 
+#[cfg(test)]
+mod tests;
+
+/// How long a posted write may wait for its bell while the guest does nothing that rings it.
+const BELL_NS: u64 = 1_000_000;
+
 /// Why the vCPUs left their run loops for the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
@@ -482,11 +488,11 @@ impl Shared {
         }
     }
 
-    /// After a write by vCPU `cpu` that may be posted, which must not wait for its bell longer than `ns`.
-    pub fn note_posted(&self, cpu: usize, ns: u64) {
+    /// After a write by vCPU `cpu` that may be posted, which must not wait for its bell longer than [`BELL_NS`].
+    pub fn note_posted(&self, cpu: usize) {
         let mut chips = self.chips();
         if let Some(due) = chips.bell_due.get_mut(cpu) {
-            due.get_or_insert(sys::monotonic_ns().saturating_add(ns));
+            due.get_or_insert(sys::monotonic_ns().saturating_add(BELL_NS));
         }
         self.arm(&mut chips, cpu);
     }
@@ -593,7 +599,8 @@ impl Shared {
         let mut chips = self.chips();
         let chips = &mut *chips;
         if let Some(due) = chips.bell_due.get_mut(cpu) {
-            *due = None;
+            // A device that another vCPU holds has not been rung, and that one need not do it: it may read from the mirror.
+            *due = self.devices.has_posted().then(|| sys::monotonic_ns().saturating_add(BELL_NS));
         }
         let news = self.irq.take_news();
         let now = self.clock.now();
