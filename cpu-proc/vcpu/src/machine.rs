@@ -94,17 +94,26 @@ impl Pc {
         value
     }
 
-    /// Whether a device answers at `port`. Its ranges lie over those of the chips.
-    fn is_device_port(&mut self, port: u16) -> bool {
+    /// Whether a device answers at `port`, and then whether it answers all of the `size` bytes there; what is behind it can be a chip's.
+    /// Its ranges lie over those of the chips.
+    fn device_at(&mut self, port: u16, size: u8) -> Option<bool> {
         self.refresh_map();
-        self.map.ports.find(u64::from(port)).is_some()
+        let range = self.map.ports.find(port.into())?;
+        Some(range.holds(port.into(), size.into()))
     }
 
     fn port_in(&mut self, port: u16, size: u8) -> u32 {
         let device =
             |shared: &Shared, map: &Map| shared.devices.read(&map.ports, u64::from(port), log2(size)) as u32;
-        if self.is_device_port(port) {
-            return self.with_device(device);
+        match self.device_at(port, size) {
+            Some(true) => return self.with_device(device),
+            Some(false) => {
+                return (0..size).fold(0, |value, at| {
+                    let byte = port.checked_add(at.into()).map_or(0xff, |port| self.port_in(port, 1));
+                    value | byte << (8 * at)
+                });
+            }
+            None => {}
         }
         let mut chips = self.shared.chips();
         let now = self.shared.clock.now();
@@ -115,6 +124,32 @@ impl Pc {
         }
         drop(chips);
         self.with_device(device)
+    }
+
+    fn port_out(&mut self, port: u16, size: u8, value: u32) {
+        match self.device_at(port, size) {
+            Some(true) => {}
+            Some(false) => {
+                for (at, byte) in (0..u16::from(size)).zip(value.to_le_bytes()) {
+                    if let Some(port) = port.checked_add(at) {
+                        self.port_out(port, 1, byte.into());
+                    }
+                }
+                return;
+            }
+            None => {
+                let mut chips = self.shared.chips();
+                let now = self.shared.clock.now();
+                if chips.board.port_write(port, size, value, now) {
+                    self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
+                    self.shared.settle_and_notify(&mut chips, self.cpu, now);
+                    return;
+                }
+            }
+        }
+        let (address, value) = (u64::from(port), u64::from(value));
+        self.with_device(|shared, map| shared.devices.write(&map.ports, address, log2(size), value));
+        self.note_posted();
     }
 
     /// A halt where time is counted: it lasts until something comes from outside, or until the next thing is due.
@@ -243,18 +278,7 @@ impl Machine for Pc {
         if self.shared.log.has(log::IOPORT) {
             self.shared.log.line(log::IOPORT, &format!("out{size} {port:04x} = {value:x}"));
         }
-        if !self.is_device_port(port) {
-            let mut chips = self.shared.chips();
-            let now = self.shared.clock.now();
-            if chips.board.port_write(port, size, value, now) {
-                self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
-                self.shared.settle_and_notify(&mut chips, self.cpu, now);
-                return;
-            }
-        }
-        let (address, value) = (u64::from(port), u64::from(value));
-        self.with_device(|shared, map| shared.devices.write(&map.ports, address, log2(size), value));
-        self.note_posted();
+        self.port_out(port, size, value);
     }
 
     fn port_read_block(&mut self, port: u16, size: u8, data: &mut [u8]) {

@@ -69,6 +69,17 @@ fn vcpu(shared: &Arc<Shared>) -> Pc {
 }
 
 #[test]
+fn a_wide_access_reaches_the_chip_behind_a_device() {
+    let shared = machine();
+    let mut pc = vcpu(&shared);
+    let chip = pc.port_read(DEVICE + 1, 1);
+    assert_eq!(pc.port_read(DEVICE, 2), chip << 8 | u32::from(VALUE));
+    pc.port_write(DEVICE, 2, 0x0311);
+    assert_eq!(pc.port_read(DEVICE + 1, 1) & 3, 3);
+    assert!(shared.devices.has_posted());
+}
+
+#[test]
 fn a_bell_that_could_not_be_rung_stays_due() {
     let shared = machine();
     let mut pc = vcpu(&shared);
