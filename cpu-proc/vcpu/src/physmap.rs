@@ -59,6 +59,8 @@ pub struct Map {
     pub smram: (bool, bool),
     /// Active windows onto [`PhysMap::memories`].
     pub windows: Vec<Window>,
+    /// Pages with registers of chips, which lie over windows.
+    pub chip_pages: Vec<u64>,
     /// The page of each CPU's local APIC.
     pub apic_pages: Vec<Option<u64>>,
     /// Devices' ports.
@@ -178,7 +180,7 @@ impl PhysMap {
             _ => match self.ram_page(gpa, true) {
                 Page::Device => {
                     let inside = |window: &&Window| gpa >= window.base && gpa - window.base < window.size;
-                    let window = map.windows.iter().find(inside);
+                    let window = map.windows.iter().find(inside).filter(|_| !map.chip_pages.contains(&gpa));
                     window.map_or(Page::Device, |window| self.window_page(window, gpa))
                 }
                 page => page,

@@ -361,6 +361,7 @@ impl Shared {
             *entry = Shadow { read_ram: state.read_ram, write_ram: state.write_ram };
         }
         map.smram = (shadow.smram_open, shadow.smram_enabled);
+        map.chip_pages = chips.board.chip_pages().collect();
         map.apic_pages = (0..self.cpus()).map(|cpu| chips.board.apic_page(cpu as u8)).collect();
         let (mut ports, mut mmio, mut windows) = (Vec::new(), Vec::new(), Vec::new());
         for bar in chips.board.decode_map() {

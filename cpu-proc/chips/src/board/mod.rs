@@ -318,7 +318,8 @@ impl Board {
         }
     }
 
-    /// Regions that PCI devices answer now. Where regions overlap with chips of the board or firmware, those win.
+    /// Regions that PCI devices answer now. Where regions in memory overlap with chips of the board or firmware, those win; ports of
+    /// devices lie over those of chips, which is looked up without the chips' lock.
     #[must_use]
     pub fn decode_map(&self) -> Vec<Decode> {
         self.pci.decode_map()

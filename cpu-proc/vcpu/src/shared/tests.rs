@@ -10,7 +10,7 @@ use bulkhead_bus::sys::Mapping;
 use bulkhead_bus::trace::Tracer;
 use bulkhead_chips::board::BoardConfig;
 use bulkhead_chips::pci::standard_vga;
-use bulkhead_engine::Machine;
+use bulkhead_engine::{Machine, Page};
 
 const RAM: u64 = 1 << 20;
 const FRAMES: u64 = 16 << 20;
@@ -94,4 +94,19 @@ fn a_bell_that_could_not_be_rung_stays_due() {
     drop(another);
     assert!(!shared.interrupt_pending(0));
     assert!(!shared.devices.has_posted() && due().is_none());
+}
+
+#[test]
+fn chips_lie_over_a_window() {
+    let shared = machine();
+    let mut pc = vcpu(&shared);
+    let mut config = |offset: u32, value| {
+        pc.port_write(0xcf8, 4, 0x8000_1000 | offset);
+        pc.port_write(0xcfc, 4, value);
+    };
+    config(0x10, 0xfe00_0000);
+    config(0x04, 2);
+    for (gpa, chip) in [(0xfebf_f000, false), (0xfec0_0000, true), (0xfec0_1000, false), (0xfed0_0000, true)] {
+        assert_eq!(matches!(pc.page(gpa), Page::Device), chip, "{gpa:#x}");
+    }
 }
