@@ -365,9 +365,9 @@ fn pci_interrupt_takes_its_route_to_both_controllers() {
     };
     board.add_function(card).unwrap();
     set_up_pics(&mut board);
-    assert_eq!(board.intx_irq(3 << 3), None);
+    assert_eq!(board.routes[2], None);
     config_write(&mut board, 0x08, 0x60, 4, 0x0b0b_0a0a);
-    assert_eq!(board.intx_irq(3 << 3), Some(11));
+    assert_eq!(board.routes[2], Some(11));
     out(&mut board, 0x4d1, 0x0c, 0);
     out(&mut board, 0xa1, 0xf7, 0);
     lapic(&mut board, 0xf0, 0x1ff, 0);
@@ -376,7 +376,7 @@ fn pci_interrupt_takes_its_route_to_both_controllers() {
     assert_eq!(board.acknowledge(0, 0), Some(0x3b), "the APIC goes first");
     assert_eq!(board.acknowledge(0, 0), Some(0x73), "then the 8259");
     config_write(&mut board, 0x08, 0x62, 1, 0x80);
-    assert_eq!(board.intx_irq(3 << 3), None);
+    assert_eq!(board.routes[2], None);
     lapic(&mut board, 0xb0, 0, 0);
     assert!(!board.interrupt_pending(0, 0));
 }
@@ -453,7 +453,8 @@ fn second_processor_is_started_by_init_and_startup() {
     assert!(board.mmio_write(1, LAPIC + 0xf0, 4, 0x1ff, 0));
     lapic(&mut board, 0x310, 1 << 24, 0);
     lapic(&mut board, 0x300, 0x40f3, 0);
-    assert_eq!(board.pending_cpus(0), 2);
+    board.poll(0);
+    assert_eq!([0, 1].map(|cpu| board.waits(cpu)), [false, true]);
     assert_eq!(board.acknowledge(1, 0), Some(0xf3));
     lapic(&mut board, 0x300, 0x000c_0400, 0);
     assert_eq!(events(&mut board), [Event::Nmi(1)]);

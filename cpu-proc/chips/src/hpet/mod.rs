@@ -1,7 +1,6 @@
 //! High precision event timers: three 64-bit comparators at 100 MHz.
 //!
-//! MMIO at FED00000h; IRQ 0 and 8 in legacy replacement mode, else IOAPIC input 2. Restart class: checkpointed
-//! (with the CPU process).
+//! MMIO at FED00000h; IRQ 0 and 8 in legacy replacement mode, else IOAPIC input 2. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: periods that a late host skips become one interrupt, but for timer 0 as IRQ 0 in edge mode and legacy
 //! replacement, where they are owed (`crate::owed`). For level interrupts that is the rule: one that is due while the last is active

@@ -1,7 +1,7 @@
 //! PCI bus 0: configuration mechanism 1, configuration spaces, address decoding and INTx lines.
 //!
 //! Ports CF8h (dword) and CFCh-CFFh. A device hands over a header template; from then on its configuration space lives here,
-//! so a base address move is seen by all CPUs at once. Restart class: checkpointed (with the CPU process).
+//! so a base address move is seen by all CPUs at once. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: a region at address 0 or past the end of its space is not decoded.
 //!

@@ -1,7 +1,6 @@
 //! The two cascaded 8259A interrupt controllers of a PC, with the PIIX3's edge/level register.
 //!
-//! Ports 20h/21h and A0h/A1h, ELCR at 4D0h/4D1h; the slave's INT feeds the master's IR2. Restart class: checkpointed
-//! (with the CPU process).
+//! Ports 20h/21h and A0h/A1h, ELCR at 4D0h/4D1h; the slave's INT feeds the master's IR2. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: an edge-triggered request stays latched when its line falls before the acknowledge
 //! (the chip would answer IR7); a timer tick is thus not lost while a guest keeps interrupts off for long.

@@ -1,6 +1,6 @@
 //! PIIX3: ISA bridge header, PIRQ routing, the reset control register, and the header of its IDE function.
 //!
-//! PCI 8086:7000 at 00:01.0, IDE 8086:7010 at 00:01.1; port CF9h. Restart class: checkpointed (with the CPU process).
+//! PCI 8086:7000 at 00:01.0, IDE 8086:7010 at 00:01.1; port CF9h. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: X-bus and I/O recovery registers keep what is written but have no effect. The same goes for IDETIM of the
 //! IDE function, with the channels' enable bits (15), and for its command register but for bit 0 and the ports of BAR 4: the drives

@@ -366,12 +366,6 @@ impl Channel {
         }
     }
 
-    /// Mode 0-5.
-    #[must_use]
-    pub fn mode(&self) -> u8 {
-        self.mode
-    }
-
     /// Initial count, 1 to 65536.
     #[must_use]
     pub fn count(&self) -> u32 {

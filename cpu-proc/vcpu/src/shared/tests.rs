@@ -106,7 +106,8 @@ fn chips_lie_over_a_window() {
     };
     config(0x10, 0xfe00_0000);
     config(0x04, 2);
-    for (gpa, chip) in [(0xfebf_f000, false), (0xfec0_0000, true), (0xfec0_1000, false), (0xfed0_0000, true)] {
+    for (gpa, chip) in [(0xfebf_f000, false), (0xfec0_0000, true), (0xfec0_1000, false), (0xfed0_0000, true)]
+    {
         assert_eq!(matches!(pc.page(gpa), Page::Device), chip, "{gpa:#x}");
     }
 }
