@@ -64,7 +64,8 @@ impl Clock {
             }
             sys::pause();
         };
-        running.then(|| at.wrapping_add(offset))
+        // Guest time can be ahead of the host's. A time that cannot be told is past or never, and must not become the other.
+        running.then(|| at.saturating_add_signed(offset as i64))
     }
 
     /// Broker, before start: the host's real time at guest time 0.

@@ -143,6 +143,16 @@ fn guest_time_stands_still_while_stopped_and_never_goes_back() {
 }
 
 #[test]
+fn guest_time_beyond_the_end_of_the_hosts_stays_in_the_future() {
+    let clock = Clock::new(anonymous(CLOCK_BYTES));
+    assert_eq!(clock.host_time(0), None, "it stands");
+    clock.set_running(true);
+    let now = clock.now();
+    assert!(clock.host_time(now).is_some_and(|host| host <= sys::monotonic_ns()));
+    assert_eq!(clock.host_time(u64::MAX), Some(u64::MAX));
+}
+
+#[test]
 fn clock_is_read_whole_while_it_is_written() {
     let file = sys::memfd("clock", CLOCK_BYTES as u64).expect("memfd");
     let map = || Mapping::shared(file.as_fd(), CLOCK_BYTES, true).expect("mapping");

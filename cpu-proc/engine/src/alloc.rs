@@ -124,6 +124,11 @@ impl CoreState {
         insist(&self.attention);
     }
 
+    /// Whether somebody has insisted since attention was taken.
+    pub fn is_insisted(&self) -> bool {
+        !std::ptr::eq(self.attention.load(Ordering::Relaxed), self.outside)
+    }
+
     /// Takes attention back, before whatever it was for is looked at.
     pub fn take_attention(&self) {
         self.attention.store(self.outside.cast_mut(), Ordering::SeqCst);
@@ -172,15 +177,35 @@ mod tests {
         assert_ne!(core.attention().load(Ordering::SeqCst), 0, "every later insistence is lost");
     }
 
-    #[test]
-    fn insistence_cannot_be_taken_back_from_outside() {
-        // Counts slot 2 down, then stops.
+    /// Counts slot 2 down, then stops.
+    fn countdown() -> Rig {
         let mut rig = Rig::new(|out, word, pc| match word {
             0 => stop_ops(out, pc),
             1 => out.push(Op::alui(Alu::Sub, W64, 2, 2, 1, false)),
             _ => out.push(Op::branchz(W64, 2, true, 0x1000)),
         });
         [1, 2, 0].iter().zip([0x1000, 0x1004, 0x1008]).for_each(|(word, at)| rig.machine().put32(at, *word));
+        rig
+    }
+
+    #[test]
+    fn a_word_that_is_always_set_lets_an_instruction_run_between_two_looks() {
+        for compiling in [false, true] {
+            let mut rig = countdown();
+            let engine = if compiling { Engine::compiling(1 << 20) } else { Ok(Engine::new()) };
+            engine.expect("memory for code").attach(rig.core());
+            rig.cpu.beset = true;
+            rig.core().slots[2] = 100;
+            rig.run(0x1000);
+            assert_eq!(rig.core().slots[2], 0, "compiling: {compiling}");
+            // The entry, before or after each of 200 instructions and the one that stops, the halt.
+            assert!((100..=202).contains(&rig.cpu.attends), "{} looks", rig.cpu.attends);
+        }
+    }
+
+    #[test]
+    fn insistence_cannot_be_taken_back_from_outside() {
+        let mut rig = countdown();
         Engine::compiling(1 << 20).expect("memory for code").attach(rig.core());
         let attention = &raw const rig.core().attention;
         // SAFETY: both words live as long as the rig, which outlives the scope, and are only accessed atomically.

@@ -3,6 +3,9 @@
 //! The attention word is cleared before [`GuestOps::attend`] samples its sources. A front end that cannot act on one yet
 //! (interrupts masked) sets the word again when that changes.
 //!
+//! Others can set the word at any time, also over and over: between two looks at it there is a guest instruction. What the CPU's own side
+//! insists on is attended to at once.
+//!
 //! [`GuestOps::attend`]: crate::GuestOps::attend
 
 use std::sync::atomic::Ordering;
@@ -30,11 +33,12 @@ pub fn run(core: &mut CoreState) {
     peers::wake(core);
     let start = Instant::now();
     let mut next = attend(core, false);
+    let mut attended = true;
     loop {
         match next {
             Next::Run => {}
             Next::Halt | Next::Nap(_) => {
-                next = halt(core);
+                (next, attended) = (halt(core), true);
                 continue;
             }
             Next::Leave => {
@@ -42,12 +46,18 @@ pub fn run(core: &mut CoreState) {
                 return peers::rest(core);
             }
         }
-        if core.attention().load(Ordering::Relaxed) != 0 || count::is_spent(core) {
-            next = attend(core, false);
+        let called = core.attention().load(Ordering::Relaxed) != 0;
+        if core.is_insisted() || count::is_spent(core) || called && !attended {
+            (next, attended) = (attend(core, false), true);
             continue;
         }
-        advance(core);
-        next = after(core);
+        if called {
+            // Compiled code could come back without having done anything.
+            interpret(core);
+        } else {
+            advance(core);
+        }
+        (next, attended) = (after(core), false);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bulkhead_ir::{Block, FLAGS_ALL, HelperInfo, Op, Opcode};
 
@@ -148,6 +148,8 @@ pub struct TestCpu {
     pub delivered_pc: u64,
     pub deliver_to: u64,
     pub attends: u32,
+    /// The word that others write is set again as soon as it has been taken.
+    pub beset: bool,
     pub lowering: Option<Lowering>,
     pub calls: u64,
     /// What happens while an instruction fetch is translated.
@@ -257,6 +259,9 @@ fn deliver(core: &mut CoreState) -> Next {
 
 fn attend(core: &mut CoreState, halted: bool) -> Next {
     cpu(core).attends += 1;
+    if cpu(core).beset {
+        core.attention().store(1, Ordering::SeqCst);
+    }
     if core.counter.is_on() {
         mark(core);
         core.counter.set_limit(core.counter.executed() + STRIDE);

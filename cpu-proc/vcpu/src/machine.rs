@@ -14,8 +14,6 @@ use crate::ports::log2;
 use crate::shared::Shared;
 use crate::time::Counted;
 
-/// How long a posted write may wait for its bell while the guest does nothing that rings it.
-const BELL_NS: u64 = 1_000_000;
 /// After how many rounds of a loop in which the guest waits for another vCPU that one gets this thread's processor, should it need one:
 /// some 0.3 us. Without it a lock whose holder does not run is waited for as long as the scheduler lets a thread run.
 const ROUNDS: u32 = 32;
@@ -70,11 +68,11 @@ impl Pc {
         }
     }
 
-    /// After a write to a device: a posted one must not wait for its bell longer than [`BELL_NS`].
+    /// After a write to a device: a posted one must not wait long for its bell.
     fn note_posted(&mut self) {
         if !self.posted && self.shared.devices.has_posted() {
             self.posted = true;
-            self.shared.note_posted(self.cpu, BELL_NS);
+            self.shared.note_posted(self.cpu);
         }
     }
 
@@ -91,25 +89,34 @@ impl Pc {
         // interrupts off, would look at nothing for long.
         let told = self.cpu != 0 && self.shared.irq.attention().load(Ordering::SeqCst) != 0;
         if told || !self.shared.is_smp() && self.shared.devices.is_crowded() {
-            self.shared.look_again(self.cpu);
+            self.shared.insist(self.cpu);
         }
         value
     }
 
-    /// Whether a device answers at `port`. Its ranges lie over those of the chips.
-    fn is_device_port(&mut self, port: u16) -> bool {
+    /// Whether a device answers at `port`, and then whether it answers all of the `size` bytes there; what is behind it can be a chip's.
+    /// Its ranges lie over those of the chips.
+    fn device_at(&mut self, port: u16, size: u8) -> Option<bool> {
         self.refresh_map();
-        self.map.ports.find(u64::from(port)).is_some()
+        let range = self.map.ports.find(port.into())?;
+        Some(range.holds(port.into(), size.into()))
     }
 
     fn port_in(&mut self, port: u16, size: u8) -> u32 {
         let device =
             |shared: &Shared, map: &Map| shared.devices.read(&map.ports, u64::from(port), log2(size)) as u32;
-        if self.is_device_port(port) {
-            return self.with_device(device);
+        match self.device_at(port, size) {
+            Some(true) => return self.with_device(device),
+            Some(false) => {
+                return (0..size).fold(0, |value, at| {
+                    let byte = port.checked_add(at.into()).map_or(0xff, |port| self.port_in(port, 1));
+                    value | byte << (8 * at)
+                });
+            }
+            None => {}
         }
-        let now = self.shared.clock.now();
         let mut chips = self.shared.chips();
+        let now = self.shared.clock.now();
         if let Some(value) = chips.board.port_read(port, size, now) {
             self.tracer.begin(events::CHIP_READ, || [0, port.into(), size.into(), value.into()]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -117,6 +124,32 @@ impl Pc {
         }
         drop(chips);
         self.with_device(device)
+    }
+
+    fn port_out(&mut self, port: u16, size: u8, value: u32) {
+        match self.device_at(port, size) {
+            Some(true) => {}
+            Some(false) => {
+                for (at, byte) in (0..u16::from(size)).zip(value.to_le_bytes()) {
+                    if let Some(port) = port.checked_add(at) {
+                        self.port_out(port, 1, byte.into());
+                    }
+                }
+                return;
+            }
+            None => {
+                let mut chips = self.shared.chips();
+                let now = self.shared.clock.now();
+                if chips.board.port_write(port, size, value, now) {
+                    self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
+                    self.shared.settle_and_notify(&mut chips, self.cpu, now);
+                    return;
+                }
+            }
+        }
+        let (address, value) = (u64::from(port), u64::from(value));
+        self.with_device(|shared, map| shared.devices.write(&map.ports, address, log2(size), value));
+        self.note_posted();
     }
 
     /// A halt where time is counted: it lasts until something comes from outside, or until the next thing is due.
@@ -164,7 +197,7 @@ impl Pc {
     fn sleep(&mut self, nap: Option<u64>) {
         self.shared.devices.flush_posted();
         if self.shared.idle(self.cpu) {
-            return self.shared.look_again(self.cpu);
+            return self.shared.insist(self.cpu);
         }
         if let Some(counted) = self.shared.clock.counted() {
             return self.wait_counted(counted);
@@ -201,8 +234,8 @@ impl Machine for Pc {
     }
 
     fn read(&mut self, gpa: u64, size: u8) -> u64 {
-        let now = self.shared.clock.now();
         let mut chips = self.shared.chips();
+        let now = self.shared.clock.now();
         if let Some(value) = chips.board.mmio_read(self.number(), gpa, size, now) {
             self.tracer.begin(events::CHIP_READ, || [1, gpa, size.into(), value]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -213,8 +246,8 @@ impl Machine for Pc {
     }
 
     fn write(&mut self, gpa: u64, size: u8, value: u64) {
-        let now = self.shared.clock.now();
         let mut chips = self.shared.chips();
+        let now = self.shared.clock.now();
         if chips.board.mmio_write(self.number(), gpa, size, value, now) {
             self.tracer.begin(events::CHIP_WRITE, || [1, gpa, size.into(), value]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -245,18 +278,7 @@ impl Machine for Pc {
         if self.shared.log.has(log::IOPORT) {
             self.shared.log.line(log::IOPORT, &format!("out{size} {port:04x} = {value:x}"));
         }
-        if !self.is_device_port(port) {
-            let now = self.shared.clock.now();
-            let mut chips = self.shared.chips();
-            if chips.board.port_write(port, size, value, now) {
-                self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
-                self.shared.settle_and_notify(&mut chips, self.cpu, now);
-                return;
-            }
-        }
-        let (address, value) = (u64::from(port), u64::from(value));
-        self.with_device(|shared, map| shared.devices.write(&map.ports, address, log2(size), value));
-        self.note_posted();
+        self.port_out(port, size, value);
     }
 
     fn port_read_block(&mut self, port: u16, size: u8, data: &mut [u8]) {
@@ -342,8 +364,9 @@ impl Machine for Pc {
     }
 
     fn apic(&mut self, access: ApicAccess) -> u64 {
-        let (cpu, now) = (self.number(), self.shared.clock.now());
+        let cpu = self.number();
         let mut chips = self.shared.chips();
+        let now = self.shared.clock.now();
         let value = match access {
             ApicAccess::ReadBase => chips.board.apic_base(cpu),
             ApicAccess::WriteBase(value) => {

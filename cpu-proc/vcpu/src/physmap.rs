@@ -6,8 +6,8 @@
 //! | 0xa0000 | 0xc0000 | video memory window (RAM in system-management mode) |
 //! | 0xc0000 | 0x100000 | firmware ROM or RAM, per 16 KiB and direction, as the host bridge's PAM registers say |
 //! | 0x100000 | end of low RAM | RAM |
-//! | 0xe0000000 | 0xfec00000 | PCI memory BARs |
-//! | 0xfec00000 | 4 GiB | IOAPIC, HPET, LAPIC; firmware ROM at the top |
+//! | end of low RAM | 4 GiB | PCI memory BARs (82441FX, "Memory Address Map": what is above the top of DRAM goes to PCI); over them firmware ROM at the top |
+//! | 0xfec00000 | | IOAPIC, HPET, LAPIC |
 //! | 4 GiB | | RAM above the hole |
 
 use std::io;
@@ -59,6 +59,8 @@ pub struct Map {
     pub smram: (bool, bool),
     /// Active windows onto [`PhysMap::memories`].
     pub windows: Vec<Window>,
+    /// Pages with registers of chips, which lie over windows.
+    pub chip_pages: Vec<u64>,
     /// The page of each CPU's local APIC.
     pub apic_pages: Vec<Option<u64>>,
     /// Devices' ports.
@@ -172,14 +174,17 @@ impl PhysMap {
                     Self::page_in(&self.low_rom, gpa - SHADOW, false)
                 }
             }
-            LOW_LIMIT..0x1_0000_0000 => {
-                if gpa >= self.bios_base() {
-                    return Self::page_in(&self.bios, gpa - self.bios_base(), false);
-                }
-                let inside = |window: &&Window| gpa >= window.base && gpa - window.base < window.size;
-                map.windows.iter().find(inside).map_or(Page::Device, |window| self.window_page(window, gpa))
+            LOW_LIMIT..0x1_0000_0000 if gpa >= self.bios_base() => {
+                Self::page_in(&self.bios, gpa - self.bios_base(), false)
             }
-            _ => self.ram_page(gpa, true),
+            _ => match self.ram_page(gpa, true) {
+                Page::Device => {
+                    let inside = |window: &&Window| gpa >= window.base && gpa - window.base < window.size;
+                    let window = map.windows.iter().find(inside).filter(|_| !map.chip_pages.contains(&gpa));
+                    window.map_or(Page::Device, |window| self.window_page(window, gpa))
+                }
+                page => page,
+            },
         }
     }
 
@@ -194,6 +199,49 @@ impl PhysMap {
     pub fn write_shadow(&self, map: &Map, gpa: u64, bytes: &[u8]) {
         if (SHADOW..MEGABYTE).contains(&gpa) && map.granule(gpa).write_ram {
             let _ = self.ram.write(gpa, bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAMES: u64 = 0x4000;
+
+    /// 2 MiB of RAM, 128 KiB of firmware and a frame buffer.
+    fn phys() -> PhysMap {
+        let anonymous = |len| Mapping::anonymous(len).expect("memory");
+        let ram = GuestRam::new(anonymous(0x20_0000), None);
+        PhysMap::new(ram, &[0; 0x2_0000], vec![anonymous(FRAMES as usize)]).expect("memory")
+    }
+
+    fn with_window_at(base: u64) -> Map {
+        Map { windows: vec![Window { base, size: FRAMES, memory: 0, writable: true }], ..Map::default() }
+    }
+
+    fn host(page: Page) -> Option<*mut u8> {
+        match page {
+            Page::Memory { host, .. } => Some(host),
+            Page::Device => None,
+        }
+    }
+
+    #[test]
+    fn a_window_answers_wherever_there_is_no_ram_and_no_firmware() {
+        let phys = phys();
+        let frames = phys.memories[0].base();
+        for base in [0x20_0000, 0x8000_0000, LOW_LIMIT - 0x1000, LOW_LIMIT, 0xfd00_0000] {
+            let map = with_window_at(base);
+            assert_eq!(host(phys.page(&map, false, base)), Some(frames), "{base:#x}");
+            let last = host(phys.page(&map, false, base + FRAMES - 0x1000)).expect("a page");
+            assert_eq!(last as usize - frames as usize, FRAMES as usize - 0x1000, "{base:#x}");
+            assert_eq!(host(phys.page(&map, false, base + FRAMES)), None, "{base:#x}");
+        }
+        for base in [0x10_0000, phys.bios_base()] {
+            let there = host(phys.page(&Map::default(), false, base));
+            assert!(there.is_some());
+            assert_eq!(host(phys.page(&with_window_at(base), false, base)), there, "{base:#x}");
         }
     }
 }

@@ -23,6 +23,13 @@ pub struct Range {
     pub offset: u32,
 }
 
+impl Range {
+    /// Whether all of the `bytes` bytes at `address`, which is in the range, are.
+    pub fn holds(&self, address: u64, bytes: u64) -> bool {
+        self.size - (address - self.base) >= bytes
+    }
+}
+
 /// Ranges of one address space, looked up by address. Later ranges lie over earlier ones.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
@@ -129,7 +136,7 @@ impl Devices {
     pub fn read(&self, decoder: &Decoder, address: u64, size: u8) -> u64 {
         let bytes = 1u64 << size;
         match decoder.find(address) {
-            Some(range) if range.size - (address - range.base) >= bytes => {
+            Some(range) if range.holds(address, bytes) => {
                 let offset = range.offset.wrapping_add((address - range.base) as u32);
                 match self.end(range.device) {
                     Some(mut port) => {
@@ -150,7 +157,7 @@ impl Devices {
     pub fn write(&self, decoder: &Decoder, address: u64, size: u8, value: u64) {
         let bytes = 1u64 << size;
         match decoder.find(address) {
-            Some(range) if range.size - (address - range.base) >= bytes => {
+            Some(range) if range.holds(address, bytes) => {
                 let offset = range.offset.wrapping_add((address - range.base) as u32);
                 if let Some(mut port) = self.end(range.device) {
                     port.write(range.region, offset, size, value);
@@ -175,11 +182,10 @@ impl Devices {
         size: u8,
     ) -> Option<(MutexGuard<'_, DevicePort>, u8, u32)> {
         let range = decoder.find(address)?;
-        let inside = address - range.base;
-        if range.size - inside < 1 << size {
+        if !range.holds(address, 1 << size) {
             return None;
         }
-        let offset = range.offset.wrapping_add(inside as u32);
+        let offset = range.offset.wrapping_add((address - range.base) as u32);
         Some((self.end(range.device)?, range.region, offset))
     }
 
@@ -219,7 +225,7 @@ impl Devices {
         self.posted.load(Ordering::Relaxed) != 0
     }
 
-    /// Rings the bells of devices with posted writes: the vCPU is about to stop looking. Who holds a port now sees to its bell.
+    /// Rings the bells of devices with posted writes: the vCPU is about to stop looking. What another vCPU holds stays posted.
     pub fn flush_posted(&self) {
         if !self.has_posted() {
             return;

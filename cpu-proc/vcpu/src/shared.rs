@@ -21,6 +21,12 @@ use crate::physmap::{Map, PhysMap, SHADOW, Shadow, Window};
 use crate::ports::{Decoder, Devices, Range};
 use crate::time::{AGAIN_NS, GuestTime};
 
+#[cfg(test)]
+mod tests;
+
+/// How long a posted write may wait for its bell while the guest does nothing that rings it.
+const BELL_NS: u64 = 1_000_000;
+
 /// Why the vCPUs left their run loops for the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
@@ -41,7 +47,8 @@ struct Lead {
     level: bool,
 }
 
-/// The part of the machine that one lock guards. Whoever holds it waits for nothing.
+/// The part of the machine that one lock guards. Whoever holds it waits for nothing. Times that the chips are told are taken under it: for
+/// them time does not run backwards.
 pub struct Chips {
     /// Local chips.
     pub board: Board,
@@ -250,8 +257,9 @@ impl Shared {
         self.chips().alarms.push(alarm);
     }
 
-    /// Makes vCPU `cpu` stop at its next poll, for certain; it may sleep on.
-    fn insist(&self, cpu: usize) {
+    /// Makes vCPU `cpu` stop at its next poll, for certain; it may sleep on. If it is attending just now it does so again before the next
+    /// instruction, which the word that devices set, too, would let run.
+    pub fn insist(&self, cpu: usize) {
         let Some(slot) = self.slots.get(cpu) else { return };
         let attention = slot.attention.load(Ordering::Acquire);
         if !attention.is_null() {
@@ -353,6 +361,7 @@ impl Shared {
             *entry = Shadow { read_ram: state.read_ram, write_ram: state.write_ram };
         }
         map.smram = (shadow.smram_open, shadow.smram_enabled);
+        map.chip_pages = chips.board.chip_pages().collect();
         map.apic_pages = (0..self.cpus()).map(|cpu| chips.board.apic_page(cpu as u8)).collect();
         let (mut ports, mut mmio, mut windows) = (Vec::new(), Vec::new(), Vec::new());
         for bar in chips.board.decode_map() {
@@ -428,8 +437,6 @@ impl Shared {
                 }),
                 // Suspend to RAM is not offered by the tables that the firmware makes; wake at once.
                 Event::Suspend => chips.board.wake(),
-                // No device has asked to hear of configuration writes.
-                Event::PciConfig(_) => {}
             }
         }
         if self.is_smp() {
@@ -482,11 +489,11 @@ impl Shared {
         }
     }
 
-    /// After a write by vCPU `cpu` that may be posted, which must not wait for its bell longer than `ns`.
-    pub fn note_posted(&self, cpu: usize, ns: u64) {
+    /// After a write by vCPU `cpu` that may be posted, which must not wait for its bell longer than [`BELL_NS`].
+    pub fn note_posted(&self, cpu: usize) {
         let mut chips = self.chips();
         if let Some(due) = chips.bell_due.get_mut(cpu) {
-            due.get_or_insert(sys::monotonic_ns().saturating_add(ns));
+            due.get_or_insert(sys::monotonic_ns().saturating_add(BELL_NS));
         }
         self.arm(&mut chips, cpu);
     }
@@ -496,15 +503,6 @@ impl Shared {
         self.settle(chips, cpu);
         let asked = chips.requests.get(cpu).is_some_and(|requests| *requests != Requests::default());
         if asked || chips.board.interrupt_pending(cpu as u8, now) {
-            self.look_again(cpu);
-        }
-    }
-
-    /// Makes the calling vCPU look at its next poll.
-    pub fn look_again(&self, cpu: usize) {
-        if cpu == 0 {
-            self.irq.attention().store(1, Ordering::SeqCst);
-        } else {
             self.insist(cpu);
         }
     }
@@ -602,7 +600,8 @@ impl Shared {
         let mut chips = self.chips();
         let chips = &mut *chips;
         if let Some(due) = chips.bell_due.get_mut(cpu) {
-            *due = None;
+            // A device that another vCPU holds has not been rung, and that one need not do it: it may read from the mirror.
+            *due = self.devices.has_posted().then(|| sys::monotonic_ns().saturating_add(BELL_NS));
         }
         let news = self.irq.take_news();
         let now = self.clock.now();
@@ -620,7 +619,7 @@ impl Shared {
             *told = waits;
         }
         if chips.requests.get(cpu).is_some_and(|requests| *requests != Requests::default()) {
-            self.look_again(cpu);
+            self.insist(cpu);
         }
         waits
     }
@@ -670,8 +669,8 @@ impl Shared {
 
     /// Brings chips and alarms up to date, e.g. after guest time went on again.
     pub fn refresh(&self) {
-        let now = self.clock.now();
         let mut chips = self.chips();
+        let now = self.clock.now();
         chips.board.poll(now);
         for cpu in 0..self.cpus() {
             self.settle_and_notify(&mut chips, cpu, now);

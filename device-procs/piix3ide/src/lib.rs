@@ -10,7 +10,8 @@
 //! once between image and guest memory. Long commands keep several chunks in flight.
 //!
 //! *Deviations from hardware*: no mechanical delays; a command that needs no data from the back end is done when its register
-//! write returns. Timing registers change nothing. Beside a drive, an absent one reads as zeros in every register but the
+//! write returns. Timing registers change nothing, nor do their channels' enable bits (IDETIM bit 15) and the bus master bit of the command
+//! register: configuration space is the CPU process's. Beside a drive, an absent one reads as zeros in every register but the
 //! device register (ATA/ATAPI-6, 9.16.1, asks for zeros in the status register and the other drive's values elsewhere): probes end
 //! sooner. A channel without drives floats, with the pull-down on bit 7. SLEEP is left by any command.
 //! The bus master reaches the RAM at C0000-FFFFF whatever the host bridge's PAM registers say.

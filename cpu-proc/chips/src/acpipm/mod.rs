@@ -1,7 +1,7 @@
 //! PIIX4 power management: PCI function 3 of the ISA bridge, ACPI fixed hardware, APM ports and SMBus.
 //!
-//! PCI 8086:7113. I/O at PMBA (40h bytes), SMBBA (10h bytes), AFE0h (GPE0), B2h/B3h. SCI is ISA IRQ 9, level. Restart class:
-//! checkpointed (with the CPU process).
+//! PCI 8086:7113. I/O at PMBA (40h bytes), SMBBA (10h bytes), AFE0h (GPE0), B2h/B3h. SCI is ISA IRQ 9, level. Not restarted:
+//! ends with the CPU process.
 //!
 //! *Deviations from hardware*: the commands F1h and F0h written to port B2h set and clear SCI_EN at once, as the system
 //! management firmware of the board would; GPE0 sits at a fixed address with 16 events, the PC machine's wiring; suspend
@@ -157,7 +157,7 @@ impl AcpiPm {
     /// Notices changes of the timer's top bit.
     pub fn poll(&mut self, now: u64) {
         let halves = clock::ticks(now, TIMER_FREQUENCY) / TIMER_HALF;
-        if halves != self.halves {
+        if halves > self.halves {
             self.halves = halves;
             self.status |= TMROF;
         }

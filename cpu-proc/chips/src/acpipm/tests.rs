@@ -38,6 +38,16 @@ fn timer_top_bit_raises_sci_when_enabled() {
 }
 
 #[test]
+fn timer_top_bit_is_noticed_once_by_processors_whose_looks_cross() {
+    let mut pm = AcpiPm::new();
+    let half = clock::time_of(TIMER_HALF, TIMER_FREQUENCY);
+    pm.poll(half);
+    pm.write(PMSTS, u32::from(TMROF), 0xffff, half);
+    pm.poll(half - 1);
+    assert_eq!(pm.read(PMSTS, half), 0);
+}
+
+#[test]
 fn power_button_needs_enable_and_acpi_mode() {
     let mut pm = AcpiPm::new();
     pm.press_power_button();

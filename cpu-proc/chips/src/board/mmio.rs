@@ -1,6 +1,6 @@
 //! Decoding of the chips' memory-mapped registers.
 
-use super::{Board, deliver};
+use super::{Board, BoardConfig, deliver};
 use crate::hpet::Hpet;
 use crate::{hpet, ioapic82093};
 
@@ -36,6 +36,13 @@ impl Board {
             return Some(Target::Hpet(offset));
         }
         None
+    }
+
+    /// The pages with registers of chips that are no CPU's own.
+    pub fn chip_pages(&self) -> impl Iterator<Item = u64> {
+        let BoardConfig { ioapic, hpet, .. } = self.config;
+        let pages = [(ioapic, ioapic82093::spec::BASE), (hpet, hpet::spec::BASE)];
+        pages.into_iter().filter_map(|(present, page)| present.then_some(page))
     }
 
     /// Reads `size` (1, 2, 4 or 8) bytes at `gpa` as `cpu` sees them; `None` when no chip of the board is there.

@@ -21,9 +21,9 @@ use crate::acpipm::{self, AcpiPm, PmEvent};
 use crate::hpet::{Hpet, Route};
 use crate::i440fx::{self, ShadowMap};
 use crate::ioapic82093::Ioapic82093;
-use crate::lapic::{DeliveryMode, Destination, Effect, Lapic, Message};
+use crate::lapic::{DeliveryMode, Effect, Lapic, Message};
 use crate::owed::Owed;
-use crate::pci::{ConfigWrite, Decode, PciBus, PciFunction, TemplateError};
+use crate::pci::{Decode, PciBus, PciFunction, TemplateError};
 use crate::pic8259::Pic8259;
 use crate::piix3::{self, Reset};
 use crate::pit8254::Pit8254;
@@ -94,8 +94,6 @@ pub enum Event {
     Nmi(u8),
     /// [`Board::decode_map`], [`Board::shadow`] or a local APIC's page has changed.
     MapChanged,
-    /// A configuration write that a device asked to hear of.
-    PciConfig(ConfigWrite),
 }
 
 /// The numeric error logic of an AT (82371SB, "Coprocessor error register"): FERR# latches IRQ 13; a write to port F0h takes it back
@@ -318,10 +316,10 @@ impl Board {
             self.pci_generation = self.pci.generation();
             self.map_changed();
         }
-        self.events.extend(self.pci.take_notices().into_iter().map(Event::PciConfig));
     }
 
-    /// Regions that PCI devices answer now. Where regions overlap with chips of the board or firmware, those win.
+    /// Regions that PCI devices answer now. Where regions in memory overlap with chips of the board or firmware, those win; ports of
+    /// devices lie over those of chips, which is looked up without the chips' lock.
     #[must_use]
     pub fn decode_map(&self) -> Vec<Decode> {
         self.pci.decode_map()
@@ -345,13 +343,6 @@ impl Board {
         &self.pci
     }
 
-    /// Sets a configuration byte from the device's side.
-    pub fn poke_config(&mut self, devfn: u8, offset: u8, value: u8) {
-        self.pci.poke(devfn, offset, value);
-        self.sync_config();
-        self.sync_outputs();
-    }
-
     // Interrupt lines.
 
     /// Drives ISA interrupt `irq` (3-15 and 1; 0 and 2 belong to the board). Devices that share a line are merged by the caller.
@@ -359,13 +350,6 @@ impl Board {
         let Some(mask) = 1u16.checked_shl(u32::from(irq)) else { return };
         self.isa_lines = if level { self.isa_lines | mask } else { self.isa_lines & !mask };
         self.sync_outputs();
-    }
-
-    /// A short pulse on ISA interrupt `irq`.
-    pub fn pulse(&mut self, irq: u8) {
-        self.set_isa_irq(irq, false);
-        self.set_isa_irq(irq, true);
-        self.set_isa_irq(irq, false);
     }
 
     /// Drives FERR# of the CPU; the level of IGNNE#.
@@ -381,21 +365,6 @@ impl Board {
     pub fn set_intx(&mut self, devfn: u8, level: bool) {
         self.pci.set_intx(devfn, level);
         self.sync_outputs();
-    }
-
-    /// ISA interrupt that the pin of a PCI function reaches now.
-    #[must_use]
-    pub fn intx_irq(&self, devfn: u8) -> Option<u8> {
-        let pin = self.pci.read(devfn, crate::pci::spec::INTERRUPT_PIN, 1) as u8;
-        let line = PciBus::line_of(devfn, pin.checked_sub(1)?);
-        self.routes.get(usize::from(line)).copied().flatten()
-    }
-
-    /// The monitor's NMI button.
-    pub fn nmi(&mut self) {
-        for cpu in 0..self.config.cpus {
-            self.events.push_back(Event::Nmi(cpu));
-        }
     }
 
     /// The power button.
@@ -617,13 +586,6 @@ impl Board {
         self.lapics.get(usize::from(cpu)).is_some_and(|lapic| self.is_pending(lapic))
     }
 
-    /// The CPUs for which an interrupt waits, bit n is CPU n (CPUs above 63 are not told).
-    pub fn pending_cpus(&mut self, now: u64) -> u64 {
-        self.poll(now);
-        let waiting = self.lapics.iter().take(64).enumerate().filter(|(_, lapic)| self.is_pending(lapic));
-        waiting.fold(0, |mask, (cpu, _)| mask | 1 << cpu)
-    }
-
     /// Takes the vector of what waits for `cpu`.
     fn take_vector(&mut self, cpu: u8, now: u64) -> Option<u8> {
         let lapic = self.lapics.get_mut(usize::from(cpu))?;
@@ -691,12 +653,6 @@ impl Board {
         }
     }
 
-    /// The speaker: whether it sounds, and the period in nanoseconds.
-    #[must_use]
-    pub fn speaker(&self) -> (bool, u64) {
-        self.pit.speaker()
-    }
-
     fn pm_event(&mut self, event: Option<PmEvent>) {
         match event {
             Some(PmEvent::PowerOff) => self.events.push_back(Event::PowerOff),
@@ -710,13 +666,11 @@ impl Board {
         match reset {
             Some(Reset::Hard) => self.events.push_back(Event::Reset),
             Some(Reset::Soft) => {
-                let all = Message {
-                    vector: 0,
-                    mode: DeliveryMode::Init,
-                    destination: Destination::All,
-                    level: false,
-                };
-                deliver(&mut self.lapics, &mut self.events, all, None);
+                // The INIT pin, no message: a local APIC that is off keeps nothing from it.
+                for (cpu, lapic) in (0u8..).zip(&mut self.lapics) {
+                    lapic.init();
+                    self.events.push_back(Event::Init(cpu));
+                }
             }
             None => {}
         }

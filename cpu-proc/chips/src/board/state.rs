@@ -1,4 +1,5 @@
-//! The saved form of a board.
+//! The saved form of a board. The chips end with their process, so nothing of it is kept while a machine runs: conformance tests and fuzzers
+//! rebuild boards from it, and `savevm` will.
 
 use super::{Board, BoardConfig, FpuError};
 use crate::acpipm::AcpiPm;

@@ -1,7 +1,6 @@
 //! High precision event timers: three 64-bit comparators at 100 MHz.
 //!
-//! MMIO at FED00000h; IRQ 0 and 8 in legacy replacement mode, else IOAPIC input 2. Restart class: checkpointed
-//! (with the CPU process).
+//! MMIO at FED00000h; IRQ 0 and 8 in legacy replacement mode, else IOAPIC input 2. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: periods that a late host skips become one interrupt, but for timer 0 as IRQ 0 in edge mode and legacy
 //! replacement, where they are owed (`crate::owed`). For level interrupts that is the rule: one that is due while the last is active
@@ -161,15 +160,16 @@ impl Hpet {
                 continue;
             }
             let skipped = timer.advance(count);
-            if timer.config & INT_ENABLE != 0 {
-                if index == 0 {
-                    self.skipped = self.skipped.saturating_add(skipped);
-                }
-                if timer.config & LEVEL != 0 {
-                    self.status |= 1 << index;
-                } else {
-                    self.fired |= 1 << index;
-                }
+            let enabled = timer.config & INT_ENABLE != 0;
+            if index == 0 && enabled {
+                self.skipped = self.skipped.saturating_add(skipped);
+            }
+            if timer.config & LEVEL != 0 {
+                // "If this bit is 0, the timer can still count and generate appropriate status bits, but will not cause an
+                // interrupt" (specification 1.0a, Tn_INT_ENB_CNF).
+                self.status |= 1 << index;
+            } else if enabled {
+                self.fired |= 1 << index;
             }
             self.arm(index, now, 1);
         }
@@ -288,7 +288,7 @@ impl Hpet {
             timer.comparator &= 0xffff_ffff;
             timer.period &= 0xffff_ffff;
         }
-        if timer.config & (LEVEL | INT_ENABLE) != LEVEL | INT_ENABLE {
+        if timer.config & LEVEL == 0 {
             self.status &= !(1 << index);
         }
         self.arm(index, now, 1);

@@ -88,6 +88,23 @@ fn level_interrupt_stays_until_its_status_is_cleared() {
 }
 
 #[test]
+fn level_timer_tells_its_match_with_the_interrupt_off_and_asserts_it_when_that_comes_on() {
+    let mut hpet = running();
+    let config = LEVEL | 2 << ROUTE_SHIFT;
+    hpet.write(TIMER + 0x40, config, ALL, 0);
+    hpet.write(TIMER + 0x48, 5, ALL, 0);
+    assert_eq!(hpet.next_deadline(), None, "nobody has to hear of it");
+    assert_eq!(hpet.read(GINTR_STA, 50), 4);
+    assert!(!hpet.level(2));
+    hpet.write(TIMER + 0x40, config | INT_ENABLE, ALL, 60);
+    assert!(hpet.level(2));
+    hpet.write(TIMER + 0x40, config, ALL, 70);
+    assert_eq!((hpet.level(2), hpet.read(GINTR_STA, 70)), (false, 4));
+    hpet.write(TIMER + 0x40, 2 << ROUTE_SHIFT, ALL, 80);
+    assert_eq!(hpet.read(GINTR_STA, 80), 0, "an edge leaves no status");
+}
+
+#[test]
 fn input_outside_the_capability_is_not_driven() {
     let mut hpet = running();
     hpet.write(TIMER, INT_ENABLE | 5 << ROUTE_SHIFT, ALL, 0);

@@ -1,6 +1,6 @@
 //! 440FX host bridge: PCI header, memory shadowing (PAM) and system management RAM.
 //!
-//! PCI 8086:1237 at 00:00.0. Restart class: checkpointed (with the CPU process); all state is configuration space.
+//! PCI 8086:1237 at 00:00.0. Not restarted: ends with the CPU process; all state is configuration space.
 //!
 //! *Deviations from hardware*: the registers of the DRAM interface keep what is written but have no effect.
 //!

@@ -1,7 +1,7 @@
 //! The I/O APIC.
 //!
 //! 24 inputs, MMIO at FEC00000h. IRQ 0 of the PC arrives at pin 2, the 8259's INTR at pin 0, other ISA interrupts at the pin
-//! of their number. Restart class: checkpointed (with the CPU process).
+//! of their number. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: the polarity bit is kept but has no effect: an input is asserted or not, whatever the wire's level.
 //!

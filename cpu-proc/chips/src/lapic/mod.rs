@@ -1,7 +1,7 @@
 //! Local APIC of one CPU (xAPIC).
 //!
 //! 4 KiB register page at FEE00000h by default, IA32_APIC_BASE and CR8. LINT0 carries the 8259's INTR ("virtual wire"), LINT1
-//! is the NMI pin. Restart class: checkpointed (with the CPU process).
+//! is the NMI pin. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: LINT0 of the boot processor comes out of reset as unmasked ExtINT, so that 8259 interrupts
 //! arrive before firmware has programmed the APIC; periods of the timer that find its interrupt waiting are owed (`crate::owed`);

@@ -59,8 +59,6 @@ pub struct PciFunction {
     pub writable: Vec<(u8, u8)>,
     /// Reset values of bytes from 40h on.
     pub fixed: Vec<(u8, u8)>,
-    /// Ranges (first and last byte) whose writes the device wants to hear of.
-    pub notify: Vec<(u8, u8)>,
 }
 
 /// Why a template is refused.

@@ -1,7 +1,7 @@
 //! PCI bus 0: configuration mechanism 1, configuration spaces, address decoding and INTx lines.
 //!
 //! Ports CF8h (dword) and CFCh-CFFh. A device hands over a header template; from then on its configuration space lives here,
-//! so a base address move is seen by all CPUs at once. Restart class: checkpointed (with the CPU process).
+//! so a base address move is seen by all CPUs at once. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: a region at address 0 or past the end of its space is not decoded.
 //!
@@ -123,19 +123,6 @@ pub struct PciState {
     functions: Vec<(u8, Vec<u8>, bool)>,
 }
 
-/// A configuration write that happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConfigWrite {
-    /// Device and function.
-    pub devfn: u8,
-    /// First byte.
-    pub offset: u8,
-    /// Bytes.
-    pub size: u8,
-    /// The bytes as they stand now, little endian.
-    pub value: u32,
-}
-
 /// Bus 0.
 #[derive(Clone, Debug, Default)]
 pub struct PciBus {
@@ -144,8 +131,6 @@ pub struct PciBus {
     slots: BTreeMap<u8, Slot>,
     /// Changes of the decode map.
     generation: u64,
-    /// Writes that the device asked to hear of.
-    notices: Vec<ConfigWrite>,
 }
 
 impl PciBus {
@@ -178,7 +163,6 @@ impl PciBus {
             slot.writable = slot.template.masks().0;
         }
         self.generation = self.generation.wrapping_add(1);
-        self.notices.clear();
     }
 
     /// Count of changes of [`Self::decode_map`].
@@ -204,16 +188,11 @@ impl PciBus {
         self.slots.get(&devfn).map(|slot| &slot.config)
     }
 
-    /// Whether a function may master the bus.
-    #[must_use]
-    pub fn is_master(&self, devfn: u8) -> bool {
-        self.config(devfn).is_some_and(|config| word(config, COMMAND) & COMMAND_MASTER != 0)
-    }
-
     /// Sets a byte of a configuration space from the device's side, whatever the write mask.
     pub fn poke(&mut self, devfn: u8, offset: u8, value: u8) {
         if let Some(byte) =
             self.slots.get_mut(&devfn).and_then(|slot| slot.config.get_mut(usize::from(offset)))
+            && *byte != value
         {
             *byte = value;
             self.generation = self.generation.wrapping_add(1);
@@ -278,17 +257,7 @@ impl PciBus {
         if (0..=ROM_BAR).map(|index| slot.region(index)).ne(before) {
             self.generation = self.generation.wrapping_add(1);
         }
-        let end = offset.saturating_add(size);
-        if slot.template.notify.iter().any(|(first, last)| *first < end && *last >= offset) {
-            let value = self.read(devfn, offset, size);
-            self.notices.push(ConfigWrite { devfn, offset, size, value });
-        }
         true
-    }
-
-    /// Takes the writes that devices asked to hear of.
-    pub fn take_notices(&mut self) -> Vec<ConfigWrite> {
-        std::mem::take(&mut self.notices)
     }
 
     /// CF8h.

@@ -14,7 +14,6 @@ fn card() -> PciFunction {
         interrupt_pin: 1,
         writable: vec![(0x40, 0x0f)],
         fixed: vec![(0x41, 0x77)],
-        notify: vec![(0x40, 0x43)],
         ..PciFunction::default()
     }
 }
@@ -86,15 +85,6 @@ fn read_only_bits_stay_and_status_is_cleared_by_ones() {
     bus.poke(0x18, 0x07, 0x20);
     bus.write(0x18, 6, 2, 0x2000);
     assert_eq!(bus.read(0x18, 6, 2), 0);
-}
-
-#[test]
-fn device_hears_of_the_bytes_it_asked_for() {
-    let mut bus = bus();
-    bus.write(0x18, 0x3c, 1, 11);
-    assert!(bus.take_notices().is_empty());
-    bus.write(0x18, 0x40, 1, 0xff);
-    assert_eq!(bus.take_notices(), [ConfigWrite { devfn: 0x18, offset: 0x40, size: 1, value: 0x0f }]);
 }
 
 #[test]

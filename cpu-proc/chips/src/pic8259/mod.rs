@@ -1,7 +1,6 @@
 //! The two cascaded 8259A interrupt controllers of a PC, with the PIIX3's edge/level register.
 //!
-//! Ports 20h/21h and A0h/A1h, ELCR at 4D0h/4D1h; the slave's INT feeds the master's IR2. Restart class: checkpointed
-//! (with the CPU process).
+//! Ports 20h/21h and A0h/A1h, ELCR at 4D0h/4D1h; the slave's INT feeds the master's IR2. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: an edge-triggered request stays latched when its line falls before the acknowledge
 //! (the chip would answer IR7); a timer tick is thus not lost while a guest keeps interrupts off for long.
@@ -109,13 +108,12 @@ impl Pic {
         if self.special_mask {
             serving &= !self.imr;
         }
-        if self.sfnm
-            && let Some(input) = self.cascade
-        {
-            // The slave's own priorities decide between its inputs.
+        let input = self.input_at(requested);
+        if self.sfnm && self.cascade == Some(input) {
+            // The slave's own priorities decide between its inputs (8259A, "The Special Fully Nested Mode"); for all others it is in service.
             serving &= !bit(input);
         }
-        (requested < self.priority(serving)).then(|| self.input_at(requested))
+        (requested < self.priority(serving)).then_some(input)
     }
 
     fn interrupt_output(&self) -> bool {

@@ -212,6 +212,24 @@ fn special_fully_nested_master_takes_a_higher_slave_input() {
 }
 
 #[test]
+fn special_fully_nested_master_holds_back_inputs_below_the_slave() {
+    let mut pic = pc();
+    for (port, value) in [(0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x11), (0x21, 0)] {
+        pic.write(port, value);
+    }
+    pulse(&mut pic, 14);
+    assert_eq!(pic.acknowledge(), 0x76);
+    pulse(&mut pic, 3);
+    assert!(!pic.interrupt(), "input 3 comes after the slave");
+    pulse(&mut pic, 1);
+    assert_eq!(pic.acknowledge(), 0x09);
+    pic.write(0x20, 0x20);
+    assert!(!pic.interrupt());
+    pic.write(0x20, 0x20);
+    assert_eq!(pic.acknowledge(), 0x0b);
+}
+
+#[test]
 fn linux_probe_of_the_mask_register_reads_back() {
     // The kernel decides by this whether there is a PIC at all.
     let mut pic = pc();

@@ -1,8 +1,10 @@
 //! PIIX3: ISA bridge header, PIRQ routing, the reset control register, and the header of its IDE function.
 //!
-//! PCI 8086:7000 at 00:01.0, IDE 8086:7010 at 00:01.1; port CF9h. Restart class: checkpointed (with the CPU process).
+//! PCI 8086:7000 at 00:01.0, IDE 8086:7010 at 00:01.1; port CF9h. Not restarted: ends with the CPU process.
 //!
-//! *Deviations from hardware*: X-bus and I/O recovery registers keep what is written but have no effect.
+//! *Deviations from hardware*: X-bus and I/O recovery registers keep what is written but have no effect. The same goes for IDETIM of the
+//! IDE function, with the channels' enable bits (15), and for its command register but for bit 0 and the ports of BAR 4: the drives
+//! always answer at 1F0h and 170h (under QEMU, too), and a transfer goes on when bit 2 is cleared.
 //!
 //! *Not emulated*: the motherboard device interrupts (MBIRQ), the programmable chip select, SMI sources of the PIIX3
 //! (power management is the PIIX4's function 3), DMA type F.
@@ -65,7 +67,6 @@ pub fn ide() -> PciFunction {
         subsystem: QEMU_SUBSYSTEM,
         bars,
         writable: (IDETIM..IDETIM + 5).map(|offset| (offset, 0xff)).collect(),
-        notify: vec![(0x04, 0x05), (IDETIM, IDETIM + 4)],
         ..PciFunction::default()
     }
 }

@@ -24,7 +24,7 @@ pub struct Channel {
     count: u32,
     /// The counting element runs from `count` since this tick; `None` before a count or a trigger.
     origin: Option<i64>,
-    /// Mode 0 and 4: tick at which the gate stopped it.
+    /// Modes 0 and 2 to 4: tick at which the gate stopped it.
     paused: Option<i64>,
     /// Count written while a periodic mode runs; taken over at the end of the (half) cycle.
     next: Option<u32>,
@@ -335,7 +335,7 @@ impl Channel {
     fn start(&mut self, tick: i64) {
         let origin = tick.saturating_add(1);
         self.origin = Some(origin);
-        self.paused = (!self.gate && matches!(self.mode, 0 | 4)).then_some(origin);
+        self.paused = (!self.gate && matches!(self.mode, 0 | 2..=4)).then_some(origin);
         self.seen = self.seen.max(tick);
     }
 
@@ -360,14 +360,10 @@ impl Channel {
                 self.count = self.next.take().unwrap_or(self.count);
                 self.start(tick);
             }
+            // "GATE = 0 disables counting" (8254, Modes 2 and 3).
+            2 | 3 if falling => self.paused = self.origin.map(|origin| tick.max(origin)),
             _ => {}
         }
-    }
-
-    /// Mode 0-5.
-    #[must_use]
-    pub fn mode(&self) -> u8 {
-        self.mode
     }
 
     /// Initial count, 1 to 65536.

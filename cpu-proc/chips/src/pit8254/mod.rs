@@ -1,7 +1,7 @@
 //! The 8254 interval timer and port 61h.
 //!
 //! Ports 40h-43h and 61h; OUT0 drives IRQ 0, counter 1 is the refresh timer, counter 2 the speaker, gated by port 61h.
-//! The count is never stepped: it is derived from the time of its load. Restart class: checkpointed (with the CPU process).
+//! The count is never stepped: it is derived from the time of its load. Not restarted: ends with the CPU process.
 //!
 //! *Not emulated*: NMI sources of port 61h (parity, channel check); the refresh bit has a fixed period whatever counter 1 holds.
 
@@ -168,13 +168,6 @@ impl Pit8254 {
     pub fn next_change(&self, now: u64) -> Option<u64> {
         let fall = self.channels[0].next_fall(tick(now)).and_then(time_of);
         self.next_deadline(now).into_iter().chain(fall).min()
-    }
-
-    /// The tone on the speaker: whether it is driven, and the period in nanoseconds.
-    #[must_use]
-    pub fn speaker(&self) -> (bool, u64) {
-        let on = self.port_b & (SPEAKER | GATE2) == SPEAKER | GATE2 && self.channels[2].mode() == 3;
-        (on, clock::time_of(u64::from(self.channels[2].count()), FREQUENCY))
     }
 
     /// Makes values read from a saved form safe to use.

@@ -157,6 +157,29 @@ fn gate_low_pauses_a_terminal_count() {
 }
 
 #[test]
+fn gate_low_holds_the_count_of_the_periodic_modes_and_its_rise_reloads_it() {
+    for (mode, step) in [(2, 1), (3, 2)] {
+        let mut pit = Pit8254::new();
+        write(&mut pit, 0x61, 1, 0);
+        program(&mut pit, 2, mode, 100, 0);
+        write(&mut pit, 0x61, 0, 31);
+        for tick in [31, 32, 1000] {
+            assert_eq!(latched(&mut pit, 2, tick), 100 - 30 * step, "mode {mode}, tick {tick}");
+            assert_eq!(read(&mut pit, 0x61, tick) & 0x20, 0x20, "mode {mode}, tick {tick}");
+        }
+        write(&mut pit, 0x61, 1, 1000);
+        assert_eq!(latched(&mut pit, 2, 1001), 100, "mode {mode}");
+        assert_eq!(latched(&mut pit, 2, 1011), 100 - 10 * step, "mode {mode}");
+        // A count that is written while the gate is low is loaded and stands.
+        write(&mut pit, 0x61, 0, 2000);
+        program(&mut pit, 2, mode, 60, 2000);
+        assert_eq!(latched(&mut pit, 2, 2050), 60, "mode {mode}");
+        write(&mut pit, 0x61, 1, 2100);
+        assert_eq!(latched(&mut pit, 2, 2111), 60 - 10 * step, "mode {mode}");
+    }
+}
+
+#[test]
 fn one_shot_waits_for_its_trigger() {
     let mut pit = Pit8254::new();
     program(&mut pit, 2, 1, 10, 0);

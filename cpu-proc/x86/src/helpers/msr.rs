@@ -272,9 +272,9 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
 
 fn write_deadline(cpu: &mut Cpu, value: u64) {
     let now = cpu.machine().tsc();
-    let left = value.wrapping_sub(now.wrapping_add(cpu.msrs.tsc_offset));
-    // The counter does not wrap in a machine's life: what is that far ahead lies behind.
-    let due = if left as i64 <= 0 { now } else { now.saturating_add(left) };
+    // Counter and deadline are unsigned (SDM volume 3, "TSC-Deadline Mode").
+    let left = value.saturating_sub(now.wrapping_add(cpu.msrs.tsc_offset));
+    let due = now.saturating_add(left);
     cpu.machine().apic(ApicAccess::WriteDeadline { value, due });
 }
 

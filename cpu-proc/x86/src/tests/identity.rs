@@ -106,6 +106,9 @@ fn only_max_has_a_deadline_timer_and_it_follows_the_counter() {
     rig.cpu.core.slots[reg::RCX] = 0x6e0;
     rig.call(Sys::Rdmsr, 0, 0, 0, 0).unwrap();
     assert_eq!(rig.cpu.core.slots[reg::RAX], 7);
+    write(&mut rig, 0x6e0, u64::MAX).unwrap();
+    let left = u64::MAX - (0x5_0000_0000 - 200);
+    assert_eq!(rig.board().deadline, (u64::MAX, 1_000 + left), "in centuries");
 }
 
 #[test]

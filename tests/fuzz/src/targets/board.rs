@@ -58,8 +58,8 @@ fn run(bytes: &[u8], pc: bool) {
             now = now.saturating_add(ns);
         }
         let cpu = source.below(u64::from(cpus)) as u8;
-        let seen = step.run(&mut calm, cpu, now);
-        assert_eq!(seen, step.run(&mut troubled, cpu, now), "{step:?} of the rebuilt board");
+        let seen = step.run(&mut calm, (cpu, cpus), now);
+        assert_eq!(seen, step.run(&mut troubled, (cpu, cpus), now), "{step:?} of the rebuilt board");
         let saved = troubled.save();
         let mut fresh = make(pc, cpus);
         fresh.restore(saved.clone()).expect("own state");
@@ -109,7 +109,6 @@ enum Step {
     Isa(u8, bool),
     Pulse(u8),
     Intx(u8, bool),
-    Nmi,
     PowerButton,
     Gpe(u8),
     Wake,
@@ -146,8 +145,7 @@ impl Step {
             14 => Step::Pulse(source.below(18) as u8),
             15 => Step::Intx(source.below(256) as u8, source.below(2) == 0),
             16 => match source.below(4) {
-                0 => Step::Nmi,
-                1 => Step::PowerButton,
+                0 | 1 => Step::PowerButton,
                 2 => Step::Gpe(source.below(256) as u8),
                 _ => Step::Wake,
             },
@@ -164,7 +162,7 @@ impl Step {
     }
 
     /// Everything observable of the step.
-    fn run(self, board: &mut Board, cpu: u8, now: u64) -> String {
+    fn run(self, board: &mut Board, (cpu, cpus): (u8, u8), now: u64) -> String {
         let mut seen = String::new();
         match self {
             Step::PortRead(port, size) => seen = format!("{:?}", board.port_read(port, size, now)),
@@ -182,12 +180,13 @@ impl Step {
                 seen = format!("{:?}", board.mmio_write(cpu, gpa, size, value, now));
             }
             Step::Isa(irq, level) => board.set_isa_irq(irq, level),
-            Step::Pulse(irq) => board.pulse(irq),
+            Step::Pulse(irq) => {
+                [false, true, false].into_iter().for_each(|level| board.set_isa_irq(irq, level))
+            }
             Step::Intx(devfn, level) => {
                 board.set_intx(devfn, level);
-                seen = format!("{:?}", board.intx_irq(devfn));
+                seen = format!("{:x}", board.pci().lines());
             }
-            Step::Nmi => board.nmi(),
             Step::PowerButton => board.press_power_button(),
             Step::Gpe(event) => board.raise_gpe(event),
             Step::Wake => board.wake(),
@@ -210,10 +209,11 @@ impl Step {
         }
         // The rebuilt board says once more that its map is new.
         events.retain(|event| event != "MapChanged");
-        let pending = board.interrupt_pending(cpu, now);
+        board.poll(now);
+        let pending: Vec<bool> = (0..cpus).map(|cpu| board.waits(cpu)).collect();
         if let Some(deadline) = board.next_deadline() {
             assert!(deadline != u64::MAX, "{self:?}: a deadline at the end of time");
         }
-        format!("{seen} {events:?} {pending} {:x} {}", board.pending_cpus(now), board.speaker().0)
+        format!("{seen} {events:?} {pending:?}")
     }
 }
