@@ -1,8 +1,8 @@
 //! The part of a vCPU's state that generated code addresses directly.
 //!
 //! A front end's CPU struct is `#[repr(C)]` with a [`CoreState`] as its first field, so that one pointer serves both:
-//! generated code keeps it (plus 128) in `rbp`. Everything here is plain data owned by the vCPU thread; the only word
-//! that others write is the one behind `outside`.
+//! generated code keeps it (plus 128) in `rbp`. Everything here is plain data owned by the vCPU thread, but for two words: the one behind
+//! `outside`, which devices set, and `attention`, which other vCPUs and the alarm's handler change ([`CoreState::insist`]).
 
 use std::sync::atomic::{AtomicPtr, AtomicU32};
 
@@ -86,7 +86,7 @@ pub const MMU_USER: usize = 1;
 pub struct JumpEntry {
     /// Linear pc.
     pub pc: u64,
-    /// Block key (see `Guest::block_key`), with the flush generation in the upper 32 bits.
+    /// Number of the context that the code was made in, with the flush generation in the upper 32 bits ([`CoreState::jump_key`]).
     pub key: u64,
     /// Code entry, 0 when empty.
     pub code: u64,

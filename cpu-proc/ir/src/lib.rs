@@ -16,9 +16,9 @@
 //! `W8`/`W16` op: compute into a temporary and use [`Opcode::Dep`] / [`Opcode::DepH`].
 //!
 //! # Condition flags
-//! One group of six arithmetic flags `O S Z A P C` ([`FLAG_C`] ...). Ops with the [`SET_FLAGS`] bit in `s` (ALU
-//! and shifts) define them as the x86 instruction of the same name does; where that manual leaves a flag
-//! undefined the engines may differ. Other ops leave them alone. A faulting op and every block exit observe the
+//! One group of six arithmetic flags `O S Z A P C` ([`FLAG_C`] ...). ALU, shift, unary and multiply ops with the [`SET_FLAGS`] bit in `s`,
+//! and double shifts, wide multiplications, bit tests and scans in any case, define them as the x86 instruction of the same name does; where
+//! that manual leaves a flag undefined the engines may differ. Other ops leave them alone. A faulting op and every block exit observe the
 //! flags, so an engine keeps them recoverable there; liveness removes the rest.
 //!
 //! # Faults and precise state
@@ -69,7 +69,7 @@ pub const FLAG_O: u8 = 1 << 5;
 /// All six.
 pub const FLAGS_ALL: u8 = 0x3f;
 
-/// In `Op::s` of ALU, shift and multiply ops: define the condition flags.
+/// In `Op::s` of ALU, shift, unary and multiply ops: define the condition flags.
 pub const SET_FLAGS: u8 = 1;
 /// In `Op::k` of [`Opcode::Ld`]: probe with write permission (first half of a read-modify-write). A later store of the same
 /// instruction to the same address and width then cannot fault or be retried, so flags may change between the two.
