@@ -117,7 +117,7 @@ struct Place {
     paused: bool,
     /// The latest times from death to service, in microseconds.
     times: VecDeque<u32>,
-    /// Progress when last looked, and looks without any.
+    /// The furthest progress of the process so far, and looks without more of it.
     progress: u32,
     stuck: u32,
     /// Its processor time when there was none for the first time.
@@ -255,6 +255,11 @@ fn is_starved(pid: u32, since: u64) -> bool {
 /// `once`, `2 times`.
 fn times(begun: u32) -> String {
     if begun == 1 { "once".to_owned() } else { format!("{begun} times") }
+}
+
+/// Whether `done` is more than was `seen` at most: a count that goes to and fro is no progress.
+fn grows(seen: u32, done: u32) -> bool {
+    (done.wrapping_sub(seen) as i32) > 0
 }
 
 /// What was under way in a device when it died.
@@ -535,8 +540,11 @@ impl Vm<'_> {
         self.trace(events::PROCESS_READY, index);
         self.set_state(index, State::Serving);
         let has_standby = self.tree.standbys.get(index).is_some_and(Option::is_some);
+        let (done, _) = self.tree.progress(index);
         let Some(place) = self.keeper.places.get_mut(index) else { return };
         place.failures = 0;
+        // What its predecessor may have claimed is not held against it.
+        place.progress = done;
         place.standby_at = (!has_standby).then(|| Instant::now() + STANDBY_AFTER);
         if let Some((died, number)) = place.open.take() {
             // The device's word, in the bounds of what can be.
@@ -569,8 +577,11 @@ impl Vm<'_> {
         for index in 0..self.keeper.places.len() {
             let (done, more) = self.tree.progress(index);
             let Some(place) = self.keeper.places.get_mut(index) else { continue };
-            let same = more && done == place.progress && matches!(place.state, State::Serving);
-            place.progress = done;
+            let grows = grows(place.progress, done);
+            let same = more && !grows && matches!(place.state, State::Serving);
+            if grows {
+                place.progress = done;
+            }
             place.stuck = if same && !late { place.stuck + 1 } else { 0 };
             let stuck = place.stuck;
             if stuck == 0 {
@@ -686,6 +697,12 @@ mod tests {
     fn first_crashes_cost_no_pause_and_later_ones_up_to_a_second() {
         let pauses: Vec<u128> = (0..8).map(|crashes| pause(crashes).as_millis()).collect();
         assert_eq!(pauses, [0, 0, 0, 0, 10, 100, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_count_that_goes_to_and_fro_does_not_grow() {
+        assert!(grows(5, 6) && grows(u32::MAX, 0));
+        assert!(!grows(6, 6) && !grows(6, 5) && !grows(0, u32::MAX));
     }
 
     #[test]
