@@ -231,7 +231,9 @@ impl<'a> Vm<'a> {
                 Source::Clients(index) => self.serve_clients(index),
                 Source::Monitor(index) => {
                     if let Some(session) = sessions.get_mut(index) {
+                        let start = Instant::now();
                         session.serve(self);
+                        self.keeper.was_busy(start.elapsed());
                     }
                 }
             }
