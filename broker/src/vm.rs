@@ -314,6 +314,10 @@ impl<'a> Vm<'a> {
             }
             Some(FromCpu::Ready | FromCpu::Running | FromCpu::Stopped | FromCpu::Reply { .. }) | None => {}
         }
+        // Later than `stop` has waited for.
+        if self.tree.cpu.take_stood() && self.running {
+            self.halted();
+        }
     }
 
     /// The CPUs stand already: guest time follows.
@@ -339,11 +343,12 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Stops the VM.
-    pub fn stop(&mut self) {
+    /// Stops the VM. False when the CPUs do not stand yet; it follows when they do.
+    pub fn stop(&mut self) -> bool {
         if self.running && self.tree.cpu.stop() {
             self.halted();
         }
+        !self.running
     }
 
     /// Resets the machine, as it runs or stands. A machine that switched itself off goes on.
@@ -420,5 +425,36 @@ impl<'a> Vm<'a> {
             }
             self.copy_log();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use bulkhead_bus::wire;
+    use bulkhead_config::Target;
+
+    use super::*;
+    use crate::rehearsal;
+
+    #[test]
+    fn a_machine_whose_cpus_stop_late_stands_from_then_on() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, mut cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        vm.cont();
+        vm.tree.cpu.ask_to_stop();
+        vm.tree.cpu.ask_to_stop();
+        cpu.write_all(&wire::encode(&FromCpu::Stopped).expect("short")).expect("it is read");
+        vm.hear_cpu();
+        assert!(!vm.running);
+        let asked: Vec<u8> = [ToCpu::Cont, ToCpu::Stop].iter().flat_map(wire::encode).flatten().collect();
+        let mut heard = [0; 64];
+        let len = cpu.read(&mut heard).expect("it was written");
+        assert_eq!(heard[..len], asked, "it is asked once until it answers");
+        cpu.write_all(&wire::encode(&FromCpu::Stopped).expect("short")).expect("it is read");
+        vm.cont();
+        vm.hear_cpu();
+        assert!(vm.running, "nobody has asked");
     }
 }

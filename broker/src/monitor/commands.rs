@@ -112,8 +112,7 @@ const COMMANDS: &[Command] = &[
         },
     ),
     command(&["stop"], "", "stop emulation", |call| {
-        call.vm.stop();
-        Ok(())
+        if call.vm.stop() { Ok(()) } else { Err("the CPUs do not stand yet; they stop when they can".to_owned()) }
     }),
     command(&["c", "cont"], "", "resume emulation", |call| {
         call.vm.cont();
