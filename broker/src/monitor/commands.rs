@@ -147,10 +147,7 @@ const COMMANDS: &[Command] = &[
     unbuilt(&["usb_add"], "device", "add USB device (e.g. 'host:bus.addr' or 'host:vendor_id:product_id')"),
     unbuilt(&["usb_del"], "device", "remove USB device 'bus.addr'"),
     command(&["cpu"], "index", "set the default CPU", |call| {
-        let (_, values, _) = memory::arguments(call.vm, call.args, 1)?;
-        let cpus = u64::from(call.vm.config.cpus);
-        let index = values.first().copied().filter(|index| *index < cpus).ok_or("invalid CPU index")?;
-        call.vm.cpu = index as u32;
+        call.vm.cpu = cpu_index(call.vm, call.args)?;
         Ok(())
     }),
     command(&["mouse_move"], "dx dy [dz]", "send mouse move events", mouse_move),
@@ -172,7 +169,8 @@ const COMMANDS: &[Command] = &[
     ),
     command(&["boot_set"], "bootdevice", "define new values for the boot device list", boot_set),
     command(&["nmi"], "cpu", "inject an NMI on the given CPU", |call| {
-        call.vm.tree.cpu.send(&ToCpu::Nmi);
+        let cpu = cpu_index(call.vm, call.args)?;
+        call.vm.tree.cpu.send(&ToCpu::Nmi(cpu));
         Ok(())
     }),
     unbuilt(&["migrate"], "[-d] uri", "migrate to URI (using -d to not wait for completion)"),
@@ -210,6 +208,13 @@ const COMMANDS: &[Command] = &[
     ),
     unbuilt(&["balloon"], "target", "request VM to change its memory allocation (in MB)"),
 ];
+
+/// The CPU that the arguments name.
+fn cpu_index(vm: &mut Vm<'_>, args: &str) -> Result<u32, String> {
+    let (_, values, _) = memory::arguments(vm, args, 1)?;
+    let index = values.first().and_then(|index| u32::try_from(*index).ok());
+    index.filter(|index| *index < vm.config.cpus).ok_or_else(|| "invalid CPU index".to_owned())
+}
 
 /// First word of `text`, with quotes taken off.
 pub fn word(text: &str) -> Option<String> {
@@ -381,7 +386,31 @@ fn boot_set(call: Call<'_, '_, '_>) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
+    use bulkhead_bus::wire;
+    use bulkhead_config::{MachineConfig, Target};
+
     use super::*;
+    use crate::rehearsal;
+
+    #[test]
+    fn an_nmi_goes_to_the_cpu_that_is_named_and_to_no_other() {
+        let config = MachineConfig { cpus: 2, ..MachineConfig::new("qemu", Target::X86_64) };
+        let (mut vm, mut cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let mut out = String::new();
+        run(&mut vm, "nmi", &[], &mut out);
+        assert!(!out.is_empty());
+        out.clear();
+        run(&mut vm, "nmi 2", &[], &mut out);
+        assert_eq!(out, "invalid CPU index\n");
+        out.clear();
+        run(&mut vm, "nmi 1", &[], &mut out);
+        assert_eq!(out, "");
+        let mut heard = [0; 64];
+        let len = cpu.read(&mut heard).expect("it was written");
+        assert_eq!(heard[..len], wire::encode(&ToCpu::Nmi(1)).expect("short"));
+    }
 
     #[test]
     fn no_command_name_is_used_twice() {
