@@ -132,7 +132,7 @@ const COMMANDS: &[Command] = &[
         |call| memory::print(call.vm, call.args, call.out),
     ),
     unbuilt(&["i"], "/fmt addr", "I/O port read"),
-    command(&["sendkey"], "keys [hold_ms]", "send keys to the VM (e.g. 'sendkey ctrl-alt-f1')", sendkey),
+    command(&["sendkey"], "keys", "send keys to the VM (e.g. 'sendkey ctrl-alt-f1')", sendkey),
     command(&["system_reset"], "", "reset the system", |call| {
         call.vm.reset();
         Ok(())
@@ -326,15 +326,24 @@ fn log(call: Call<'_, '_, '_>) -> Outcome {
 }
 
 fn sendkey(call: Call<'_, '_, '_>) -> Outcome {
-    let name = word(call.args).ok_or("keys expected")?;
-    let (codes, end) = (keys::parse(&name)?, soon());
-    for code in &codes {
-        ask(call.vm, "i8042", &Control::Key { code: *code, down: true }, end)?;
+    let words: Vec<&str> = call.args.split_whitespace().collect();
+    let [name] = words[..] else { return Err("keys expected, joined by '-'".to_owned()) };
+    let (codes, end) = (keys::parse(name)?, soon());
+    let mut press = |code: &u16, down, end| {
+        ask(call.vm, "i8042", &Control::Key { code: *code, down }, end).map(|_| ())
+    };
+    let (mut outcome, mut tried) = (Ok(()), 0);
+    while let (Ok(()), Some(code)) = (&outcome, codes.get(tried)) {
+        outcome = press(code, true, end);
+        tried += 1;
     }
-    for code in codes.iter().rev() {
-        ask(call.vm, "i8042", &Control::Key { code: *code, down: false }, end)?;
+    // Whatever became of the presses, no key stays down.
+    let end = soon();
+    for code in codes.iter().take(tried).rev() {
+        let released = press(code, false, end);
+        outcome = outcome.and(released);
     }
-    Ok(())
+    outcome
 }
 
 fn mouse_move(call: Call<'_, '_, '_>) -> Outcome {
@@ -387,12 +396,57 @@ fn boot_set(call: Call<'_, '_, '_>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering;
 
+    use bulkhead_bus::bell::{BELL_BYTES, Bell};
+    use bulkhead_bus::control::{REPLY, REPLY_STATUS, REQUEST, REQUEST_DATA, REQUEST_LEN};
+    use bulkhead_bus::device::{CONTROL, DEVICE_BYTES};
+    use bulkhead_bus::mailbox::Mailbox;
+    use bulkhead_bus::sys::{self, Mapping};
     use bulkhead_bus::wire;
     use bulkhead_config::{MachineConfig, Target};
 
     use super::*;
     use crate::rehearsal;
+    use crate::tree::DeviceHandle;
+
+    #[test]
+    fn a_key_that_is_refused_leaves_no_other_one_down() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let file = sys::memfd("keyboard", DEVICE_BYTES as u64).expect("memory for a test");
+        let map = || Mapping::shared(file.as_fd(), DEVICE_BYTES, true).expect("memory for a test");
+        let bell = Bell::new(Mapping::anonymous(BELL_BYTES).expect("memory for a test"));
+        vm.tree.devices.push(DeviceHandle { name: "i8042", mailbox: Mailbox::new(map(), bell), process: 0 });
+        let theirs = map();
+        let keyboard = std::thread::spawn(move || {
+            let word = |at| theirs.word(CONTROL + at);
+            let mut heard = Vec::new();
+            for number in 1..=4 {
+                while word(REQUEST).load(Ordering::SeqCst) != number {
+                    std::thread::yield_now();
+                }
+                let mut bytes = vec![0; word(REQUEST_LEN).load(Ordering::SeqCst) as usize];
+                assert!(theirs.read(CONTROL + REQUEST_DATA, &mut bytes));
+                let request = wire::decode(&bytes).expect("a request");
+                let Control::Key { code, down } = request else { panic!("no key: {request:?}") };
+                word(REPLY_STATUS).store(u32::from(number == 2), Ordering::SeqCst);
+                sys::publish(word(REPLY), number);
+                sys::futex_wake(word(REPLY));
+                heard.push((code, down));
+            }
+            heard
+        });
+        let mut out = String::new();
+        run(&mut vm, "sendkey a 100", &[], &mut out);
+        assert_eq!(out, "keys expected, joined by '-'\n", "nothing is sent");
+        out.clear();
+        run(&mut vm, "sendkey ctrl-alt-delete", &[], &mut out);
+        assert_eq!(out, "i8042: \n", "it was refused");
+        let heard = keyboard.join().expect("four requests");
+        assert_eq!(heard, [(0x1d, true), (0x38, true), (0x38, false), (0x1d, false)]);
+    }
 
     #[test]
     fn an_nmi_goes_to_the_cpu_that_is_named_and_to_no_other() {
