@@ -211,7 +211,7 @@ impl<'a> Vm<'a> {
         self.tend();
         let now = Instant::now();
         if self.apart.is_over(now) {
-            self.apart.end(&self.tree.pids(), now);
+            self.apart.end(&self.living(), now);
         }
         while self.tree.cpu.has_queued() {
             self.hear_cpu();
@@ -310,7 +310,7 @@ impl<'a> Vm<'a> {
                 self.exit.get_or_insert(1);
             }
             Some(FromCpu::Crowded(processor)) => {
-                self.apart.crowded(&self.tree.pids(), processor, Instant::now());
+                self.apart.crowded(&self.living(), processor, Instant::now());
             }
             Some(FromCpu::Ready | FromCpu::Running | FromCpu::Stopped | FromCpu::Reply { .. }) | None => {}
         }
@@ -325,6 +325,12 @@ impl<'a> Vm<'a> {
         self.running = false;
         self.tree.clock.set_running(false);
         self.ring_all();
+    }
+
+    /// Ids of the processes that there are, the CPU process last: the id of one that was collected may be somebody else's by now.
+    fn living(&self) -> Vec<u32> {
+        let processes = self.tree.processes.iter().enumerate();
+        processes.filter(|(index, _)| !self.keeper.is_vacant(*index)).map(|(_, process)| process.pid).collect()
     }
 
     fn ring_all(&self) {
