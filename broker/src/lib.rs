@@ -18,6 +18,7 @@ pub mod firmware;
 mod images;
 mod machines;
 mod monitor;
+mod names;
 mod privileges;
 pub mod rehearsal;
 mod restart;
@@ -30,6 +31,7 @@ mod vm;
 
 use fail::{Fail, reason, tell};
 use firmware::{Items, key};
+use names::OwnName;
 use tree::{Parts, Port};
 
 pub use trace::help as trace_help;
@@ -234,9 +236,9 @@ fn detach(notify: OwnedFd) -> Result<(), Fail> {
     File::from(notify).write_all(&[0]).map_err(|e| Fail(reason(&e)))
 }
 
-/// The file of `-pidfile`, locked while this VM runs, removed at its end.
+/// The file of `-pidfile`, locked while this VM runs, removed at its end (see [`OwnName`]).
 struct PidFile {
-    path: PathBuf,
+    _name: OwnName,
     _file: File,
 }
 
@@ -254,14 +256,8 @@ impl PidFile {
         }
         file.set_len(0).map_err(|e| fail(reason(&e)))?;
         writeln!(file, "{}", std::process::id()).map_err(|e| fail(reason(&e)))?;
-        // The name must outlive a change of folder.
+        // What a link leads to: the link is the user's.
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-        Ok(PidFile { path, _file: file })
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        Ok(PidFile { _name: OwnName::new(&path).map_err(|e| fail(reason(&e)))?, _file: file })
     }
 }
