@@ -194,7 +194,7 @@ const COMMANDS: &[Command] = &[
     command(
         &["device_restart"],
         "process",
-        "replace a device or back-end process by one of the program now on disk",
+        "replace a device or back-end process by one of the program now on disk (of that at the start where -chroot or -runas hide it)",
         |call| {
             let name = word(call.args).ok_or("name of a process expected")?;
             call.vm.restart_process(&name)
