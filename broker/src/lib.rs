@@ -102,14 +102,6 @@ fn raise_descriptor_limit() {
 
 /// Opens and reads everything that the machine needs.
 fn open(config: &MachineConfig, machine: &machines::Machine) -> Result<Parts, Fail> {
-    if config.kernel.is_none() {
-        if let Some(initrd) = &config.initrd {
-            return Err(Fail(format!("-initrd {}: needs -kernel", initrd.display())));
-        }
-        if !config.append.is_empty() {
-            return Err(Fail("-append: needs -kernel".to_owned()));
-        }
-    }
     let folder = config.firmware_dir.as_deref();
     let bios = firmware::load_bios(config.bios.as_deref(), machine.bios, folder)?;
     let drives = config.drives.iter().map(images::open).collect::<Result<Vec<_>, _>>()?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bulkhead_bus::chip::Control;
 use bulkhead_bus::mailbox::MailboxError;
 use bulkhead_bus::messages::ToCpu;
+use bulkhead_config::check_boot_order;
 
 use super::{info, keys, memory};
 use crate::fail::reason;
@@ -382,10 +383,7 @@ fn trace_event(call: Call<'_, '_, '_>) -> Outcome {
 
 fn boot_set(call: Call<'_, '_, '_>) -> Outcome {
     let order = word(call.args).ok_or("boot device list expected")?;
-    let valid = (1..=3).contains(&order.len()) && order.bytes().all(|letter| b"acdn".contains(&letter));
-    if !valid {
-        return Err(format!("invalid boot device list '{order}'"));
-    }
+    check_boot_order(&order)?;
     let bytes = cmos::boot_order(&order, call.vm.config.no_fd_bootchk);
     let request: Vec<u8> = bytes.iter().flat_map(|(at, value)| [*at, *value]).collect();
     ask(call.vm, "rtc", &Control::Configure(request), soon())?;
@@ -446,6 +444,21 @@ mod tests {
         assert_eq!(out, "i8042: \n", "it was refused");
         let heard = keyboard.join().expect("four requests");
         assert_eq!(heard, [(0x1d, true), (0x38, true), (0x38, false), (0x1d, false)]);
+    }
+
+    #[test]
+    fn a_boot_order_is_refused_as_on_the_command_line() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let mut answer = |line: &str| {
+            let mut out = String::new();
+            run(&mut vm, line, &[], &mut out);
+            out
+        };
+        assert_eq!(answer("boot_set aa"), "boot device 'a' given twice\n");
+        assert_eq!(answer("boot_set x"), "invalid boot device 'x', only a, c, d, n\n");
+        assert_eq!(answer("boot_set acdn"), "at most three boot devices\n");
+        assert_eq!(answer("boot_set ad"), "this machine has no rtc\n", "it is taken");
     }
 
     #[test]

@@ -102,6 +102,28 @@ pub struct MachineConfig {
     pub trace: Trace,
 }
 
+/// Whether `order` can be [`MachineConfig::boot`].
+///
+/// # Errors
+/// Why it cannot.
+pub fn check_boot_order(order: &str) -> Result<(), String> {
+    if order.is_empty() {
+        return Err("no boot device: one to three of a, c, d, n".to_owned());
+    }
+    for (at, letter) in order.char_indices() {
+        if !"acdn".contains(letter) {
+            return Err(format!("invalid boot device '{letter}', only a, c, d, n"));
+        }
+        if order.chars().take(at).any(|other| other == letter) {
+            return Err(format!("boot device '{letter}' given twice"));
+        }
+    }
+    if order.len() > 3 {
+        return Err("at most three boot devices".to_owned());
+    }
+    Ok(())
+}
+
 impl MachineConfig {
     /// The machine that QEMU 0.10.4 builds when no option is given, called as `program`.
     pub fn new(program: &str, target: Target) -> Self {

@@ -1,7 +1,7 @@
 //! Options about the machine itself: type, CPUs, memory, boot order, identity, display and a few switches with
 //! arguments.
 
-use bulkhead_config::{DebugExit, Icount, Machine, RunAs, Target, Vga};
+use bulkhead_config::{DebugExit, Icount, Machine, RunAs, Target, Vga, check_boot_order};
 
 use crate::draft::Draft;
 use crate::error::Stop;
@@ -84,24 +84,9 @@ pub fn memory(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
 
 /// `-boot [a|c|d|n]`, up to three letters: the firmware's settings hold that many.
 pub fn boot(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
-    let text = given.text()?;
-    if text.is_empty() {
-        return Err(given.bad("no boot device: one to three of a, c, d, n").into());
-    }
-    let mut order = String::new();
-    for letter in text.chars() {
-        if !"acdn".contains(letter) {
-            return Err(given.bad(format!("invalid boot device '{letter}', only a, c, d, n")).into());
-        }
-        if order.contains(letter) {
-            return Err(given.bad(format!("boot device '{letter}' given twice")).into());
-        }
-        order.push(letter);
-    }
-    if order.len() > 3 {
-        return Err(given.bad("at most three boot devices").into());
-    }
-    draft.config.boot = order;
+    let order = given.text()?;
+    check_boot_order(order).map_err(|why| given.bad(why))?;
+    draft.config.boot = order.to_owned();
     Ok(())
 }
 
