@@ -180,8 +180,9 @@ impl<'a> Vm<'a> {
                     watch(Source::Standby(index), standby.pidfd(), PollFlags::POLLIN);
                 }
             }
-            for (index, (_, clients)) in self.tree.clients.iter().enumerate() {
-                clients.interest().for_each(|fd| watch(Source::Clients(index), fd, PollFlags::POLLIN));
+            for (index, (process, clients)) in self.tree.clients.iter().enumerate() {
+                let fds = clients.interest(self.keeper.is_vacant(*process));
+                fds.for_each(|fd| watch(Source::Clients(index), fd, PollFlags::POLLIN));
             }
             for (index, session) in sessions.iter().enumerate() {
                 if let Some((fd, flags)) = session.interest() {
@@ -330,7 +331,10 @@ impl<'a> Vm<'a> {
     /// Ids of the processes that there are, the CPU process last: the id of one that was collected may be somebody else's by now.
     fn living(&self) -> Vec<u32> {
         let processes = self.tree.processes.iter().enumerate();
-        processes.filter(|(index, _)| !self.keeper.is_vacant(*index)).map(|(_, process)| process.pid).collect()
+        processes
+            .filter(|(index, _)| !self.keeper.is_vacant(*index))
+            .map(|(_, process)| process.pid)
+            .collect()
     }
 
     fn ring_all(&self) {
