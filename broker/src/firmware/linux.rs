@@ -138,7 +138,9 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
     }
     if setup_at + setup.len() as u32 > line_at {
         let length = command_line.len() - 1;
-        return Err(LayoutError::Kernel(format!("no room for its setup and a command line of {length} bytes")));
+        return Err(LayoutError::Kernel(format!(
+            "no room for its setup and a command line of {length} bytes"
+        )));
     }
     if let Some(mode) = video_mode(append) {
         put(&mut setup, field::VID_MODE, &mode.to_le_bytes());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bulkhead_bus::chip::Control;
 use bulkhead_bus::mailbox::MailboxError;
 use bulkhead_bus::messages::ToCpu;
-use bulkhead_config::check_boot_order;
+use bulkhead_config::{LOG_ITEMS, check_boot_order};
 
 use super::{info, keys, memory};
 use crate::fail::reason;
@@ -52,19 +52,6 @@ const fn unbuilt(names: &'static [&'static str], args: &'static str, help: &'sta
 const DEVICE_LIMIT: Duration = Duration::from_secs(2);
 /// The same for a picture, which comes in many parts.
 const SCREEN_LIMIT: Duration = Duration::from_secs(5);
-/// Names that `log` knows, with what they log.
-const LOG_ITEMS: &[(&str, &str)] = &[
-    ("out_asm", "show generated host assembly code for each compiled TB"),
-    ("in_asm", "show target assembly code for each compiled TB"),
-    ("op", "show micro ops for each compiled TB"),
-    ("op_opt", "show micro ops after liveness analysis"),
-    ("int", "show interrupts/exceptions in short format"),
-    ("exec", "show trace before each executed TB (lots of logs)"),
-    ("cpu", "show CPU state before block translation"),
-    ("pcall", "show protected mode far calls/returns/exceptions"),
-    ("cpu_reset", "show CPU state before CPU resets"),
-    ("ioport", "show all i/o ports accesses"),
-];
 
 /// Every command of the manual.
 const COMMANDS: &[Command] = &[
@@ -113,7 +100,11 @@ const COMMANDS: &[Command] = &[
         },
     ),
     command(&["stop"], "", "stop emulation", |call| {
-        if call.vm.stop() { Ok(()) } else { Err("the CPUs do not stand yet; they stop when they can".to_owned()) }
+        if call.vm.stop() {
+            Ok(())
+        } else {
+            Err("the CPUs do not stand yet; they stop when they can".to_owned())
+        }
     }),
     command(&["c", "cont"], "", "resume emulation", |call| {
         call.vm.cont();
@@ -330,9 +321,8 @@ fn sendkey(call: Call<'_, '_, '_>) -> Outcome {
     let words: Vec<&str> = call.args.split_whitespace().collect();
     let [name] = words[..] else { return Err("keys expected, joined by '-'".to_owned()) };
     let (codes, end) = (keys::parse(name)?, soon());
-    let mut press = |code: &u16, down, end| {
-        ask(call.vm, "i8042", &Control::Key { code: *code, down }, end).map(|_| ())
-    };
+    let mut press =
+        |code: &u16, down, end| ask(call.vm, "i8042", &Control::Key { code: *code, down }, end).map(|_| ());
     let (mut outcome, mut tried) = (Ok(()), 0);
     while let (Ok(()), Some(code)) = (&outcome, codes.get(tried)) {
         outcome = press(code, true, end);

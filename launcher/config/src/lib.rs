@@ -102,6 +102,20 @@ pub struct MachineConfig {
     pub trace: Trace,
 }
 
+/// Log items of `-d` and of the monitor's `log`, with what they log.
+pub const LOG_ITEMS: &[(&str, &str)] = &[
+    ("out_asm", "generated host code of each translated block"),
+    ("in_asm", "guest code of each translated block"),
+    ("op", "intermediate code of each translated block"),
+    ("op_opt", "intermediate code after liveness analysis"),
+    ("int", "interrupts and exceptions, one line each"),
+    ("exec", "each translated block that is entered"),
+    ("cpu", "CPU state before each block"),
+    ("pcall", "far calls, far returns and gates in protected mode"),
+    ("cpu_reset", "CPU state before a reset"),
+    ("ioport", "every access to an I/O port"),
+];
+
 /// Whether `order` can be [`MachineConfig::boot`].
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Options about the machine itself: type, CPUs, memory, boot order, identity, display and a few switches with
 //! arguments.
 
-use bulkhead_config::{DebugExit, Icount, Machine, RunAs, Target, Vga, check_boot_order};
+use bulkhead_config::{DebugExit, Icount, LOG_ITEMS, Machine, RunAs, Target, Vga, check_boot_order};
 
 use crate::draft::Draft;
 use crate::error::Stop;
@@ -11,20 +11,6 @@ use crate::options::params::{Params, decimal, number, split_commas, uuid as pars
 /// Machine types, first one the default.
 const MACHINES: &[(&str, &str, Machine)] =
     &[("pc", "Standard PC", Machine::Pc), ("isapc", "ISA-only PC", Machine::IsaPc)];
-
-/// Log items of `-d` and of the monitor's `log`.
-pub const LOG_ITEMS: &[(&str, &str)] = &[
-    ("out_asm", "generated host code of each translated block"),
-    ("in_asm", "guest code of each translated block"),
-    ("op", "intermediate code of each translated block"),
-    ("op_opt", "intermediate code after liveness analysis"),
-    ("int", "interrupts and exceptions, one line each"),
-    ("exec", "each translated block that is entered"),
-    ("cpu", "CPU state before each block"),
-    ("pcall", "far calls, far returns and gates in protected mode"),
-    ("cpu_reset", "CPU state before a reset"),
-    ("ioport", "every access to an I/O port"),
-];
 
 /// `-M`.
 pub fn machine(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
