@@ -11,6 +11,7 @@ use bulkhead_bus::config::CharKind;
 use bulkhead_config::CharDevice;
 
 use crate::fail::{Fail, reason, tell};
+use crate::names::OwnName;
 use crate::sys;
 
 /// Name of a listening socket.
@@ -29,23 +30,15 @@ pub struct HostChar {
     pub mux: bool,
     /// Standard input and output.
     pub stdio: bool,
-    /// Socket path to remove at the end.
-    pub unlink: Option<PathBuf>,
+    /// Name of its socket.
+    pub name: Option<OwnName>,
     /// Nagle's algorithm is to be switched off on accepted clients.
     pub nodelay: bool,
 }
 
-impl Drop for HostChar {
-    fn drop(&mut self) {
-        if let Some(path) = &self.unlink {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 impl HostChar {
     fn new(kind: CharKind, title: String) -> HostChar {
-        HostChar { kind, fds: Vec::new(), title, mux: false, stdio: false, unlink: None, nodelay: false }
+        HostChar { kind, fds: Vec::new(), title, mux: false, stdio: false, name: None, nodelay: false }
     }
 
     /// A back end that only writes to `fd`.
@@ -196,8 +189,7 @@ fn unix(path: &Path, server: bool, wait: bool) -> std::io::Result<HostChar> {
     let listener = UnixListener::bind(path)?;
     let title = format!("{title},server");
     let mut char = HostChar::new(LISTEN, title.clone());
-    // The name must outlive a change of folder.
-    char.unlink = Some(std::path::absolute(path)?);
+    char.name = Some(OwnName::new(path)?);
     if wait {
         waiting(&title);
         let (client, _) = listener.accept()?;

@@ -45,10 +45,11 @@ impl Clients {
         Ok((Clients { listener, nodelay, stream, next: None, changes: 0, busy, rest: None }, theirs))
     }
 
-    /// What to wait for: the back end's word, and the next client.
-    pub fn interest(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    /// What to wait for: the next client, and the word of the back end unless its place is vacant. Its socket may have died with it, and
+    /// would then be readable all the time.
+    pub fn interest(&self, is_vacant: bool) -> impl Iterator<Item = BorrowedFd<'_>> {
         let listening = !self.busy && self.rest.is_none_or(|until| until <= Instant::now());
-        std::iter::once(self.stream.as_fd()).chain(listening.then(|| self.listener.as_fd()))
+        (!is_vacant).then(|| self.stream.as_fd()).into_iter().chain(listening.then(|| self.listener.as_fd()))
     }
 
     /// Something happened. False when the back end does not take its client and has to be replaced.
@@ -129,4 +130,28 @@ pub fn pair() -> std::io::Result<(UnixStream, OwnedFd)> {
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
     Ok((ours, OwnedFd::from(theirs)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    #[test]
+    fn a_back_end_that_has_gone_wakes_nobody_until_there_is_another_one() {
+        let path = std::env::temp_dir().join(format!("bulkhead-clients-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("a socket for a test");
+        std::fs::remove_file(&path).expect("it was made");
+        let (clients, theirs) = Clients::new(listener.as_fd(), false, false).expect("sockets for a test");
+        let ready = |is_vacant| {
+            let mut fds: Vec<_> =
+                clients.interest(is_vacant).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            poll(&mut fds, PollTimeout::ZERO).expect("a poll")
+        };
+        drop(theirs);
+        assert_eq!((ready(false), ready(true)), (1, 0));
+    }
 }

@@ -27,6 +27,10 @@ pub struct CpuLink {
     queue: VecDeque<FromCpu>,
     next: u32,
     closed: bool,
+    /// A stop has been asked for and not been answered.
+    stopping: bool,
+    /// That answer has come and nobody has taken it.
+    stood: bool,
     /// Waiting that is left to the command under way.
     patience: Duration,
     /// Bytes of notes so far.
@@ -36,7 +40,16 @@ pub struct CpuLink {
 impl CpuLink {
     /// Over the broker's end.
     pub fn new(socket: OwnedFd) -> CpuLink {
-        CpuLink { socket, queue: VecDeque::new(), next: 1, closed: false, patience: COMMAND_LIMIT, noted: 0 }
+        CpuLink {
+            socket,
+            queue: VecDeque::new(),
+            next: 1,
+            closed: false,
+            stopping: false,
+            stood: false,
+            patience: COMMAND_LIMIT,
+            noted: 0,
+        }
     }
 
     /// For the event loop.
@@ -90,7 +103,14 @@ impl CpuLink {
                 self.closed = true;
                 None
             }
-            Ok(len) => wire::decode(packet.get(..len)?).ok(),
+            Ok(len) => {
+                let message = wire::decode(packet.get(..len)?).ok();
+                // Whoever waits for what: this one must not be lost.
+                if message == Some(FromCpu::Stopped) {
+                    self.stood |= std::mem::take(&mut self.stopping);
+                }
+                message
+            }
             Err(_) => None,
         }
     }
@@ -113,12 +133,28 @@ impl CpuLink {
         answer
     }
 
-    /// Stops the virtual CPUs. False when they do not.
+    /// Asks the virtual CPUs to stop, once until they have answered: no answer may come when they run again.
+    pub fn ask_to_stop(&mut self) {
+        if !self.stopping && !self.stood {
+            self.send(&ToCpu::Stop);
+            self.stopping = true;
+        }
+    }
+
+    /// Whether they stand since this was last asked, however late.
+    pub fn take_stood(&mut self) -> bool {
+        std::mem::take(&mut self.stood)
+    }
+
+    /// Stops the virtual CPUs. False when they do not yet.
     pub fn stop(&mut self) -> bool {
         self.begin_command();
-        self.send(&ToCpu::Stop);
-        let wanted = |message| if message == FromCpu::Stopped { Ok(()) } else { Err(message) };
-        self.await_message(wanted).is_some()
+        self.ask_to_stop();
+        if !self.stood {
+            let wanted = |message| if message == FromCpu::Stopped { Ok(()) } else { Err(message) };
+            self.await_message(wanted);
+        }
+        self.take_stood()
     }
 
     fn answer(&mut self, id: u32) -> Result<Vec<u8>, String> {

@@ -18,6 +18,7 @@ pub mod firmware;
 mod images;
 mod machines;
 mod monitor;
+mod names;
 mod privileges;
 pub mod rehearsal;
 mod restart;
@@ -30,6 +31,7 @@ mod vm;
 
 use fail::{Fail, reason, tell};
 use firmware::{Items, key};
+use names::OwnName;
 use tree::{Parts, Port};
 
 pub use trace::help as trace_help;
@@ -100,14 +102,6 @@ fn raise_descriptor_limit() {
 
 /// Opens and reads everything that the machine needs.
 fn open(config: &MachineConfig, machine: &machines::Machine) -> Result<Parts, Fail> {
-    if config.kernel.is_none() {
-        if let Some(initrd) = &config.initrd {
-            return Err(Fail(format!("-initrd {}: needs -kernel", initrd.display())));
-        }
-        if !config.append.is_empty() {
-            return Err(Fail("-append: needs -kernel".to_owned()));
-        }
-    }
     let folder = config.firmware_dir.as_deref();
     let bios = firmware::load_bios(config.bios.as_deref(), machine.bios, folder)?;
     let drives = config.drives.iter().map(images::open).collect::<Result<Vec<_>, _>>()?;
@@ -234,9 +228,9 @@ fn detach(notify: OwnedFd) -> Result<(), Fail> {
     File::from(notify).write_all(&[0]).map_err(|e| Fail(reason(&e)))
 }
 
-/// The file of `-pidfile`, locked while this VM runs, removed at its end.
+/// The file of `-pidfile`, locked while this VM runs, removed at its end (see [`OwnName`]).
 struct PidFile {
-    path: PathBuf,
+    _name: OwnName,
     _file: File,
 }
 
@@ -254,14 +248,8 @@ impl PidFile {
         }
         file.set_len(0).map_err(|e| fail(reason(&e)))?;
         writeln!(file, "{}", std::process::id()).map_err(|e| fail(reason(&e)))?;
-        // The name must outlive a change of folder.
+        // What a link leads to: the link is the user's.
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-        Ok(PidFile { path, _file: file })
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        Ok(PidFile { _name: OwnName::new(&path).map_err(|e| fail(reason(&e)))?, _file: file })
     }
 }

@@ -3,8 +3,9 @@
 //! Without `-runas`, a superuser's processes each get a user and a group of their own, which nobody else has: no file, no
 //! signal, no other process of the host or of the VM is within reach even of one that left its jail. The numbers come from the
 //! range that no system hands out (`0x70000000` to `0x7ffdffff`: above ordinary users, dynamic users and containers, below what
-//! is taken for negative): 64 for each process number that a broker can have, so that two VMs never share one. In a user namespace
-//! that does not map them everybody is `nobody`, or stays what it is where not even that exists.
+//! is taken for negative): 64 for each process number that a broker can have. Two VMs share them only where their brokers' numbers are
+//! `0x3ff000` apart, or the same in two containers that see the same users. In a user namespace that does not map them everybody is
+//! `nobody`, or stays what it is where not even that exists.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

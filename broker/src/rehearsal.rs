@@ -24,14 +24,10 @@ pub use crate::trace::Rehearsal as Trace;
 /// Bytes typed at once.
 const PIECE: usize = 64;
 
-/// Types `keys` into a monitor; what it prints. Commands that write files do write them.
-///
-/// # Errors
-/// The host's.
-pub fn monitor(config: &MachineConfig, keys: &[u8]) -> std::io::Result<Vec<u8>> {
+/// A machine without processes, and the other end of its messages to the CPU process.
+pub(crate) fn machine(config: &MachineConfig) -> std::io::Result<(Vm<'_>, UnixStream)> {
     let fail = |error: Fail| std::io::Error::other(error.to_string());
     let (ours, theirs) = UnixStream::pair()?;
-    drop(theirs);
     let (log, _) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let clock = Clock::new(Mapping::anonymous(CLOCK_BYTES)?);
     let mut tracing = Tracing::new(trace::open(&config.trace).map_err(fail)?, Vec::new());
@@ -46,7 +42,16 @@ pub fn monitor(config: &MachineConfig, keys: &[u8]) -> std::io::Result<Vec<u8>> 
         firmware: (FwCfgConfig::default(), Vec::new()),
         cmos: Vec::new(),
     };
-    let mut vm = Vm::new(config, tree, parts);
+    Ok((Vm::new(config, tree, parts), theirs))
+}
+
+/// Types `keys` into a monitor; what it prints. Commands that write files do write them.
+///
+/// # Errors
+/// The host's.
+pub fn monitor(config: &MachineConfig, keys: &[u8]) -> std::io::Result<Vec<u8>> {
+    let (mut vm, cpu) = machine(config)?;
+    drop(cpu);
     let memory = memfd("keys", BYTES_LINK as u64)?;
     let end = |side| {
         let bell = Bell::new(Mapping::anonymous(BELL_BYTES)?);

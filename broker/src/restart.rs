@@ -117,7 +117,7 @@ struct Place {
     paused: bool,
     /// The latest times from death to service, in microseconds.
     times: VecDeque<u32>,
-    /// Progress when last looked, and looks without any.
+    /// The furthest progress of the process so far, and looks without more of it.
     progress: u32,
     stuck: u32,
     /// Its processor time when there was none for the first time.
@@ -135,6 +135,8 @@ pub struct Keeper {
     first: u64,
     start: Instant,
     looked: Instant,
+    /// Time since then that went into monitor commands, which may wait for what hangs.
+    busy: Duration,
     looks: u32,
 }
 
@@ -163,6 +165,7 @@ impl Keeper {
             first: 0,
             start,
             looked: start,
+            busy: Duration::ZERO,
             looks: 0,
         }
     }
@@ -180,6 +183,11 @@ impl Keeper {
     /// Since the start of the VM.
     pub fn uptime(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// Monitor commands have taken so long: the next look is not late by that.
+    pub fn was_busy(&mut self, time: Duration) {
+        self.busy += time;
     }
 
     /// Successors so far.
@@ -255,6 +263,17 @@ fn is_starved(pid: u32, since: u64) -> bool {
 /// `once`, `2 times`.
 fn times(begun: u32) -> String {
     if begun == 1 { "once".to_owned() } else { format!("{begun} times") }
+}
+
+/// Whether `done` is more than was `seen` at most: a count that goes to and fro is no progress.
+fn grows(seen: u32, done: u32) -> bool {
+    (done.wrapping_sub(seen) as i32) > 0
+}
+
+/// Looks without progress after one more, which found the `same` or not. One that comes `late` says nothing: it is not counted, and what was
+/// found before stands.
+fn stuck_after(stuck: u32, same: bool, late: bool) -> u32 {
+    if same { stuck + u32::from(!late) } else { 0 }
 }
 
 /// What was under way in a device when it died.
@@ -523,7 +542,7 @@ impl Vm<'_> {
         }
         self.provide();
         if !self.running {
-            self.keeper.looked = Instant::now();
+            (self.keeper.looked, self.keeper.busy) = (Instant::now(), Duration::ZERO);
             self.keeper.places.iter_mut().for_each(|place| place.stuck = 0);
         } else if self.keeper.looked.elapsed() >= LOOK {
             self.look();
@@ -535,8 +554,11 @@ impl Vm<'_> {
         self.trace(events::PROCESS_READY, index);
         self.set_state(index, State::Serving);
         let has_standby = self.tree.standbys.get(index).is_some_and(Option::is_some);
+        let (done, _) = self.tree.progress(index);
         let Some(place) = self.keeper.places.get_mut(index) else { return };
         place.failures = 0;
+        // What its predecessor may have claimed is not held against it.
+        place.progress = done;
         place.standby_at = (!has_standby).then(|| Instant::now() + STANDBY_AFTER);
         if let Some((died, number)) = place.open.take() {
             // The device's word, in the bounds of what can be.
@@ -558,8 +580,8 @@ impl Vm<'_> {
     /// Looks for hangs.
     fn look(&mut self) {
         // When this process itself did not run, nobody else may have.
-        let late = self.keeper.looked.elapsed() > LOOK * 3;
-        self.keeper.looked = Instant::now();
+        let late = self.keeper.looked.elapsed().saturating_sub(self.keeper.busy) > LOOK * 3;
+        (self.keeper.looked, self.keeper.busy) = (Instant::now(), Duration::ZERO);
         self.keeper.looks = self.keeper.looks.wrapping_add(1);
         if self.keeper.looks.is_multiple_of(PING_LOOKS) {
             let serves =
@@ -569,11 +591,15 @@ impl Vm<'_> {
         for index in 0..self.keeper.places.len() {
             let (done, more) = self.tree.progress(index);
             let Some(place) = self.keeper.places.get_mut(index) else { continue };
-            let same = more && done == place.progress && matches!(place.state, State::Serving);
-            place.progress = done;
-            place.stuck = if same && !late { place.stuck + 1 } else { 0 };
-            let stuck = place.stuck;
-            if stuck == 0 {
+            let grows = grows(place.progress, done);
+            let same = more && !grows && matches!(place.state, State::Serving);
+            if grows {
+                place.progress = done;
+            }
+            let before = place.stuck;
+            let stuck = stuck_after(before, same, late);
+            place.stuck = stuck;
+            if stuck == before {
                 continue;
             }
             let pid = self.pid_of(index);
@@ -686,6 +712,19 @@ mod tests {
     fn first_crashes_cost_no_pause_and_later_ones_up_to_a_second() {
         let pauses: Vec<u128> = (0..8).map(|crashes| pause(crashes).as_millis()).collect();
         assert_eq!(pauses, [0, 0, 0, 0, 10, 100, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_late_look_neither_adds_to_a_hang_nor_ends_it() {
+        assert_eq!(stuck_after(2, true, false), 3);
+        assert_eq!(stuck_after(2, true, true), 2);
+        assert_eq!((stuck_after(2, false, false), stuck_after(2, false, true)), (0, 0));
+    }
+
+    #[test]
+    fn a_count_that_goes_to_and_fro_does_not_grow() {
+        assert!(grows(5, 6) && grows(u32::MAX, 0));
+        assert!(!grows(6, 6) && !grows(6, 5) && !grows(0, u32::MAX));
     }
 
     #[test]

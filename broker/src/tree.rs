@@ -119,11 +119,6 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Ids of all processes; the CPU process is the last.
-    pub fn pids(&self) -> Vec<u32> {
-        self.processes.iter().map(|process| process.pid).collect()
-    }
-
     /// No process at all.
     pub fn empty(cpu: CpuLink, clock: Clock, log: OwnedFd, tracing: Tracing) -> Tree {
         Tree {

@@ -180,8 +180,9 @@ impl<'a> Vm<'a> {
                     watch(Source::Standby(index), standby.pidfd(), PollFlags::POLLIN);
                 }
             }
-            for (index, (_, clients)) in self.tree.clients.iter().enumerate() {
-                clients.interest().for_each(|fd| watch(Source::Clients(index), fd, PollFlags::POLLIN));
+            for (index, (process, clients)) in self.tree.clients.iter().enumerate() {
+                let fds = clients.interest(self.keeper.is_vacant(*process));
+                fds.for_each(|fd| watch(Source::Clients(index), fd, PollFlags::POLLIN));
             }
             for (index, session) in sessions.iter().enumerate() {
                 if let Some((fd, flags)) = session.interest() {
@@ -211,7 +212,7 @@ impl<'a> Vm<'a> {
         self.tend();
         let now = Instant::now();
         if self.apart.is_over(now) {
-            self.apart.end(&self.tree.pids(), now);
+            self.apart.end(&self.living(), now);
         }
         while self.tree.cpu.has_queued() {
             self.hear_cpu();
@@ -231,7 +232,9 @@ impl<'a> Vm<'a> {
                 Source::Clients(index) => self.serve_clients(index),
                 Source::Monitor(index) => {
                     if let Some(session) = sessions.get_mut(index) {
+                        let start = Instant::now();
                         session.serve(self);
+                        self.keeper.was_busy(start.elapsed());
                     }
                 }
             }
@@ -308,9 +311,13 @@ impl<'a> Vm<'a> {
                 self.exit.get_or_insert(1);
             }
             Some(FromCpu::Crowded(processor)) => {
-                self.apart.crowded(&self.tree.pids(), processor, Instant::now());
+                self.apart.crowded(&self.living(), processor, Instant::now());
             }
             Some(FromCpu::Ready | FromCpu::Running | FromCpu::Stopped | FromCpu::Reply { .. }) | None => {}
+        }
+        // Later than `stop` has waited for.
+        if self.tree.cpu.take_stood() && self.running {
+            self.halted();
         }
     }
 
@@ -319,6 +326,15 @@ impl<'a> Vm<'a> {
         self.running = false;
         self.tree.clock.set_running(false);
         self.ring_all();
+    }
+
+    /// Ids of the processes that there are, the CPU process last: the id of one that was collected may be somebody else's by now.
+    fn living(&self) -> Vec<u32> {
+        let processes = self.tree.processes.iter().enumerate();
+        processes
+            .filter(|(index, _)| !self.keeper.is_vacant(*index))
+            .map(|(_, process)| process.pid)
+            .collect()
     }
 
     fn ring_all(&self) {
@@ -337,11 +353,12 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Stops the VM.
-    pub fn stop(&mut self) {
+    /// Stops the VM. False when the CPUs do not stand yet; it follows when they do.
+    pub fn stop(&mut self) -> bool {
         if self.running && self.tree.cpu.stop() {
             self.halted();
         }
+        !self.running
     }
 
     /// Resets the machine, as it runs or stands. A machine that switched itself off goes on.
@@ -418,5 +435,36 @@ impl<'a> Vm<'a> {
             }
             self.copy_log();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use bulkhead_bus::wire;
+    use bulkhead_config::Target;
+
+    use super::*;
+    use crate::rehearsal;
+
+    #[test]
+    fn a_machine_whose_cpus_stop_late_stands_from_then_on() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, mut cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        vm.cont();
+        vm.tree.cpu.ask_to_stop();
+        vm.tree.cpu.ask_to_stop();
+        cpu.write_all(&wire::encode(&FromCpu::Stopped).expect("short")).expect("it is read");
+        vm.hear_cpu();
+        assert!(!vm.running);
+        let asked: Vec<u8> = [ToCpu::Cont, ToCpu::Stop].iter().flat_map(wire::encode).flatten().collect();
+        let mut heard = [0; 64];
+        let len = cpu.read(&mut heard).expect("it was written");
+        assert_eq!(heard[..len], asked, "it is asked once until it answers");
+        cpu.write_all(&wire::encode(&FromCpu::Stopped).expect("short")).expect("it is read");
+        vm.cont();
+        vm.hear_cpu();
+        assert!(vm.running, "nobody has asked");
     }
 }

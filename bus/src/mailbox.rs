@@ -63,11 +63,12 @@ impl Mailbox {
         self.is_ready().then(|| self.map.dword(READY_AT).load(Ordering::SeqCst))
     }
 
-    /// What the device has done, and whether there is more to do, for the detection of a hang. Claims.
+    /// Requests completed, and whether there is more to do, for the detection of a hang. An answered ping completes nothing: a device
+    /// may answer each of them and none of its requests. Claims.
     pub fn progress(&self) -> (u32, bool) {
         let word = |at| self.map.word(at).load(Ordering::SeqCst);
-        let (head, pong) = (word(HEAD), word(PONG));
-        (head.wrapping_add(pong), word(TAIL) != head || word(PING) != pong)
+        let head = word(HEAD);
+        (head, word(TAIL) != head || word(PING) != word(PONG))
     }
 
     /// Asks whether the device lives; it counts as work to be done.
@@ -146,5 +147,29 @@ impl Mailbox {
             0 => Ok(reply),
             _ => Err(MailboxError::Refused(String::from_utf8_lossy(&reply).into_owned())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bell::BELL_BYTES;
+    use crate::device::DEVICE_BYTES;
+
+    #[test]
+    fn answered_pings_are_no_progress_of_a_ring_that_stands() {
+        let map = |bytes| Mapping::anonymous(bytes).expect("memory");
+        let mailbox = Mailbox::new(map(DEVICE_BYTES), Bell::new(map(BELL_BYTES)));
+        assert_eq!(mailbox.progress(), (0, false));
+        mailbox.map.word(TAIL).store(1, Ordering::SeqCst);
+        for pong in 1..4 {
+            mailbox.ping();
+            mailbox.map.word(PONG).store(pong, Ordering::SeqCst);
+            assert_eq!(mailbox.progress(), (0, true));
+        }
+        mailbox.map.word(HEAD).store(1, Ordering::SeqCst);
+        assert_eq!(mailbox.progress(), (1, false));
+        mailbox.ping();
+        assert_eq!(mailbox.progress(), (1, true));
     }
 }

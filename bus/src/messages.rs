@@ -204,8 +204,8 @@ pub enum ToCpu {
     Cont,
     /// Reset the machine: every device, then the CPUs. Keeps running or stopped as it was.
     Reset,
-    /// Non-maskable interrupt to every CPU.
-    Nmi,
+    /// Non-maskable interrupt to this CPU.
+    Nmi(u32),
     /// Press the power button (ACPI event).
     PowerButton,
     /// Text or data for the monitor; answered by [`FromCpu::Reply`].

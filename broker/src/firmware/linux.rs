@@ -136,6 +136,12 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
     {
         return Err(kernel("does not fit into the machine's memory"));
     }
+    if setup_at + setup.len() as u32 > line_at {
+        let length = command_line.len() - 1;
+        return Err(LayoutError::Kernel(format!(
+            "no room for its setup and a command line of {length} bytes"
+        )));
+    }
     if let Some(mode) = video_mode(append) {
         put(&mut setup, field::VID_MODE, &mode.to_le_bytes());
     }
@@ -287,6 +293,28 @@ mod tests {
     fn a_command_line_beyond_the_kernels_limit_is_refused() {
         let error = lay_out(&bzimage(16), &"x".repeat(2048), None, 64 << 20).expect_err("refused");
         assert!(matches!(error, LayoutError::Append(_)));
+    }
+
+    #[test]
+    fn setup_and_command_line_have_room_beside_each_other() {
+        let setup_of = |sectors: u8, flags: u8| {
+            let mut image = bzimage(usize::from(sectors) * SECTOR);
+            put(&mut image, 0x1f4, &1u32.to_le_bytes());
+            put(&mut image, field::SETUP_SECTS, &[sectors]);
+            put(&mut image, field::LOADFLAGS, &[flags]);
+            put(&mut image, field::CMDLINE_SIZE, &0xffffu32.to_le_bytes());
+            image
+        };
+        let fits = |image: &[u8], line| match lay_out(image, &"x".repeat(line), None, 64 << 20) {
+            Ok(_) => true,
+            Err(LayoutError::Kernel(why)) if why.starts_with("no room for its setup") => false,
+            Err(other) => panic!("{other:?}"),
+        };
+        // To 0x20000, and a sector beyond.
+        assert!(fits(&setup_of(127, LOADED_HIGH), 0) && !fits(&setup_of(128, LOADED_HIGH), 0));
+        // A zImage's line ends at 0x9a000; its setup lies at 0x90000.
+        assert!(fits(&setup_of(1, 0), 0xa000 - 1024 - 1) && !fits(&setup_of(1, 0), 0xa000 - 1024));
+        assert!(!fits(&setup_of(1, 0), 0xa001));
     }
 
     #[test]

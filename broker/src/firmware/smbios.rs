@@ -15,11 +15,12 @@ const TYPE1: &[(&str, u16)] =
 const TYPE0_RELEASE_MAJOR: u16 = 20;
 const TYPE0_RELEASE_MINOR: u16 = 21;
 const TYPE1_UUID: u16 = 8;
+/// Most bytes of a structure from a file, or of a field: an entry's length has 16 bits.
 const STRUCTURE_MAX: u64 = 0xf000;
 
 #[derive(Default)]
 struct Entries {
-    count: u16,
+    count: usize,
     bytes: Vec<u8>,
 }
 
@@ -75,7 +76,8 @@ pub fn item(entries: &[Smbios], uuid: Option<[u8; 16]>) -> Result<Option<Vec<u8>
     if out.count == 0 {
         return Ok(None);
     }
-    let mut item = out.count.to_le_bytes().to_vec();
+    let count = u16::try_from(out.count).map_err(|_| Fail("-smbios: too many fields".to_owned()))?;
+    let mut item = count.to_le_bytes().to_vec();
     item.extend(out.bytes);
     Ok(Some(item))
 }
@@ -106,6 +108,9 @@ fn add(out: &mut Entries, kind: u8, name: &str, value: &str) -> Result<(), Fail>
     }
     let table = if kind == 0 { TYPE0 } else { TYPE1 };
     let (_, offset) = table.iter().find(|(known, _)| *known == name).ok_or_else(bad)?;
+    if value.len() as u64 > STRUCTURE_MAX {
+        return Err(Fail(format!("-smbios type={kind}: {name} is longer than {STRUCTURE_MAX} bytes")));
+    }
     let mut text = value.as_bytes().to_vec();
     text.push(0);
     out.field(kind, *offset, &text);
@@ -121,6 +126,18 @@ mod tests {
         let fields = vec![("product".to_owned(), "PC".to_owned())];
         let item = item(&[Smbios::Fields { kind: 1, fields }], None).expect("valid");
         assert_eq!(item.as_deref(), Some(&[1, 0, 9, 0, 0, 1, 5, 0, b'P', b'C', 0][..]));
+    }
+
+    #[test]
+    fn what_an_entry_or_the_item_cannot_count_is_refused() {
+        let fields = |name: &str, value: String, count| {
+            let fields = vec![(name.to_owned(), value); count];
+            item(&[Smbios::Fields { kind: 1, fields }], None)
+        };
+        assert!(fields("product", "x".repeat(0xf000), 1).is_ok());
+        let error = fields("product", "x".repeat(66_000), 1).err().map(|error| error.to_string());
+        assert_eq!(error.as_deref(), Some("-smbios type=1: product is longer than 61440 bytes"));
+        assert!(fields("sku", String::new(), 0x1_0000).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bulkhead_bus::chip::Control;
 use bulkhead_bus::mailbox::MailboxError;
 use bulkhead_bus::messages::ToCpu;
+use bulkhead_config::{LOG_ITEMS, check_boot_order};
 
 use super::{info, keys, memory};
 use crate::fail::reason;
@@ -52,19 +53,6 @@ const fn unbuilt(names: &'static [&'static str], args: &'static str, help: &'sta
 const DEVICE_LIMIT: Duration = Duration::from_secs(2);
 /// The same for a picture, which comes in many parts.
 const SCREEN_LIMIT: Duration = Duration::from_secs(5);
-/// Names that `log` knows, with what they log.
-const LOG_ITEMS: &[(&str, &str)] = &[
-    ("out_asm", "show generated host assembly code for each compiled TB"),
-    ("in_asm", "show target assembly code for each compiled TB"),
-    ("op", "show micro ops for each compiled TB"),
-    ("op_opt", "show micro ops after liveness analysis"),
-    ("int", "show interrupts/exceptions in short format"),
-    ("exec", "show trace before each executed TB (lots of logs)"),
-    ("cpu", "show CPU state before block translation"),
-    ("pcall", "show protected mode far calls/returns/exceptions"),
-    ("cpu_reset", "show CPU state before CPU resets"),
-    ("ioport", "show all i/o ports accesses"),
-];
 
 /// Every command of the manual.
 const COMMANDS: &[Command] = &[
@@ -113,8 +101,11 @@ const COMMANDS: &[Command] = &[
         },
     ),
     command(&["stop"], "", "stop emulation", |call| {
-        call.vm.stop();
-        Ok(())
+        if call.vm.stop() {
+            Ok(())
+        } else {
+            Err("the CPUs do not stand yet; they stop when they can".to_owned())
+        }
     }),
     command(&["c", "cont"], "", "resume emulation", |call| {
         call.vm.cont();
@@ -134,7 +125,7 @@ const COMMANDS: &[Command] = &[
         |call| memory::print(call.vm, call.args, call.out),
     ),
     unbuilt(&["i"], "/fmt addr", "I/O port read"),
-    command(&["sendkey"], "keys [hold_ms]", "send keys to the VM (e.g. 'sendkey ctrl-alt-f1')", sendkey),
+    command(&["sendkey"], "keys", "send keys to the VM (e.g. 'sendkey ctrl-alt-f1')", sendkey),
     command(&["system_reset"], "", "reset the system", |call| {
         call.vm.reset();
         Ok(())
@@ -149,10 +140,7 @@ const COMMANDS: &[Command] = &[
     unbuilt(&["usb_add"], "device", "add USB device (e.g. 'host:bus.addr' or 'host:vendor_id:product_id')"),
     unbuilt(&["usb_del"], "device", "remove USB device 'bus.addr'"),
     command(&["cpu"], "index", "set the default CPU", |call| {
-        let (_, values, _) = memory::arguments(call.vm, call.args, 1)?;
-        let cpus = u64::from(call.vm.config.cpus);
-        let index = values.first().copied().filter(|index| *index < cpus).ok_or("invalid CPU index")?;
-        call.vm.cpu = index as u32;
+        call.vm.cpu = cpu_index(call.vm, call.args)?;
         Ok(())
     }),
     command(&["mouse_move"], "dx dy [dz]", "send mouse move events", mouse_move),
@@ -174,7 +162,8 @@ const COMMANDS: &[Command] = &[
     ),
     command(&["boot_set"], "bootdevice", "define new values for the boot device list", boot_set),
     command(&["nmi"], "cpu", "inject an NMI on the given CPU", |call| {
-        call.vm.tree.cpu.send(&ToCpu::Nmi);
+        let cpu = cpu_index(call.vm, call.args)?;
+        call.vm.tree.cpu.send(&ToCpu::Nmi(cpu));
         Ok(())
     }),
     unbuilt(&["migrate"], "[-d] uri", "migrate to URI (using -d to not wait for completion)"),
@@ -198,7 +187,7 @@ const COMMANDS: &[Command] = &[
     command(
         &["device_restart"],
         "process",
-        "replace a device or back-end process by one of the program now on disk",
+        "replace a device or back-end process by one of the program now on disk (of that at the start where -chroot or -runas hide it)",
         |call| {
             let name = word(call.args).ok_or("name of a process expected")?;
             call.vm.restart_process(&name)
@@ -212,6 +201,13 @@ const COMMANDS: &[Command] = &[
     ),
     unbuilt(&["balloon"], "target", "request VM to change its memory allocation (in MB)"),
 ];
+
+/// The CPU that the arguments name.
+fn cpu_index(vm: &mut Vm<'_>, args: &str) -> Result<u32, String> {
+    let (_, values, _) = memory::arguments(vm, args, 1)?;
+    let index = values.first().and_then(|index| u32::try_from(*index).ok());
+    index.filter(|index| *index < vm.config.cpus).ok_or_else(|| "invalid CPU index".to_owned())
+}
 
 /// First word of `text`, with quotes taken off.
 pub fn word(text: &str) -> Option<String> {
@@ -333,15 +329,23 @@ fn log(call: Call<'_, '_, '_>) -> Outcome {
 }
 
 fn sendkey(call: Call<'_, '_, '_>) -> Outcome {
-    let name = word(call.args).ok_or("keys expected")?;
-    let (codes, end) = (keys::parse(&name)?, soon());
-    for code in &codes {
-        ask(call.vm, "i8042", &Control::Key { code: *code, down: true }, end)?;
+    let words: Vec<&str> = call.args.split_whitespace().collect();
+    let [name] = words[..] else { return Err("keys expected, joined by '-'".to_owned()) };
+    let (codes, end) = (keys::parse(name)?, soon());
+    let mut press =
+        |code: &u16, down, end| ask(call.vm, "i8042", &Control::Key { code: *code, down }, end).map(|_| ());
+    let (mut outcome, mut tried) = (Ok(()), 0);
+    while let (Ok(()), Some(code)) = (&outcome, codes.get(tried)) {
+        outcome = press(code, true, end);
+        tried += 1;
     }
-    for code in codes.iter().rev() {
-        ask(call.vm, "i8042", &Control::Key { code: *code, down: false }, end)?;
+    // Whatever became of the presses, no key stays down.
+    let end = soon();
+    for code in codes.iter().take(tried).rev() {
+        let released = press(code, false, end);
+        outcome = outcome.and(released);
     }
-    Ok(())
+    outcome
 }
 
 fn mouse_move(call: Call<'_, '_, '_>) -> Outcome {
@@ -380,10 +384,7 @@ fn trace_event(call: Call<'_, '_, '_>) -> Outcome {
 
 fn boot_set(call: Call<'_, '_, '_>) -> Outcome {
     let order = word(call.args).ok_or("boot device list expected")?;
-    let valid = (1..=3).contains(&order.len()) && order.bytes().all(|letter| b"acdn".contains(&letter));
-    if !valid {
-        return Err(format!("invalid boot device list '{order}'"));
-    }
+    check_boot_order(&order)?;
     let bytes = cmos::boot_order(&order, call.vm.config.no_fd_bootchk);
     let request: Vec<u8> = bytes.iter().flat_map(|(at, value)| [*at, *value]).collect();
     ask(call.vm, "rtc", &Control::Configure(request), soon())?;
@@ -393,7 +394,91 @@ fn boot_set(call: Call<'_, '_, '_>) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering;
+
+    use bulkhead_bus::bell::{BELL_BYTES, Bell};
+    use bulkhead_bus::control::{REPLY, REPLY_STATUS, REQUEST, REQUEST_DATA, REQUEST_LEN};
+    use bulkhead_bus::device::{CONTROL, DEVICE_BYTES};
+    use bulkhead_bus::mailbox::Mailbox;
+    use bulkhead_bus::sys::{self, Mapping};
+    use bulkhead_bus::wire;
+    use bulkhead_config::{MachineConfig, Target};
+
     use super::*;
+    use crate::rehearsal;
+    use crate::tree::DeviceHandle;
+
+    #[test]
+    fn a_key_that_is_refused_leaves_no_other_one_down() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let file = sys::memfd("keyboard", DEVICE_BYTES as u64).expect("memory for a test");
+        let map = || Mapping::shared(file.as_fd(), DEVICE_BYTES, true).expect("memory for a test");
+        let bell = Bell::new(Mapping::anonymous(BELL_BYTES).expect("memory for a test"));
+        vm.tree.devices.push(DeviceHandle { name: "i8042", mailbox: Mailbox::new(map(), bell), process: 0 });
+        let theirs = map();
+        let keyboard = std::thread::spawn(move || {
+            let word = |at| theirs.word(CONTROL + at);
+            let mut heard = Vec::new();
+            for number in 1..=4 {
+                while word(REQUEST).load(Ordering::SeqCst) != number {
+                    std::thread::yield_now();
+                }
+                let mut bytes = vec![0; word(REQUEST_LEN).load(Ordering::SeqCst) as usize];
+                assert!(theirs.read(CONTROL + REQUEST_DATA, &mut bytes));
+                let request = wire::decode(&bytes).expect("a request");
+                let Control::Key { code, down } = request else { panic!("no key: {request:?}") };
+                word(REPLY_STATUS).store(u32::from(number == 2), Ordering::SeqCst);
+                sys::publish(word(REPLY), number);
+                sys::futex_wake(word(REPLY));
+                heard.push((code, down));
+            }
+            heard
+        });
+        let mut out = String::new();
+        run(&mut vm, "sendkey a 100", &[], &mut out);
+        assert_eq!(out, "keys expected, joined by '-'\n", "nothing is sent");
+        out.clear();
+        run(&mut vm, "sendkey ctrl-alt-delete", &[], &mut out);
+        assert_eq!(out, "i8042: \n", "it was refused");
+        let heard = keyboard.join().expect("four requests");
+        assert_eq!(heard, [(0x1d, true), (0x38, true), (0x38, false), (0x1d, false)]);
+    }
+
+    #[test]
+    fn a_boot_order_is_refused_as_on_the_command_line() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let mut answer = |line: &str| {
+            let mut out = String::new();
+            run(&mut vm, line, &[], &mut out);
+            out
+        };
+        assert_eq!(answer("boot_set aa"), "boot device 'a' given twice\n");
+        assert_eq!(answer("boot_set x"), "invalid boot device 'x', only a, c, d, n\n");
+        assert_eq!(answer("boot_set acdn"), "at most three boot devices\n");
+        assert_eq!(answer("boot_set ad"), "this machine has no rtc\n", "it is taken");
+    }
+
+    #[test]
+    fn an_nmi_goes_to_the_cpu_that_is_named_and_to_no_other() {
+        let config = MachineConfig { cpus: 2, ..MachineConfig::new("qemu", Target::X86_64) };
+        let (mut vm, mut cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let mut out = String::new();
+        run(&mut vm, "nmi", &[], &mut out);
+        assert!(!out.is_empty());
+        out.clear();
+        run(&mut vm, "nmi 2", &[], &mut out);
+        assert_eq!(out, "invalid CPU index\n");
+        out.clear();
+        run(&mut vm, "nmi 1", &[], &mut out);
+        assert_eq!(out, "");
+        let mut heard = [0; 64];
+        let len = cpu.read(&mut heard).expect("it was written");
+        assert_eq!(heard[..len], wire::encode(&ToCpu::Nmi(1)).expect("short"));
+    }
 
     #[test]
     fn no_command_name_is_used_twice() {

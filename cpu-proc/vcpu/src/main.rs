@@ -82,7 +82,7 @@ impl Vm {
                 self.control.send(&FromCpu::Running);
             }
             ToCpu::Reset => self.reset(),
-            ToCpu::Nmi => self.shared.request_nmi(),
+            ToCpu::Nmi(cpu) => self.shared.request_nmi(cpu),
             ToCpu::PowerButton => {
                 self.shared.chips().board.press_power_button();
                 self.shared.refresh();

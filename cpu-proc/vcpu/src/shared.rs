@@ -659,12 +659,9 @@ impl Shared {
         chips.requests.fill(Requests { flush: true, ..Requests::default() });
     }
 
-    /// A non-maskable interrupt from the monitor, to all.
-    pub fn request_nmi(&self) {
-        let mut chips = self.chips();
-        for cpu in 0..self.cpus() {
-            self.request(&mut chips, cpu, |requests| requests.nmi = true);
-        }
+    /// A non-maskable interrupt from the monitor.
+    pub fn request_nmi(&self, cpu: u32) {
+        self.request(&mut self.chips(), cpu as usize, |requests| requests.nmi = true);
     }
 
     /// Brings chips and alarms up to date, e.g. after guest time went on again.

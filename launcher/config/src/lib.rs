@@ -102,6 +102,42 @@ pub struct MachineConfig {
     pub trace: Trace,
 }
 
+/// Log items of `-d` and of the monitor's `log`, with what they log.
+pub const LOG_ITEMS: &[(&str, &str)] = &[
+    ("out_asm", "generated host code of each translated block"),
+    ("in_asm", "guest code of each translated block"),
+    ("op", "intermediate code of each translated block"),
+    ("op_opt", "intermediate code after liveness analysis"),
+    ("int", "interrupts and exceptions, one line each"),
+    ("exec", "each translated block that is entered"),
+    ("cpu", "CPU state before each block"),
+    ("pcall", "far calls, far returns and gates in protected mode"),
+    ("cpu_reset", "CPU state before a reset"),
+    ("ioport", "every access to an I/O port"),
+];
+
+/// Whether `order` can be [`MachineConfig::boot`].
+///
+/// # Errors
+/// Why it cannot.
+pub fn check_boot_order(order: &str) -> Result<(), String> {
+    if order.is_empty() {
+        return Err("no boot device: one to three of a, c, d, n".to_owned());
+    }
+    for (at, letter) in order.char_indices() {
+        if !"acdn".contains(letter) {
+            return Err(format!("invalid boot device '{letter}', only a, c, d, n"));
+        }
+        if order.chars().take(at).any(|other| other == letter) {
+            return Err(format!("boot device '{letter}' given twice"));
+        }
+    }
+    if order.len() > 3 {
+        return Err("at most three boot devices".to_owned());
+    }
+    Ok(())
+}
+
 impl MachineConfig {
     /// The machine that QEMU 0.10.4 builds when no option is given, called as `program`.
     pub fn new(program: &str, target: Target) -> Self {

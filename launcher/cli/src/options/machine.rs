@@ -1,7 +1,7 @@
 //! Options about the machine itself: type, CPUs, memory, boot order, identity, display and a few switches with
 //! arguments.
 
-use bulkhead_config::{DebugExit, Icount, Machine, RunAs, Target, Vga};
+use bulkhead_config::{DebugExit, Icount, LOG_ITEMS, Machine, RunAs, Target, Vga, check_boot_order};
 
 use crate::draft::Draft;
 use crate::error::Stop;
@@ -11,20 +11,6 @@ use crate::options::params::{Params, decimal, number, split_commas, uuid as pars
 /// Machine types, first one the default.
 const MACHINES: &[(&str, &str, Machine)] =
     &[("pc", "Standard PC", Machine::Pc), ("isapc", "ISA-only PC", Machine::IsaPc)];
-
-/// Log items of `-d` and of the monitor's `log`.
-pub const LOG_ITEMS: &[(&str, &str)] = &[
-    ("out_asm", "generated host code of each translated block"),
-    ("in_asm", "guest code of each translated block"),
-    ("op", "intermediate code of each translated block"),
-    ("op_opt", "intermediate code after liveness analysis"),
-    ("int", "interrupts and exceptions, one line each"),
-    ("exec", "each translated block that is entered"),
-    ("cpu", "CPU state before each block"),
-    ("pcall", "far calls, far returns and gates in protected mode"),
-    ("cpu_reset", "CPU state before a reset"),
-    ("ioport", "every access to an I/O port"),
-];
 
 /// `-M`.
 pub fn machine(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
@@ -84,24 +70,9 @@ pub fn memory(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
 
 /// `-boot [a|c|d|n]`, up to three letters: the firmware's settings hold that many.
 pub fn boot(draft: &mut Draft, given: &Given) -> Result<(), Stop> {
-    let text = given.text()?;
-    if text.is_empty() {
-        return Err(given.bad("no boot device: one to three of a, c, d, n").into());
-    }
-    let mut order = String::new();
-    for letter in text.chars() {
-        if !"acdn".contains(letter) {
-            return Err(given.bad(format!("invalid boot device '{letter}', only a, c, d, n")).into());
-        }
-        if order.contains(letter) {
-            return Err(given.bad(format!("boot device '{letter}' given twice")).into());
-        }
-        order.push(letter);
-    }
-    if order.len() > 3 {
-        return Err(given.bad("at most three boot devices").into());
-    }
-    draft.config.boot = order;
+    let order = given.text()?;
+    check_boot_order(order).map_err(|why| given.bad(why))?;
+    draft.config.boot = order.to_owned();
     Ok(())
 }
 
