@@ -115,8 +115,7 @@ impl Pc {
             }
             None => {}
         }
-        let mut chips = self.shared.chips();
-        let now = self.shared.clock.now();
+        let (mut chips, now) = self.shared.chips_now();
         if let Some(value) = chips.board.port_read(port, size, now) {
             self.tracer.begin(events::CHIP_READ, || [0, port.into(), size.into(), value.into()]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -138,8 +137,7 @@ impl Pc {
                 return;
             }
             None => {
-                let mut chips = self.shared.chips();
-                let now = self.shared.clock.now();
+                let (mut chips, now) = self.shared.chips_now();
                 if chips.board.port_write(port, size, value, now) {
                     self.tracer.begin(events::CHIP_WRITE, || [0, port.into(), size.into(), value.into()]);
                     self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -234,8 +232,7 @@ impl Machine for Pc {
     }
 
     fn read(&mut self, gpa: u64, size: u8) -> u64 {
-        let mut chips = self.shared.chips();
-        let now = self.shared.clock.now();
+        let (mut chips, now) = self.shared.chips_now();
         if let Some(value) = chips.board.mmio_read(self.number(), gpa, size, now) {
             self.tracer.begin(events::CHIP_READ, || [1, gpa, size.into(), value]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -246,8 +243,7 @@ impl Machine for Pc {
     }
 
     fn write(&mut self, gpa: u64, size: u8, value: u64) {
-        let mut chips = self.shared.chips();
-        let now = self.shared.clock.now();
+        let (mut chips, now) = self.shared.chips_now();
         if chips.board.mmio_write(self.number(), gpa, size, value, now) {
             self.tracer.begin(events::CHIP_WRITE, || [1, gpa, size.into(), value]);
             self.shared.settle_and_notify(&mut chips, self.cpu, now);
@@ -365,8 +361,7 @@ impl Machine for Pc {
 
     fn apic(&mut self, access: ApicAccess) -> u64 {
         let cpu = self.number();
-        let mut chips = self.shared.chips();
-        let now = self.shared.clock.now();
+        let (mut chips, now) = self.shared.chips_now();
         let value = match access {
             ApicAccess::ReadBase => chips.board.apic_base(cpu),
             ApicAccess::WriteBase(value) => {

@@ -230,6 +230,13 @@ impl Shared {
         lock(&self.chips)
     }
 
+    /// The same with the guest time that the chips are told, which has to be taken under the lock.
+    pub fn chips_now(&self) -> (MutexGuard<'_, Chips>, u64) {
+        let chips = self.chips();
+        let now = self.clock.now();
+        (chips, now)
+    }
+
     /// How many vCPUs there are.
     pub fn cpus(&self) -> usize {
         self.slots.len()
@@ -636,8 +643,7 @@ impl Shared {
 
     /// The interrupt acknowledge of vCPU `cpu`.
     pub fn acknowledge(&self, cpu: usize) -> Option<u8> {
-        let mut chips = self.chips();
-        let now = self.clock.now();
+        let (mut chips, now) = self.chips_now();
         let vector = chips.board.acknowledge(cpu as u8, now);
         self.settle(&mut chips, cpu);
         vector
@@ -666,8 +672,7 @@ impl Shared {
 
     /// Brings chips and alarms up to date, e.g. after guest time went on again.
     pub fn refresh(&self) {
-        let mut chips = self.chips();
-        let now = self.clock.now();
+        let (mut chips, now) = self.chips_now();
         chips.board.poll(now);
         for cpu in 0..self.cpus() {
             self.settle_and_notify(&mut chips, cpu, now);

@@ -198,14 +198,20 @@ fn special_mask_mode_lets_lower_inputs_through_a_masked_service() {
     assert_eq!(pic.read(0x20), Some(0x02), "the masked one is not ended by a non-specific EOI");
 }
 
-#[test]
-fn special_fully_nested_master_takes_a_higher_slave_input() {
+/// IRQ 14 is in service, the master in special fully nested mode.
+fn special_fully_nested() -> Pic8259 {
     let mut pic = pc();
     for (port, value) in [(0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x11), (0x21, 0)] {
         pic.write(port, value);
     }
     pulse(&mut pic, 14);
     assert_eq!(pic.acknowledge(), 0x76);
+    pic
+}
+
+#[test]
+fn special_fully_nested_master_takes_a_higher_slave_input() {
+    let mut pic = special_fully_nested();
     pulse(&mut pic, 8);
     assert!(pic.interrupt());
     assert_eq!(pic.acknowledge(), 0x70);
@@ -213,12 +219,7 @@ fn special_fully_nested_master_takes_a_higher_slave_input() {
 
 #[test]
 fn special_fully_nested_master_holds_back_inputs_below_the_slave() {
-    let mut pic = pc();
-    for (port, value) in [(0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x11), (0x21, 0)] {
-        pic.write(port, value);
-    }
-    pulse(&mut pic, 14);
-    assert_eq!(pic.acknowledge(), 0x76);
+    let mut pic = special_fully_nested();
     pulse(&mut pic, 3);
     assert!(!pic.interrupt(), "input 3 comes after the slave");
     pulse(&mut pic, 1);

@@ -336,18 +336,9 @@ fn far_ret(cpu: &mut Cpu, _: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault
         cpu.core.pc = ip;
         return landed(cpu);
     }
-    let (mut back, ip) = check_return(cpu, selector, ip)?;
-    let rpl = u32::from(selector & 3);
-    if rpl == cpu.cpl {
-        mark_accessed(cpu, &mut back)?;
-        stack.commit(cpu);
-        set_cs_protected(cpu, &back, selector, rpl);
-    } else {
-        let sp = stack.pop(cpu, size)?;
-        let ss = stack.pop(cpu, size)? as u16;
-        mark_accessed(cpu, &mut back)?;
-        return_outward(cpu, &back, (ss, sp), release)?;
-    }
+    let (back, ip) = check_return(cpu, selector, ip)?;
+    let outward = u32::from(selector & 3) != cpu.cpl;
+    go_back(cpu, back, stack, outward.then_some((size, release)))?;
     cpu.core.pc = ip;
     landed(cpu)
 }
@@ -375,15 +366,24 @@ pub fn check_return(cpu: &mut Cpu, selector: u16, ip: u64) -> Result<(Descriptor
     Ok((d, ip))
 }
 
-/// Goes to the level of `code.selector`'s RPL, an outer one except for `IRET` from 64-bit code: loads its stack, moves the pointer up by
-/// `release`, loads CS, and takes away what an outer level may not use.
-pub fn return_outward(
+/// Goes to the level of `code.selector`'s RPL, with `stack` as it stands, or with the one that lies there in items of so many bytes, whose
+/// pointer moves up by so much. An outer level loses what it may not use.
+pub fn go_back(
     cpu: &mut Cpu,
-    code: &Descriptor,
-    (selector, sp): (u16, u64),
-    release: u64,
+    mut code: Descriptor,
+    mut stack: Stack,
+    other: Option<(u8, u64)>,
 ) -> Result<(), Fault> {
     let cpl = u32::from(code.selector & 3);
+    let Some((size, release)) = other else {
+        mark_accessed(cpu, &mut code)?;
+        stack.commit(cpu);
+        set_cs_protected(cpu, &code, code.selector, cpl);
+        return Ok(());
+    };
+    let sp = stack.pop(cpu, size)?;
+    let selector = stack.pop(cpu, size)? as u16;
+    mark_accessed(cpu, &mut code)?;
     let to64 = cpu.long_mode() && code.attr() & attr::LONG != 0;
     let ss = if is_null(selector) && to64 && cpl != 3 && u32::from(selector & 3) == cpl {
         long_null_stack(cpl)
@@ -398,7 +398,7 @@ pub fn return_outward(
     cpu.segs[seg::SS] = ss;
     outer.commit(cpu);
     let outward = cpl != cpu.cpl;
-    set_cs_protected(cpu, code, code.selector, cpl);
+    set_cs_protected(cpu, &code, code.selector, cpl);
     if outward {
         drop_inner_segments(cpu);
     }

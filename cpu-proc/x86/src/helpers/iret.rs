@@ -2,8 +2,8 @@
 
 use bulkhead_engine::Fault;
 
-use super::descriptor::{changeable_flags, mark_accessed, set_cs, set_cs_protected};
-use super::far::{check_return, check_target, log_transfer, return_outward};
+use super::descriptor::{changeable_flags, set_cs};
+use super::far::{check_return, check_target, go_back, log_transfer};
 use super::flags::{virtual_interrupts, virtual_merge};
 use super::ids::Sys;
 use super::mem::{Stack, load_system};
@@ -89,18 +89,9 @@ fn return_protected(cpu: &mut Cpu, size: u8) -> Result<(), Fault> {
         mask |= eflags::VIF | eflags::VIP;
     }
     let new_flags = merge(cpu, flags, mask, size);
-    let rpl = u32::from(selector & 3);
-    let (mut code, ip) = check_return(cpu, selector, ip)?;
-    if from64 || rpl != cpu.cpl {
-        let sp = stack.pop(cpu, size)?;
-        let ss = stack.pop(cpu, size)? as u16;
-        mark_accessed(cpu, &mut code)?;
-        return_outward(cpu, &code, (ss, sp), 0)?;
-    } else {
-        mark_accessed(cpu, &mut code)?;
-        stack.commit(cpu);
-        set_cs_protected(cpu, &code, selector, rpl);
-    }
+    let (code, ip) = check_return(cpu, selector, ip)?;
+    let other = from64 || u32::from(selector & 3) != cpu.cpl;
+    go_back(cpu, code, stack, other.then_some((size, 0)))?;
     cpu.core.pc = ip;
     cpu.set_flags(new_flags);
     Ok(())

@@ -190,6 +190,11 @@ impl Ea {
         addr.aligned(ctx, if w == W128 && !ctx.amd { 0 } else { w.min(W128) })
     }
 
+    /// Whether its segment may end before the last address. FS and GS have limits of their own, however flat the others are.
+    pub fn is_limited(&self, ctx: &Ctx) -> bool {
+        !ctx.code64() && (!ctx.flat() || self.seg >= seg::FS)
+    }
+
     /// As [`Ea::resolve`], whatever the alignment.
     pub fn place(self, ctx: &mut Ctx, w: u8, write: bool) -> Addr {
         let direct =

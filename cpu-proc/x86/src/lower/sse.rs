@@ -19,7 +19,7 @@ use super::{Ctx, sse_moves};
 use crate::helpers::fp::Fp;
 use crate::helpers::fp_sse::{self, Tiny};
 use crate::helpers::vector;
-use crate::state::{key, seg};
+use crate::state::key;
 
 /// 16 bytes, as a width of vector loads and stores.
 pub(super) const W128: u8 = 4;
@@ -281,9 +281,7 @@ pub(super) fn mask_move(ctx: &mut Ctx, insn: &Instruction, media: bool) {
     let linear = ea.resolve(ctx, W8, true).to_name(ctx);
     let data = insn.op1_register().number() as u64 & 15;
     let mask = insn.op2_register().number() as u64 & 15;
-    // FS and GS have limits of their own, however flat the others are.
-    let limited = !ctx.code64() && (!ctx.flat() || ea.seg >= seg::FS);
-    let segment = if limited { ea.seg as u64 } else { fp_sse::UNLIMITED };
+    let segment = if ea.is_limited(ctx) { ea.seg as u64 } else { fp_sse::UNLIMITED };
     let imm = data | mask << 4 | u64::from(media) << 8 | segment << 9;
     ctx.call_void(Fp::MaskMove as u16, linear, NONE, NONE, imm);
 }

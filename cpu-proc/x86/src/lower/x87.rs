@@ -386,8 +386,7 @@ pub(super) fn image_address(ctx: &mut Ctx, insn: &Instruction, size: usize, writ
         let w = size.trailing_zeros() as u8;
         return ea.resolve(ctx, w, write).to_name(ctx);
     }
-    // FS and GS have limits of their own, however flat the others are.
-    if !ctx.code64() && (!ctx.flat() || ea.seg >= seg::FS) {
+    if ea.is_limited(ctx) {
         ea.at(size as i64 - 1).resolve(ctx, 0, write);
     }
     let alignment = match size {

@@ -6,7 +6,7 @@ pub mod cases;
 use bulkhead_x86::state::{NO_EXCEPTION, cr0, cr4};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
-use crate::support::Bench;
+use crate::support::{Bench, host_is_amd};
 
 /// What an instruction reads and writes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -237,8 +237,7 @@ impl Pair {
 /// C1 after `FCMOV`, `FCOMI`, `FFREE`, the quotient bits of an invalid `FPREM`, D9 D8, loads of denormals with that
 /// exception unmasked.
 pub fn same_x87() -> bool {
-    // The vendor string's EBX: "Auth".
-    std::arch::x86_64::__cpuid(0).ebx == 0x6874_7541
+    host_is_amd()
 }
 
 /// Whether `insn` is one of those.

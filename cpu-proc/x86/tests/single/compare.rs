@@ -4,6 +4,7 @@ use iced_x86::{Code, FastFormatter, Instruction, Mnemonic, OpKind};
 
 use crate::generate;
 use crate::layout::*;
+use crate::support::host_is_amd;
 
 /// The flags that a user program sees, but for its trap flag, interrupt flag and I/O privilege level.
 const FLAGS: u64 = 0x24_4cd5;
@@ -179,22 +180,25 @@ pub fn same(case: &Case, insn: &Instruction, ours: &State, end: &End) -> bool {
     case.end == *end && theirs == *ours
 }
 
+/// Whether an operand in memory can be the reason.
+fn fault(vector: u64) -> bool {
+    matches!(vector, 12 | 13 | 14 | 17)
+}
+
 /// Differences that are known, and why.
 pub fn excused(case: &Case, insn: &Instruction, end: &End) -> bool {
     // An instruction with several accesses, or one access with several faults: which comes first differs among processors, and
     // not all of them report the address of the same byte.
-    let fault = |vector: u64| matches!(vector, 12 | 13 | 14 | 17);
     let twice = fault(case.end.vector) && fault(end.vector) && several(insn);
     // Registers popped before the fault are changed by some processors.
     let popped = case.end == *end && matches!(insn.mnemonic(), Mnemonic::Popa | Mnemonic::Popad);
     // A store of no byte at all may fault or not (SDM volume 2, MASKMOVQ).
     let masked = end.vector == DONE && matches!(insn.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
-    twice || popped || masked || !generate::host_is_amd() && excused_on_intel(case, insn, end)
+    twice || popped || masked || !host_is_amd() && excused_on_intel(case, insn, end)
 }
 
 /// What Intel's processors do on the way to a fault, or instead of one.
 fn excused_on_intel(case: &Case, insn: &Instruction, end: &End) -> bool {
-    let fault = |vector: u64| matches!(vector, 12 | 13 | 14 | 17);
     let stores = insn.op0_kind() == OpKind::Memory;
     // A store from an MMX register that faults has already set TOP to 0.
     let mmx = insn.op1_kind() == OpKind::Register && insn.op1_register().is_mm();

@@ -10,6 +10,7 @@ use iced_x86::{
 
 use crate::layout::*;
 use crate::random::Rng;
+use crate::support::host_is_amd;
 
 /// The numbers of a seed.
 pub fn seeded(seed: u64) -> Rng {
@@ -102,12 +103,6 @@ fn bytes(rng: &mut Rng, mode: Mode) -> ([u8; 24], usize) {
 /// The model under test: everything, by the host's vendor, since the vendors' processors differ.
 pub fn model() -> &'static str {
     FIXED[usize::from(!host_is_amd())]
-}
-
-/// Whether the host is one of AMD's processors; else it is taken for one of Intel's.
-pub fn host_is_amd() -> bool {
-    // Leaf 0 EBX: "Auth".
-    std::arch::x86_64::__cpuid(0).ebx == 0x6874_7541
 }
 
 /// The models of the cases that are text, the same on every host: AMD's and Intel's.

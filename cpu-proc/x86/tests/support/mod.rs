@@ -117,6 +117,12 @@ static OPS: GuestOps = GuestOps {
     helpers: &TABLE,
 };
 
+/// Whether the host is one of AMD's processors; else it is taken for one of Intel's.
+pub fn host_is_amd() -> bool {
+    // Leaf 0 EBX: "Auth".
+    std::arch::x86_64::__cpuid(0).ebx == 0x6874_7541
+}
+
 /// The machine: memory, the attention word, and the CPU, which refers to both.
 pub struct Bench {
     pub cpu: CpuBox<Cpu>,
@@ -130,9 +136,7 @@ impl Bench {
         let mut memory = Box::new(Memory { base, host, len, written: Vec::new() });
         let attention = Box::new(AtomicU32::new(0));
         let machine: *mut dyn Machine = &raw mut *memory;
-        // Leaf 0 EBX: "Auth".
-        let amd = std::arch::x86_64::__cpuid(0).ebx == 0x6874_7541;
-        let model = if amd { "qemu64" } else { "qemu64,vendor=GenuineIntel" };
+        let model = if host_is_amd() { "qemu64" } else { "qemu64,vendor=GenuineIntel" };
         let choice = cpuid::parse(model).unwrap_or_else(|_| panic!("no model"));
         let config = Config { features: [u32::MAX; 4], ..Config::from(&choice) };
         // SAFETY: both boxes live as long as the CPU, in this struct.
