@@ -16,7 +16,8 @@
 //!   `device_restart` or a reset of the machine. The ring of a dead device is answered with all ones by a thread of this process; a dead block back end's
 //!   requests wait, they do not become errors.
 //! - *Hangs*: a process that has work and completes none of it for [`HANG_LOOKS`] looks, [`LOOK`] apart, while the VM runs, is
-//!   killed and replaced like a dead one, unless it waits for the host's disk. Answering [`PING_LOOKS`] is work too, so that
+//!   killed and replaced like a dead one, unless it waits for the host's disk. That a virtual CPU waits for a device all that time is
+//!   work, too, whatever the device's own file says. Answering [`PING_LOOKS`] is work too, so that
 //!   a device that hangs in a timer, or is stopped, is found. One that could run and has had less than [`HANG_TICKS`] of a processor
 //!   meanwhile waits for the host and not for itself: it is looked at again until it has had them. So is one that starts. A
 //!   character back end may wait for its client for ever; it counts as hung when it is stopped, as does a block back end without work.
@@ -120,6 +121,8 @@ struct Place {
     /// The furthest progress of the process so far, and looks without more of it.
     progress: u32,
     stuck: u32,
+    /// A virtual CPU's wait for it, as it was at the last look.
+    wait: Option<(u64, u64)>,
     /// Its processor time when there was none for the first time.
     ran: u64,
     /// When a standby is to be started; `None`: there is one.
@@ -156,6 +159,7 @@ impl Keeper {
             times: VecDeque::new(),
             progress: 0,
             stuck: 0,
+            wait: None,
             ran: 0,
             standby_at: Some(start + FIRST_STANDBY_AFTER),
         };
@@ -270,6 +274,11 @@ fn grows(seen: u32, done: u32) -> bool {
     (done.wrapping_sub(seen) as i32) > 0
 }
 
+/// Whether a virtual CPU waits as it did at the last look, and has looked in vain since then: one that does not run itself says nothing.
+fn lasts(before: Option<(u64, u64)>, now: Option<(u64, u64)>) -> bool {
+    matches!((before, now), (Some((since, then)), Some((same, looked))) if since == same && then != looked)
+}
+
 /// Looks without progress after one more, which found the `same` or not. One that comes `late` says nothing: it is not counted, and what was
 /// found before stands.
 fn stuck_after(stuck: u32, same: bool, late: bool) -> u32 {
@@ -340,6 +349,11 @@ impl Tree {
             found.map(|(_, block)| (block.completions(), block.has_work() || stopped()))
         };
         device.or_else(block).unwrap_or_else(|| (0, stopped()))
+    }
+
+    /// How long a virtual CPU has waited for it, as the CPU process says, see [`Panel::wait`](bulkhead_bus::trace::Panel::wait).
+    fn wait(&self, index: usize) -> Option<(u64, u64)> {
+        self.tracing.wait(self.devices.iter().position(|device| device.process == index)?)
     }
 }
 
@@ -590,9 +604,11 @@ impl Vm<'_> {
         }
         for index in 0..self.keeper.places.len() {
             let (done, more) = self.tree.progress(index);
+            let wait = self.tree.wait(index);
             let Some(place) = self.keeper.places.get_mut(index) else { continue };
             let grows = grows(place.progress, done);
-            let same = more && !grows && matches!(place.state, State::Serving);
+            let waits = lasts(std::mem::replace(&mut place.wait, wait), wait);
+            let same = (more && !grows || waits) && matches!(place.state, State::Serving);
             if grows {
                 place.progress = done;
             }
@@ -725,6 +741,14 @@ mod tests {
     fn a_count_that_goes_to_and_fro_does_not_grow() {
         assert!(grows(5, 6) && grows(u32::MAX, 0));
         assert!(!grows(6, 6) && !grows(6, 5) && !grows(0, u32::MAX));
+    }
+
+    #[test]
+    fn a_wait_lasts_while_it_is_the_same_and_the_waiter_runs() {
+        assert!(lasts(Some((5, 6)), Some((5, 9))));
+        assert!(!lasts(Some((5, 6)), Some((5, 6))), "the waiter does not run");
+        assert!(!lasts(Some((5, 6)), Some((8, 9))), "another one");
+        assert!(!lasts(None, Some((5, 6))) && !lasts(Some((5, 6)), None));
     }
 
     #[test]

@@ -381,14 +381,18 @@ impl DevicePort {
     /// Waits until `count` requests have completed, and counts the time. The clock is read while the device works: its bell has rung.
     fn wait(&self, count: u32) {
         let start = sys::monotonic_ns();
-        self.look_and_sleep(count, start);
+        if self.look_and_sleep(count, start) {
+            self.tracer.has_waited();
+        }
         self.tracer.count_access(access::WAITED, sys::monotonic_ns().saturating_sub(start));
     }
 
-    fn look_and_sleep(&self, count: u32, start: u64) {
+    /// Whether it took so long that the broker was told.
+    fn look_and_sleep(&self, count: u32, start: u64) -> bool {
         let done = || (self.head().wrapping_sub(count) as i32) >= 0;
+        let mut told = false;
         if done() {
-            return;
+            return told;
         }
         let own = self.own.cpu_bell();
         own.publish_cpu();
@@ -401,7 +405,7 @@ impl DevicePort {
             while self.bell.is_elsewhere() {
                 for _ in 0..32 {
                     if done() {
-                        return;
+                        return told;
                     }
                     sys::pause();
                 }
@@ -412,8 +416,11 @@ impl DevicePort {
             }
             own.sleep(Some(LOOK_AGAIN), done);
             if done() {
-                return;
+                return told;
             }
+            // By way of a memory that the device does not see: what its own file says of its work is the device's claim.
+            self.tracer.waits(start);
+            told = true;
             if let Some(meanwhile) = self.meanwhile {
                 meanwhile();
             }

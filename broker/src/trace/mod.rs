@@ -334,6 +334,11 @@ impl Tracing {
         self.sources.iter().map(|source| (source.name.process.as_str(), source.name.kind, &source.panel))
     }
 
+    /// What the CPU process says of its wait for the device with this index, see [`Panel::wait`].
+    pub fn wait(&self, device: usize) -> Option<(u64, u64)> {
+        self.sources.iter().find(|source| source.name.kind == Kind::Cpu)?.panel.wait(device)
+    }
+
     /// Writes what is left and closes the files. The processes do not run any more.
     pub fn finish(&mut self) {
         if let Some(writer) = self.writer.take() {

@@ -11,6 +11,7 @@
 //! | `0x100` | u64 × 16 counters, see [`counter`] | process |
 //! | `0x1000` | CPU process only: per device u64 × 8 counters, see [`access`] | process |
 //! | `0x2000` | CPU process only: per device u64 switches of its [`Scope::CpuForDevice`] events | broker |
+//! | `0x2800` | CPU process only: per device u64 since when a vCPU waits for it and u64 when it last looked in vain, 0 while none does or not for long | process |
 //! | `0x3000` | ring: [`RECORDS`] records of [`RECORD_BYTES`] | process |
 //!
 //! A record: u64 host's monotonic nanoseconds, u16 event, u8 1 for an end, u8 device (255: none), u32 spare, u64 × [`ARGS`].
@@ -48,6 +49,7 @@ const LOST: usize = 0x0c0;
 const COUNTERS: usize = 0x100;
 const DEVICE_COUNTERS: usize = 0x1000;
 const DEVICE_SWITCHES: usize = 0x2000;
+const DEVICE_WAITS: usize = 0x2800;
 const RING: usize = 0x3000;
 
 /// Counters of a process.
@@ -133,6 +135,7 @@ pub struct Tracer {
     switches: Words<1>,
     counters: Words<{ counter::COUNT }>,
     accesses: Words<{ access::COUNT }>,
+    waits: Words<2>,
     device: u8,
     ring: Option<Arc<Ring>>,
 }
@@ -140,6 +143,7 @@ pub struct Tracer {
 static NO_SWITCHES: [AtomicU64; 1] = [const { AtomicU64::new(0) }; 1];
 static NO_COUNTERS: [AtomicU64; counter::COUNT] = [const { AtomicU64::new(0) }; counter::COUNT];
 static NO_ACCESSES: [AtomicU64; access::COUNT] = [const { AtomicU64::new(0) }; access::COUNT];
+static NO_WAITS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
 #[inline]
 fn add(counter: &AtomicU64, count: u64) {
@@ -154,6 +158,7 @@ impl Tracer {
             switches: Words::fixed(&NO_SWITCHES),
             counters: Words::fixed(&NO_COUNTERS),
             accesses: Words::fixed(&NO_ACCESSES),
+            waits: Words::fixed(&NO_WAITS),
             device: u8::MAX,
             ring: None,
         }
@@ -173,6 +178,7 @@ impl Tracer {
             switches: Words::of(&map, SWITCHES),
             counters: Words::of(&map, COUNTERS),
             accesses: Words::fixed(&NO_ACCESSES),
+            waits: Words::fixed(&NO_WAITS),
             device: u8::MAX,
             ring: Some(Arc::new(Ring { map, written: Mutex::new(0) })),
         }
@@ -194,6 +200,7 @@ impl Tracer {
             Some(ring) if device < DEVICES => Tracer {
                 switches: Words::of(&ring.map, DEVICE_SWITCHES + device * 8),
                 accesses: Words::of(&ring.map, DEVICE_COUNTERS + device * access::COUNT * 8),
+                waits: Words::of(&ring.map, DEVICE_WAITS + device * 16),
                 device: device as u8,
                 ..self.clone()
             },
@@ -245,6 +252,17 @@ impl Tracer {
         if let Some(word) = self.accesses.get(counter) {
             add(word, count);
         }
+    }
+
+    /// CPU process: tells the broker of a wait for the device that began at `since`, in monotonic nanoseconds, and is not over now.
+    pub fn waits(&self, since: u64) {
+        self.waits[0].store(since, Ordering::Relaxed);
+        self.waits[1].store(sys::monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// CPU process: it is over.
+    pub fn has_waited(&self) {
+        self.waits.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 
@@ -365,6 +383,14 @@ impl Panel {
     pub fn access(&self, device: usize, counter: usize) -> u64 {
         let row = device.min(DEVICES - 1) * access::COUNT;
         self.0.dword(DEVICE_COUNTERS + (row + counter.min(access::COUNT - 1)) * 8).load(Ordering::Relaxed)
+    }
+
+    /// A vCPU's wait for a device, if there is one that lasts: since when, and when it last looked in vain, in monotonic nanoseconds; the
+    /// CPU process's claims.
+    pub fn wait(&self, device: usize) -> Option<(u64, u64)> {
+        let at = DEVICE_WAITS + device.min(DEVICES - 1) * 16;
+        let [since, looked] = [at, at + 8].map(|at| self.0.dword(at).load(Ordering::Relaxed));
+        (since != 0).then_some((since, looked))
     }
 
     /// Records lost because the ring was full; the process's claim.

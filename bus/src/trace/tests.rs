@@ -74,6 +74,22 @@ fn cpu_process_has_switches_and_counters_for_each_device() {
 }
 
 #[test]
+fn cpu_process_says_which_device_it_waits_for_and_since_when() {
+    let file = File::new();
+    let (tracer, panel) = (file.tracer(), file.panel());
+    let device = tracer.for_device(2);
+    assert_eq!(panel.wait(2), None);
+    device.waits(7);
+    let first = panel.wait(2).expect("a wait");
+    assert_eq!((first.0, panel.wait(1), panel.wait(3)), (7, None, None));
+    device.waits(7);
+    let second = panel.wait(2).expect("a wait");
+    assert!(second.0 == 7 && second.1 > first.1);
+    device.has_waited();
+    assert_eq!(panel.wait(2), None);
+}
+
+#[test]
 fn a_full_ring_loses_the_newest_and_counts_them() {
     let file = File::new();
     let (tracer, panel, mut reader) = (file.tracer(), file.panel(), file.reader());

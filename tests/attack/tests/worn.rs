@@ -1,6 +1,8 @@
-//! Two processes that do not lie but are bad enough: a disk's back end that one sector kills, a screen that comes byte by byte.
+//! Three processes that are bad in one way: a disk's back end that one sector kills, a screen that comes byte by byte, a device that does
+//! nothing and wipes out what it is asked for.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bulkhead_attack::{DEADLY_SECTOR, VICTIMS, guest, install, plan};
 use bulkhead_tests::code::Code;
@@ -131,4 +133,26 @@ fn a_screen_that_comes_byte_by_byte_takes_no_more_than_its_time() {
 #[test]
 fn a_screen_whose_bytes_come_before_they_are_asked_for_takes_no_more_than_its_time() {
     screen("ahead");
+}
+
+#[test]
+fn a_device_that_hides_what_it_is_asked_for_is_found_to_hang() {
+    let scratch = Scratch::new("worn-hide");
+    let victim = VICTIMS.iter().find(|victim| victim.process == "bh-vga").expect("in the table");
+    let hdb = scratch.file("hdb");
+    std::fs::write(&hdb, vec![0x5au8; 1 << 20]).expect("image");
+    let (mut vm, mut monitor) =
+        machine(&scratch, "bh-vga", "bh-hostile", &guest(victim), &["hide", "-hdb", &hdb]);
+    vm.expect("S", 60);
+    // The one that waits to be the next is of the same kind; those after it are real.
+    plan(Path::new(&scratch.file("programs")), "nobody", 1, "");
+    let end = Instant::now() + Duration::from_secs(60);
+    while !monitor.ask("info restarts").lines().any(|line| line.contains(" bh-vga ") && line.contains("hung"))
+    {
+        assert!(Instant::now() < end, "{}", monitor.ask("info restarts"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    vm.expect("..", 60);
+    monitor.tell("quit");
+    assert_eq!(vm.wait(60).code(), Some(0), "{}", vm.errors());
 }

@@ -3,7 +3,7 @@
 //!
 //! It stands in the place of a real program, with a file `victim` beside it: the name of the process to be, a seed, and one word more:
 //! `ram` when it shall write guest RAM too; `drip` when it shall answer each question of the broker with one byte and do no more, `ahead`
-//! when with one byte before the question comes. Processes of other names get the real program, from the folder `real`.
+//! when with one byte before the question comes; `hide` when it shall do nothing and write into its ring that there is nothing to do. Processes of other names get the real program, from the folder `real`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -76,6 +76,7 @@ fn main() {
     match way {
         Some("drip") => liar.drip(false),
         Some("ahead") => liar.drip(true),
+        Some("hide") => liar.hide(),
         _ => liar.lie(),
     }
 }
@@ -174,6 +175,16 @@ impl Liar {
             if !ahead {
                 let idle = std::sync::atomic::AtomicU32::new(0);
                 sys::futex_wait(&idle, 0, Some(Duration::from_micros(100)));
+            }
+        }
+    }
+
+    /// Does nothing, and wipes out that there is anything to do; to pings it answers.
+    fn hide(&self) -> ! {
+        loop {
+            for map in self.of(Kind::Device) {
+                map.word(device::TAIL).store(map.word(0x080).load(Ordering::SeqCst), Ordering::SeqCst);
+                map.word(0x154).store(map.word(0x150).load(Ordering::SeqCst), Ordering::SeqCst);
             }
         }
     }
