@@ -107,6 +107,10 @@ fn attend(core: &mut CoreState, _halted: bool) -> Next {
         cpu.reset();
     }
     if requests.init {
+        cpu.latched |= latched::INIT;
+    }
+    // Held in the management mode (SDM volume 3C section 34.2).
+    if cpu.latched & latched::INIT != 0 && cpu.smm == 0 {
         cpu.init();
     }
     if requests.nmi_before_start && cpu.awaits_start == 0 {

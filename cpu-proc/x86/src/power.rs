@@ -101,7 +101,8 @@ impl Cpu {
         self.dr = [0, 0, 0, 0, 0, 0, 0, 0x400];
         let tsc_offset = self.msrs.tsc_offset;
         self.msrs = Msrs { pat: 0x0007_0406_0007_0406, tsc_offset, mcg_ctl: u64::MAX, ..Msrs::default() };
-        self.core.x87 = bulkhead_engine::state::X87 { control: 0x40, ..Default::default() };
+        // Every register is in use and holds +0.0: the tag word is 5555h.
+        self.core.x87 = bulkhead_engine::state::X87 { control: 0x40, tags: 0xff, ..Default::default() };
         bulkhead_engine::mxcsr::write(&mut self.core, 0x1f80);
         self.mxcsr_guest = 0x1f80;
         self.pending = Pending { vector: NO_EXCEPTION, ..Pending::default() };

@@ -149,7 +149,8 @@ pub struct Cpu {
     pub smm: u32,
     /// SMM base.
     pub smbase: u32,
-    /// Requests seen but not yet acted on: bit 0 NMI, bit 1 SMI, bit 2 an interrupt waits for IF or the end of inhibition.
+    /// Requests seen but not yet acted on: bit 0 NMI, bit 1 SMI, bit 2 an interrupt waits for IF or the end of inhibition, bit 3
+    /// INIT, for the end of the management mode.
     pub latched: u32,
     /// CPU model's identification.
     pub model: &'static crate::cpuid::Model,
@@ -321,6 +322,7 @@ pub mod latched {
     pub const NMI: u32 = 1 << 0;
     pub const SMI: u32 = 1 << 1;
     pub const INTR: u32 = 1 << 2;
+    pub const INIT: u32 = 1 << 3;
 }
 
 /// Register numbers in `CoreState::slots`.

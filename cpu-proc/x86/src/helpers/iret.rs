@@ -17,6 +17,9 @@ pub const HELPERS: List = &[helper!(Sys::Iret, iret, EVERYTHING)];
 
 /// `Sys::Iret`.
 fn iret(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
+    // Also where it faults: the handler begins with NMIs unblocked (SDM volume 3A section 6.7.1).
+    cpu.inhibit &= !inhibit::NMI;
+    cpu.recheck_interrupts();
     let size = 1u8 << (imm & 3);
     if cpu.v86() {
         if cpu.iopl() < 3 && !(size == 2 && virtual_interrupts(cpu)) {
@@ -34,7 +37,7 @@ fn iret(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
     } else {
         return_protected(cpu, size)?;
     }
-    cpu.inhibit &= !inhibit::NMI;
+    // The flags may have let something in.
     cpu.recheck_interrupts();
     landed(cpu)
 }

@@ -143,6 +143,11 @@ fn fixed_mtrr(index: u32) -> Option<usize> {
     }
 }
 
+/// Whether a range can have this memory type: UC, WC, WT, WP or WB (SDM volume 3A table 12-8).
+fn is_mtrr_type(code: u8) -> bool {
+    matches!(code, 0 | 1 | 4..=6)
+}
+
 /// Reads register `index`; `None` when the model has none.
 fn read(cpu: &mut Cpu, index: u32) -> Option<u64> {
     let [edx, ecx, ext, _] = cpu.features;
@@ -233,6 +238,11 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
         number::MISC_ENABLE => cpu.msrs.misc_enable = value,
         0x199 => {}
         number::MTRR_VAR..0x210 if edx & EDX_MTRR != 0 => {
+            // A base with its type, then a mask with its valid bit.
+            let (reserved, memory_type) = if index & 1 == 0 { (0xf00, value as u8) } else { (0x7ff, 0) };
+            if value & reserved != 0 || value >> cpu.phys_bits() != 0 || !is_mtrr_type(memory_type) {
+                return None;
+            }
             *cpu.msrs.mtrr_var.get_mut((index - number::MTRR_VAR) as usize)? = value;
         }
         number::PAT if edx & EDX_PAT != 0 => {
@@ -240,7 +250,10 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
             let valid = value.to_le_bytes().iter().all(|t| matches!(t, 0 | 1 | 4..=7));
             cpu.msrs.pat = valid.then_some(value)?;
         }
-        number::MTRR_DEF_TYPE if edx & EDX_MTRR != 0 => cpu.msrs.mtrr_deftype = value & 0xcff,
+        number::MTRR_DEF_TYPE if edx & EDX_MTRR != 0 => {
+            let valid = value & !0xcff == 0 && is_mtrr_type(value as u8);
+            cpu.msrs.mtrr_deftype = valid.then_some(value)?;
+        }
         number::MC0_CTL..0x428 if edx & EDX_MCA != 0 => {
             // The second of each four, a status, can only be cleared.
             if index & 3 == 1 && value != 0 {
@@ -259,7 +272,8 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
         number::TSC_AUX if ext & EXT_RDTSCP != 0 => cpu.msrs.tsc_aux = value & 0xffff_ffff,
         _ => {
             if let Some(i) = fixed_mtrr(index).filter(|_| edx & EDX_MTRR != 0) {
-                *cpu.msrs.mtrr_fix.get_mut(i)? = value;
+                let valid = value.to_le_bytes().into_iter().all(is_mtrr_type);
+                *cpu.msrs.mtrr_fix.get_mut(i)? = valid.then_some(value)?;
                 return Some(());
             }
             let ignored =

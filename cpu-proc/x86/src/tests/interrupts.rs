@@ -266,6 +266,23 @@ fn a_second_nmi_waits_for_the_return_from_the_first() {
 }
 
 #[test]
+fn an_iret_that_faults_lets_the_next_nmi_in() {
+    let mut rig = Rig::new().protected();
+    rig.idt(2, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+    rig.board().requests.nmi = true;
+    rig.attend();
+    rig.board().requests.nmi = true;
+    rig.attend();
+    let esp = rig.cpu.core.slots[reg::RSP];
+    rig.put(esp + 4, 4, 0);
+    assert_eq!(rig.call(Sys::Iret, 0, 0, 0, 2), Err((GP, Some(0))), "a null selector");
+    assert!(rig.attention());
+    rig.cpu.core.pc = 0x6010;
+    rig.attend();
+    assert_eq!(rig.cpu.core.pc, at::HANDLER);
+}
+
+#[test]
 fn reset_request_restores_the_power_on_state() {
     let mut rig = Rig::new().long();
     rig.board().requests.reset = true;
@@ -274,6 +291,7 @@ fn reset_request_restores_the_power_on_state() {
     assert_eq!(rig.cpu.key, 0);
     assert_eq!(rig.cpu.cr0, 0x6000_0010);
     assert_eq!(rig.cpu.core.slots[reg::RDX], 0x0006_0fb1);
+    assert_eq!((rig.cpu.core.x87.control, rig.cpu.core.x87.tags), (0x40, 0xff));
 }
 
 #[test]

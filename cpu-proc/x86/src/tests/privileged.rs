@@ -177,7 +177,7 @@ fn ports_follow_iopl_and_the_bitmap() {
 #[test]
 fn model_specific_registers_store_and_unknown_ones_fault() {
     let mut rig = Rig::new().long();
-    for index in [0x174, 0x200, 0x20f, 0x250, 0x259, 0x26f, 0xc000_0081, 0xc000_0102, 0x175, 0x403] {
+    for index in [0x174, 0xc000_0081, 0xc000_0102, 0x175, 0x403] {
         rig.wrmsr(index, 0x1234).unwrap();
         assert_eq!(rig.rdmsr(index), Ok(0x1234), "{index:#x}");
     }
@@ -195,6 +195,45 @@ fn model_specific_registers_store_and_unknown_ones_fault() {
         assert_eq!(rig.wrmsr(0x1b, 0xfed0_0800 | reserved), Err((GP, Some(0))), "{reserved:#x}");
     }
     assert_eq!(rig.board().apic_base, 0xfee0_0800, "refused");
+}
+
+#[test]
+fn memory_type_ranges_take_known_types_and_addresses_that_exist() {
+    let mut rig = Rig::new().protected();
+    let wide = rig.cpu.phys_bits();
+    let (top, mask) = ((1u64 << wide) - (1 << 20), (1u64 << wide) - (1 << 20) | 1 << 11);
+    for (index, value) in [
+        (0x200, top | 6),
+        (0x20e, 0x1005),
+        (0x201, mask),
+        (0x20f, 0),
+        (0x250, 0x0605_0401_0006_0504),
+        (0x259, 0x0606_0606_0606_0606),
+        (0x26f, 0),
+        (0x2ff, 0xc06),
+    ] {
+        rig.wrmsr(index, value).unwrap();
+        assert_eq!(rig.rdmsr(index), Ok(value), "{index:#x}");
+    }
+    for (index, value) in [
+        (0x200, 2),
+        (0x200, 7),
+        (0x202, 0x106),
+        (0x20e, 1 << wide),
+        (0x201, 1),
+        (0x203, 0x400),
+        (0x20f, 1 << wide | 1 << 11),
+        (0x250, 0x0600_0000_0000_0003),
+        (0x259, 0x0700_0000_0000_0000),
+        (0x26f, 0xff),
+        (0x2ff, 0xc02),
+        (0x2ff, 0x106),
+        (0x2ff, 0x1006),
+    ] {
+        let before = rig.rdmsr(index);
+        assert_eq!(rig.wrmsr(index, value), Err((GP, Some(0))), "{index:#x} {value:#x}");
+        assert_eq!(rig.rdmsr(index), before, "{index:#x}");
+    }
 }
 
 #[test]

@@ -65,6 +65,24 @@ fn a_second_smi_waits_for_rsm() {
 }
 
 #[test]
+fn init_waits_for_rsm() {
+    let mut rig = Rig::new();
+    smi(&mut rig);
+    rig.cpu.core.pc = 0x8010;
+    rig.board().requests.init = true;
+    assert_eq!(rig.attend(), Next::Run);
+    assert_eq!((rig.cpu.core.pc, rig.cpu.smm), (0x8010, 1));
+    rig.call(Sys::Rsm, 0, 0, 0, 0).unwrap();
+    assert!(rig.attention());
+    rig.attend();
+    assert_eq!((rig.cpu.core.pc, rig.cpu.segs[seg::CS].selector, rig.cpu.smm), (0xfff0, 0xf000, 0));
+    // Once.
+    rig.cpu.core.pc = 0x10;
+    rig.attend();
+    assert_eq!(rig.cpu.core.pc, 0x10);
+}
+
+#[test]
 fn init_keeps_the_base_of_management_memory() {
     let mut rig = Rig::new();
     smi(&mut rig);
