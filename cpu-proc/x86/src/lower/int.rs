@@ -231,7 +231,11 @@ fn alu(ctx: &mut Ctx, insn: &Instruction, k: Alu) {
             // Only the flags are wanted.
             return ctx.alu(k, w, new, old, b, true);
         }
-        modify(ctx, insn, w, |ctx, d, a| ctx.alu(k, w, d, a, b, true));
+        if matches!(k, Alu::Adc | Alu::Sbb) {
+            modify_with_carry(ctx, insn, w, |ctx, d, a, flags| ctx.alu(k, w, d, a, b, flags));
+        } else {
+            modify(ctx, insn, w, |ctx, d, a| ctx.alu(k, w, d, a, b, true));
+        }
         return;
     }
     let reg = insn.op0_register();
@@ -275,7 +279,8 @@ fn locked_alu(ctx: &mut Ctx, k: Alu, w: u8, b: Src) -> (Locked, Name) {
 }
 
 /// Read-modify-write of `1 << w` bytes at memory operand 0: `emit(ctx, d, old)` computes the new value with its flags. The load
-/// has made sure of the store, so nothing can fault once the flags have changed. Returns the old value.
+/// has made sure of the store, so that it can fault only where another CPU takes the page's permission in between: the instruction then
+/// begins again, with flags that it does not depend on. Returns the old value.
 pub fn modify(ctx: &mut Ctx, insn: &Instruction, w: u8, emit: impl FnOnce(&mut Ctx, Name, Name)) -> Name {
     let addr = ctx.addr(insn, w, true);
     modify_at(ctx, addr, w, emit)
@@ -288,6 +293,13 @@ pub fn modify_at(ctx: &mut Ctx, addr: Addr, w: u8, emit: impl FnOnce(&mut Ctx, N
     emit(ctx, new, old);
     ctx.st(w, addr, new);
     old
+}
+
+/// As [`modify`] where the new value depends on the carry: `emit(ctx, d, old, flags)` computes the flags once nothing can fault any more.
+fn modify_with_carry(ctx: &mut Ctx, insn: &Instruction, w: u8, emit: impl Fn(&mut Ctx, Name, Name, bool)) {
+    let old = modify(ctx, insn, w, |ctx, d, a| emit(ctx, d, a, false));
+    let same = ctx.temp();
+    emit(ctx, same, old, true);
 }
 
 fn compare(ctx: &mut Ctx, insn: &Instruction, k: Alu) {
@@ -349,7 +361,11 @@ fn shift(ctx: &mut Ctx, insn: &Instruction, k: Shift) {
     };
     if insn.op0_kind() == OpKind::Memory {
         let w = Ctx::op_width(insn, 0);
-        modify(ctx, insn, w, |ctx, d, a| shift_op(ctx, k, w, d, a, count, true));
+        if matches!(k, Shift::Rcl | Shift::Rcr) {
+            modify_with_carry(ctx, insn, w, |ctx, d, a, flags| shift_op(ctx, k, w, d, a, count, flags));
+        } else {
+            modify(ctx, insn, w, |ctx, d, a| shift_op(ctx, k, w, d, a, count, true));
+        }
         return;
     }
     let reg = insn.op0_register();
