@@ -288,6 +288,7 @@ pub fn attack(programs: &Path, victim: &Victim, time: Duration, seed: u64) -> Ou
     });
     let errors = vm.errors();
     assert!(!errors.contains("panicked"), "{errors}");
+    assert!(folder.join("started").exists(), "nothing was taken over; {errors}");
     // The controller may write what it drives.
     let whole = std::fs::read(&hdb).expect("file").iter().all(|byte| *byte == MARK);
     assert!(whole || victim.process == "bh-ide0", "the other disk was written");
@@ -373,6 +374,7 @@ fn besiege(vm: &mut Vm, socket: &str, end: Instant) -> bool {
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if vm.has_ended() {
+            end_in_order(vm, limit);
             return true;
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -382,8 +384,14 @@ fn besiege(vm: &mut Vm, socket: &str, end: Instant) -> bool {
         use std::io::Write;
         let _ = stream.write_all(b"info status\rx/4096i 0\rquit\r");
     }
-    vm.wait(limit.saturating_duration_since(Instant::now()).as_secs().max(PATIENCE.as_secs()));
+    end_in_order(vm, limit);
     false
+}
+
+/// Waits for the end of a machine, which the broker has to bring about: no signal ends it.
+fn end_in_order(vm: &mut Vm, limit: Instant) {
+    let status = vm.wait(limit.saturating_duration_since(Instant::now()).as_secs().max(PATIENCE.as_secs()));
+    assert!(status.code().is_some(), "{status}; {}", vm.errors());
 }
 
 fn pid(vm: &Vm, name: &str) -> u32 {
