@@ -56,13 +56,6 @@ impl CodeMap {
         }
     }
 
-    /// CPU: no compiled code of this page is left.
-    pub fn unwatch(&self, page: u64) {
-        if let Some((word, bit)) = self.bit(0, page) {
-            word.fetch_and(!bit, Ordering::SeqCst);
-        }
-    }
-
     /// Device, after its writes: true when the page holds compiled code; its dirty bit is set then.
     pub fn wrote(&self, page: u64) -> bool {
         let Some((code, bit)) = self.bit(0, page) else { return false };
@@ -91,11 +84,14 @@ impl CodeMap {
         word.load(Ordering::SeqCst) != 0 && word.swap(0, Ordering::SeqCst) != 0
     }
 
-    /// CPU: takes one dirty page.
-    pub fn take_dirty(&self) -> Option<u64> {
-        for index in 0..self.words {
+    /// CPU: takes the first dirty page at or behind page `from`. Whoever begins behind what was taken last comes to an end, even while a
+    /// bus master goes on marking pages.
+    pub fn take_dirty(&self, from: u64) -> Option<u64> {
+        let first = usize::try_from(from / 64).ok()?;
+        for index in first..self.words {
             let word = self.map.dword((self.words + index) * 8);
-            let bits = word.load(Ordering::SeqCst);
+            let asked = if index == first { u64::MAX << (from % 64) } else { u64::MAX };
+            let bits = word.load(Ordering::SeqCst) & asked;
             if bits != 0 {
                 let bit = bits.trailing_zeros();
                 word.fetch_and(!(1 << bit), Ordering::SeqCst);

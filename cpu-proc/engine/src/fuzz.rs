@@ -63,8 +63,8 @@ fn width_bits(w: u8) -> u32 {
 
 impl Gen<'_> {
     fn temp(&mut self) -> Name {
-        // Rotating, as a front end does; the last two are the stop sequence's.
-        self.next_temp = (self.next_temp + 1) % (TEMPS_END - TEMP0);
+        // Rotating, as a front end does; the last one is the stop sequence's.
+        self.next_temp = (self.next_temp + 1) % (TEMPS_END - 1 - TEMP0);
         TEMP0 + self.next_temp
     }
 

@@ -137,7 +137,7 @@ pub trait Machine {
     fn port_write_block(&mut self, port: u16, size: u8, data: &[u8]);
     /// Code has been taken from this physical page: from now on report DMA writes to it.
     fn watch_code(&mut self, gpa: Gpa);
-    /// Takes the next physical page that DMA changed under compiled code.
+    /// Takes the next physical page that DMA changed under compiled code. `None` after the last of one pass, though there may be new ones.
     fn take_dirty_code(&mut self) -> Option<Gpa>;
     /// Vector of the highest-priority interrupt that would be taken now, acknowledging it. `None` when it went away.
     fn acknowledge_interrupt(&mut self) -> Option<u8>;

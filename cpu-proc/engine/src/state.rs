@@ -84,7 +84,7 @@ pub const MMU_USER: usize = 1;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct JumpEntry {
-    /// Linear pc.
+    /// The architectural pc, as in [`CoreState::pc`].
     pub pc: u64,
     /// Number of the context that the code was made in, with the flush generation in the upper 32 bits ([`CoreState::jump_key`]).
     pub key: u64,
@@ -162,7 +162,7 @@ pub const LAZY_CLEAR: u16 = 1;
 /// ModRM for the one-operand forms.
 pub const LAZY_OP: u16 = 0x8000;
 
-/// The engine-visible CPU state. Offsets are part of the generated code: see `layout` in the emitter.
+/// The engine-visible CPU state. Offsets are part of the generated code.
 #[repr(C, align(64))]
 pub struct CoreState {
     /// Guest slots (IR names 0..32).

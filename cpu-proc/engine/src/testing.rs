@@ -5,7 +5,7 @@ use std::cell::UnsafeCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use bulkhead_ir::{Block, FLAGS_ALL, HelperInfo, Op, Opcode};
+use bulkhead_ir::{Block, FLAGS_ALL, HelperInfo, NONE, Op, Opcode, TEMPS_END};
 
 use crate::guest::*;
 use crate::state::{Access, CoreState, exit};
@@ -339,8 +339,9 @@ pub static OPS: GuestOps = GuestOps {
 
 /// Op that ends a program at `pc`.
 pub fn stop_ops(out: &mut Block, pc: u64) {
-    out.push(Op::movi(63, pc as i64));
-    out.push(Op::call(0, bulkhead_ir::NONE, 63, bulkhead_ir::NONE, bulkhead_ir::NONE, 0));
+    let temp = TEMPS_END - 1;
+    out.push(Op::movi(temp, pc as i64));
+    out.push(Op::call(0, NONE, temp, NONE, NONE, 0));
     out.push(Op::exit());
 }
 

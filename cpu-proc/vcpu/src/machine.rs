@@ -26,7 +26,8 @@ pub struct Pc {
     map: Arc<Map>,
     map_generation: u64,
     smm: bool,
-    code_changed: bool,
+    /// Where the search for code that bus masters have changed goes on.
+    sweep: Option<u64>,
     /// This thread has posted writes whose bell is due some time.
     posted: bool,
     /// The CPU had better run on another processor than this, taken by the main loop.
@@ -46,7 +47,7 @@ impl Pc {
             map: Arc::default(),
             map_generation: u64::MAX,
             smm: false,
-            code_changed: false,
+            sweep: None,
             posted: false,
             crowded: None,
             tracer,
@@ -317,13 +318,12 @@ impl Machine for Pc {
             self.shared.pass_on_changes();
             return None;
         }
-        self.code_changed |= self.shared.code.take_changed();
-        if !self.code_changed {
+        if self.sweep.is_none() && !self.shared.code.take_changed() {
             return None;
         }
-        let page = self.shared.take_dirty_page();
-        self.code_changed = page.is_some();
-        page
+        let (page, gpa) = self.shared.take_dirty_page(self.sweep.take().unwrap_or(0))?;
+        self.sweep = Some(page + 1);
+        Some(gpa)
     }
 
     fn acknowledge_interrupt(&mut self) -> Option<u8> {

@@ -688,18 +688,20 @@ impl Shared {
         let _turn = lock(&self.passing_on);
         self.passing.store(true, Ordering::SeqCst);
         if self.code.take_changed() {
-            while let Some(page) = self.take_dirty_page() {
-                self.compiled.changed(page);
+            let mut from = 0;
+            while let Some((page, gpa)) = self.take_dirty_page(from) {
+                self.compiled.changed(gpa);
+                from = page + 1;
             }
         }
         self.passing.store(false, Ordering::SeqCst);
     }
 
-    /// Takes a page of code that a bus master has changed: its physical address.
-    pub fn take_dirty_page(&self) -> Option<u64> {
-        let offset = self.code.take_dirty()? * 4096;
-        let low = self.phys.ram.bytes().min(LOW_LIMIT);
-        Some(if offset < low { offset } else { offset - low + HIGH_BASE })
+    /// Takes the first page of code at or behind page `from` of the RAM file that a bus master has changed: its number and physical address.
+    pub fn take_dirty_page(&self, from: u64) -> Option<(u64, u64)> {
+        let page = self.code.take_dirty(from)?;
+        let (offset, low) = (page * 4096, self.phys.ram.bytes().min(LOW_LIMIT));
+        Some((page, if offset < low { offset } else { offset - low + HIGH_BASE }))
     }
 }
 

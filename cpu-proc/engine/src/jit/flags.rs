@@ -160,3 +160,34 @@ impl Emitter<'_> {
         self.pending = pending.filter(|p| p.slots() & !life.names == 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_ir::{Alu, Mem, NONE, Op, TEMP0, W64, cc};
+
+    use crate::Engine;
+    use crate::testing::{Rig, stop_ops};
+
+    #[test]
+    fn flags_outlive_an_operation_on_memory_that_sets_none() {
+        // Compares slots 1 and 2, adds a word of memory to slot 1, and tells in slot 3 whether they were equal.
+        let mut rig = Rig::new(|out, word, pc| match word {
+            1 => out.push(Op::alu(Alu::Sub, W64, NONE, 1, 2, true)),
+            2 => {
+                out.push(Op::ld(W64, TEMP0, Mem::at(8, 0)));
+                out.push(Op::alu(Alu::Add, W64, 1, 1, TEMP0, false));
+            }
+            3 => out.push(Op::setcc(cc::E, 3)),
+            _ => stop_ops(out, pc),
+        });
+        (0..4).for_each(|at| rig.machine().put32(0x1000 + 4 * at, [1, 2, 3, 0][at]));
+        rig.machine().put32(0x1800, 5);
+        Engine::compiling(1 << 20).expect("memory for code").attach(rig.core());
+        for (other, equal) in [(7, 1), (6, 0)] {
+            let slots = &mut rig.cpu.core.slots;
+            (slots[1], slots[2], slots[8]) = (7, other, 0x1800);
+            rig.run(0x1000);
+            assert_eq!((rig.cpu.core.slots[1], rig.cpu.core.slots[3]), (12, equal));
+        }
+    }
+}

@@ -402,6 +402,8 @@ impl Emitter<'_> {
         }
         if sets {
             self.flags_set();
+        } else {
+            self.host = false;
         }
         self.after_op(lost);
     }

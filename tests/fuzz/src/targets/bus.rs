@@ -275,12 +275,12 @@ pub fn guest_ram(bytes: &[u8]) {
             3 => {
                 code.watch(gpa >> 12);
                 let _ = code.wrote(gpa >> 12);
-                code.unwatch(gpa >> 12);
             }
             4 => {
-                for _ in 0..1024 {
-                    let Some(page) = code.take_dirty() else { break };
-                    assert!(page < code_map_bytes(BYTES) * 8);
+                let mut from = source.below(4096);
+                while let Some(page) = code.take_dirty(from) {
+                    assert!(page >= from && page < code_map_bytes(BYTES) * 8);
+                    from = page + 1;
                 }
             }
             _ => {
