@@ -390,15 +390,12 @@ fn a_nested_frame_that_overlaps_the_one_it_copies_is_made_once_though_its_end_li
 fn what_depends_on_the_carry_changes_it_behind_the_store() {
     use bulkhead_ir::{Op, Opcode, SET_FLAGS};
     // adc [rbx], eax; adc byte [rbx], 1; sbb [rbx], rax; rcl dword [rbx], cl; rcr word [rbx], 1
-    for code in [
-        &[0x11, 0x03][..],
-        &[0x80, 0x13, 0x01],
-        &[0x48, 0x19, 0x03],
-        &[0xd3, 0x13],
-        &[0x66, 0xd1, 0x1b],
-    ] {
+    for code in
+        [&[0x11, 0x03][..], &[0x80, 0x13, 0x01], &[0x48, 0x19, 0x03], &[0xd3, 0x13], &[0x66, 0xd1, 0x1b]]
+    {
         let block = lowered(&mut Rig::new().long(), code);
-        let first = block.ops.iter().skip(2).position(|op| op.op == Opcode::Insn).expect("the next instruction");
+        let first =
+            block.ops.iter().skip(2).position(|op| op.op == Opcode::Insn).expect("the next instruction");
         let ops = &block.ops[..first + 2];
         let store = ops.iter().position(|op| op.op == Opcode::St).expect("a store");
         let sets = |op: &&Op| matches!(op.op, Opcode::Alu | Opcode::Shift) && op.s & SET_FLAGS != 0;
