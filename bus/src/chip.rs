@@ -84,8 +84,8 @@ pub type Access = Result<u64, BusError>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Class {
-    /// Sync: the CPU waits for the answer (and for every earlier write). The default, and required for every register
-    /// whose access can lower an interrupt line.
+    /// Sync: the CPU waits for the answer (and for every earlier write). The default, and required for a write that can
+    /// lower an interrupt line, unless the chip's module says why not.
     Sync = 0,
     /// Posted write: queued, no bell.
     Posted = 1,

@@ -1,7 +1,7 @@
 //! The main program of a device process: take up the manifest, enter the jail, take up the committed state, serve for ever.
 //!
 //! One transaction: the chip is called, its outputs derived, its state written to the inactive slot, and one exchange of the
-//! generation makes state and consumer index current together. Then lines, mirror, head, bell: all of them can be repeated
+//! generation makes state and consumer index current together. Then mirror, lines, head, bell: all of them can be repeated
 //! by a successor from the committed state.
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
@@ -485,7 +485,7 @@ impl<C: Chip> Server<C> {
         self.map.dword(device::GENERATION).swap(self.generation, Ordering::SeqCst);
     }
 
-    /// Publishes what follows from the committed state: lines, mirror, response, head. Repeatable.
+    /// Publishes what follows from the committed state: mirror, lines, response, head. Repeatable.
     fn finish(&mut self) {
         let mut outputs = Outputs::default();
         self.chip.sync_outputs(&mut outputs);

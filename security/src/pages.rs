@@ -52,6 +52,7 @@ const DEVICE: Memory =
     memory("device", Access::Write, "its ring, responses, state slots, mirror, lines, control mailbox");
 const BELL: Memory =
     memory("bell", Access::Write, "its own bell; the virtual CPU's; that of each link's other end");
+const BACK_END_BELL: Memory = memory("bell", Access::Write, "its own bell; that of its link's other end");
 const IRQ: Memory = memory("irq", Access::Write, "attention word, which devices have news of their lines");
 const CLOCK: Memory = memory("clock", Access::Read, "guest time");
 const TRACE: Memory =
@@ -63,7 +64,6 @@ const CODE: Memory =
     memory("code", Access::Write, "which pages hold compiled code, which of them it changed");
 const BULK: Memory = memory("bulk", Access::Write, "its large memory");
 const BYTES: Memory = memory("bytes", Access::Write, "byte link to its back end");
-const BLOCK: Memory = memory("block", Access::Write, "block links to its drives: requests with their data");
 
 const LIES: &str = "It can misbehave as this chip: answer registers wrongly, and raise and lower its own lines. It can wake the \
                     virtual CPU for nothing, or keep it from being woken for a tenth of a second.";
@@ -110,9 +110,23 @@ pub const ROLES: &[Role] = &[
         ..chip("vga", "bh-vga", "the standard VGA")
     },
     Role {
-        memory: &[DEVICE, BELL, IRQ, CLOCK, TRACE, STANDBY, RAM, CODE, BLOCK],
-        taken_over: "It can read and write all of guest RAM and, through its block links, the contents of its drives, so the guest is \
-                     lost. Nothing of the host: it has no image, only links to those who do.",
+        memory: &[
+            DEVICE,
+            BELL,
+            IRQ,
+            CLOCK,
+            TRACE,
+            STANDBY,
+            memory("ram", Access::Write, "on `pc`: guest RAM, for its direct memory access"),
+            memory(
+                "code",
+                Access::Write,
+                "on `pc`: which pages hold compiled code, which of them it changed",
+            ),
+            memory("block", Access::Write, "block links to its drives: requests with their data"),
+        ],
+        taken_over: "It can read and write the contents of its drives, through its block links, and on `pc` all of guest RAM, so the \
+                     guest is lost. Nothing of the host: it has no image, only links to those who do.",
         ..chip("ide", "bh-ide", "the PIIX3 IDE function, a bus master")
     },
     Role {
@@ -127,7 +141,12 @@ pub const ROLES: &[Role] = &[
             ("image0", "the image, opened and locked by the broker, for reading only if the drive is"),
             ("overlay", "with -snapshot: an unlinked temporary file that takes the writes"),
         ],
-        memory: &[BELL, BLOCK, TRACE, STANDBY],
+        memory: &[
+            BACK_END_BELL,
+            memory("block", Access::Write, "block link to its device: requests with their data"),
+            TRACE,
+            STANDBY,
+        ],
         taken_over: "It can read and write this one image (only read it where the drive is read-only), which is what its guest may do \
                      anyway, and make it longer. No guest RAM, no interrupt, no other image.",
     },
@@ -143,7 +162,7 @@ pub const ROLES: &[Role] = &[
             ("monitor", "what the broker's monitor prints, where it is shown"),
         ],
         memory: &[
-            BELL,
+            BACK_END_BELL,
             memory("bytes", Access::Write, "byte link to its device"),
             memory("keys", Access::Write, "keys for the broker's monitor, where it is shown"),
             memory(
@@ -167,7 +186,11 @@ pub const ROLES: &[Role] = &[
             memory("bell", Access::Write, "its own bell and those of all devices"),
             IRQ,
             CLOCK,
-            TRACE,
+            memory(
+                "trace",
+                Access::Write,
+                "its own trace file: switches, counters, a ring of records, how long it waits for which device",
+            ),
             memory("ram", Access::Write, "guest RAM"),
             memory("code", Access::Write, "which pages hold compiled code"),
             memory("bulk", Access::Write, "display memory"),
@@ -177,7 +200,7 @@ pub const ROLES: &[Role] = &[
         ],
         taken_over: "It is the guest with native instructions: all of guest RAM, display memory, every register of every device, so the \
                      guest is lost. It can run any instruction by compiling it, but make no system call beyond this list; what devices \
-                     and broker take from it they take as claims. No file, no image, no stream of the host.",
+                     and broker take from it they take as claims. By the waits that it tells it can have any device replaced. No file, no image, no stream of the host.",
     },
 ];
 

@@ -18,7 +18,7 @@ pub struct Lacks(pub u32);
 impl Lacks {
     /// A whole jail.
     pub const NOTHING: Lacks = Lacks(0);
-    /// No namespaces of its own.
+    /// Not in the namespaces of its machine.
     pub const NAMESPACES: Lacks = Lacks(1);
     /// No landlock.
     pub const LANDLOCK: Lacks = Lacks(2);

@@ -191,28 +191,60 @@ fn no_source_file_is_over_a_thousand_lines() {
     }
 }
 
+/// Whether `text` names `place`, a folder of the file system's root: itself or something in it, not the end of a longer path.
+fn names_place(text: &str, place: &str) -> bool {
+    text.match_indices(place).any(|(at, _)| {
+        let before = text[..at].chars().next_back().unwrap_or(' ');
+        let after = text[at + place.len()..].chars().next().unwrap_or(' ');
+        let begins = !before.is_alphanumeric() && !"}/.$".contains(before);
+        begins && (after.is_whitespace() || "/\"'`),".contains(after))
+    })
+}
+
+#[test]
+fn a_place_is_seen_wherever_it_begins_and_not_in_a_longer_path() {
+    // Put together here, so that this file does not hold it.
+    let place = ["/ro", "ot"].concat();
+    for (before, after) in
+        [("", ""), ("cd ", "\n"), ("*", "/x"), ("_", "/x"), ("-", "/x"), ("\"", "\""), ("(", ")")]
+    {
+        assert!(names_place(&format!("{before}{place}{after}"), &place), "{before}..{after}");
+    }
+    for (before, after) in
+        [("target", "/x"), ("$top", "/x"), ("${top}", "/x"), ("..", "/x"), ("", "fs/x"), ("", ":/bin/sh")]
+    {
+        assert!(!names_place(&format!("{before}{place}{after}"), &place), "{before}..{after}");
+    }
+}
+
 #[test]
 fn no_file_names_a_place_of_one_machine_or_leaves_work_undone() {
     // Put together here, so that this file does not hold them.
-    let places = [["/wo", "rk/"].concat(), ["/ho", "me/"].concat(), ["/ro", "ot/"].concat()];
-    let undone = [["to", "do!("].concat(), ["unimple", "mented!("].concat()];
-    let fits = |text: &str, place: &str| {
-        // A folder of the file system's root, not one of a longer path.
-        text.match_indices(place).any(|(at, _)| {
-            let before = text[..at].chars().next_back().unwrap_or(' ');
-            !before.is_alphanumeric() && !"}/.\"_-*$".contains(before) || before == '"'
-        })
-    };
+    let places = [["/wo", "rk"], ["/ho", "me"], ["/ro", "ot"]].map(|parts| parts.concat());
+    let words = [
+        // What lay beside the repository on one machine.
+        ["../sha", "red"],
+        // Registries by one machine's names.
+        ["sparse", "+http"],
+        ["replace", "-with"],
+        ["index", "-url"],
+        ["to", "do!("],
+        ["unimple", "mented!("],
+    ]
+    .map(|parts| parts.concat());
     for file in files() {
+        let text = read(&file);
         if file.ends_with("Cargo.lock") {
+            let public = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
+            let other = text.lines().find(|line| line.starts_with("source = ") && *line != public);
+            assert!(other.is_none(), "{file} names another registry: {other:?}");
             continue;
         }
-        let text = read(&file);
         for place in &places {
-            assert!(!fits(&text, place), "{file} names {place}");
+            assert!(!names_place(&text, place), "{file} names {place}");
         }
-        for word in &undone {
-            assert!(!text.contains(word.as_str()), "{file} has {word}..)");
+        for word in &words {
+            assert!(!text.contains(word.as_str()), "{file} has {word}");
         }
     }
 }

@@ -371,15 +371,10 @@ fn table() -> Vec<Model> {
     ]
 }
 
-/// All models, in the order of the list.
+/// All models.
 pub fn models() -> &'static [Model] {
     static MODELS: std::sync::OnceLock<Vec<Model>> = std::sync::OnceLock::new();
     MODELS.get_or_init(table)
-}
-
-/// The text of `-cpu ?`.
-pub fn list() -> String {
-    models().iter().map(|m| format!("x86 {:>16}\n", m.name)).collect()
 }
 
 /// A parsed `-cpu` argument.

@@ -5,8 +5,8 @@
 //! programs write for a short delay), 2 ports 0xc0..=0xdf (channels 4 to 7, every other port). No lines. Restart class:
 //! checkpointed.
 //!
-//! Bus classes: the page registers without a channel are posted, so that a delay write costs nothing. All else is sync: a
-//! device in another process may start a transfer right after the program has set a channel up.
+//! Bus classes: the page registers are mirrored, those without a channel posted, so that a delay write costs nothing. All else
+//! is sync: a device in another process may start a transfer right after the program has set a channel up.
 //!
 //! # Deviations from hardware
 //! The mask register reads back, as on the PIIX3 but not on the first 8237s; its unused bits read as ones.

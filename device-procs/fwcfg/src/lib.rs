@@ -4,7 +4,7 @@
 //! Region 0: 12 ports at 0x510. No line. Uses guest RAM for its DMA interface. Items come with the configuration, large ones
 //! in the bulk memory. Restart class: checkpointed (DMA to memory may be done again).
 //!
-//! Bus classes: the selector and the upper half of the DMA address are posted; data and the start of a transfer are sync.
+//! Bus classes: the upper half of the DMA address is posted, both halves mirrored; selector, data and the start of a transfer are sync.
 //! A transfer moves at most [`STEP`] bytes an access; a longer one goes on by timer while the guest polls the control word,
 //! as the specification allows.
 //!

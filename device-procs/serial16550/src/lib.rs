@@ -5,10 +5,11 @@
 //! dropped. Restart class: checkpointed; the byte link is read and written by positions kept in the state, so that a
 //! restart neither loses nor doubles a byte.
 //!
-//! Bus classes: LCR and SCR are posted, LCR, MCR and SCR mirrored. THR is kicked although it can lower INTR: a driver that
-//! fills the FIFO need not wait for each byte. That is safe: an edge triggered interrupt controller hears of the next edge
-//! whether or not it saw the low level before (edges are counted), and a level triggered one can at worst interrupt once
-//! more, whose handler reads IIR, which is sync and ordered after the write. Everything else is sync.
+//! Bus classes: LCR and SCR are posted, LCR, MCR and SCR mirrored, IIR, LSR and MSR calm. THR is kicked although it can lower
+//! INTR: a driver that fills the FIFO need not wait for each byte. That is safe: an edge triggered interrupt controller hears
+//! of the next edge whether or not it saw the low level before (edges are counted), and a level triggered one can at worst
+//! interrupt once more, whose handler reads IIR: never from the mirror while the write is on its way (`Shows::All`). Everything
+//! else is sync.
 //!
 //! Where INTR goes low and high again within one access (a byte sent at once, a byte taken whose successor already waits) the
 //! chip counts a pulse on line 0, so that the edge is not lost.

@@ -139,7 +139,8 @@ pub fn check_boot_order(order: &str) -> Result<(), String> {
 }
 
 impl MachineConfig {
-    /// The machine that QEMU 0.10.4 builds when no option is given, called as `program`.
+    /// The machine that QEMU 0.10.4 builds when no option is given, called as `program`; but with the standard VGA for its Cirrus, and
+    /// without its network card.
     pub fn new(program: &str, target: Target) -> Self {
         MachineConfig {
             program: program.to_owned(),

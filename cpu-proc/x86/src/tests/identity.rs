@@ -18,7 +18,6 @@ fn every_documented_model_parses_and_advertises_only_what_is_emulated() {
     ] {
         let choice = cpuid::parse(name).unwrap();
         assert!(choice.features.iter().zip(cpuid::SUPPORTED).all(|(f, s)| f & !s == 0), "{name}");
-        assert!(cpuid::list().contains(&format!(" {name}\n")));
         assert!(choice.model.brand.len() <= 48);
     }
     assert!(matches!(cpuid::parse("z80"), Err(cpuid::Refused::Model(_))));

@@ -201,7 +201,7 @@ fn model_specific_registers_store_and_unknown_ones_fault() {
 fn memory_type_ranges_take_known_types_and_addresses_that_exist() {
     let mut rig = Rig::new().protected();
     let wide = rig.cpu.phys_bits();
-    let (top, mask) = ((1u64 << wide) - (1 << 20), (1u64 << wide) - (1 << 20) | 1 << 11);
+    let (top, mask) = ((1u64 << wide) - (1 << 20), ((1u64 << wide) - (1 << 20)) | 1 << 11);
     for (index, value) in [
         (0x200, top | 6),
         (0x20e, 0x1005),
