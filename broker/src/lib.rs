@@ -75,9 +75,6 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     let mut privileges = privileges::Privileges::new(config)?;
     let mut parts = open(config, machine)?;
     let tracing = trace::open(&config.trace)?;
-    if let Some(notice) = notice {
-        tell(format_args!("{}: {notice}", config.program));
-    }
     vm::hold_signals();
     let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;
     let tree = tree::build(config, machine, &parts, &privileges, tracing)?;
@@ -88,6 +85,9 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     parts.ports.iter().map(|port| &port.host).chain(&parts.monitor).try_for_each(HostChar::begin)?;
     tree.tracing.begin()?;
     bulkhead_security::enter_broker().map_err(Fail)?;
+    if let Some(notice) = notice {
+        tell(format_args!("{}: {notice}", config.program));
+    }
     let mut vm = vm::Vm::new(config, tree, parts);
     if let Some(notify) = daemon {
         detach(notify)?;

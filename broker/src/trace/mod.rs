@@ -214,13 +214,19 @@ impl Tracing {
             self.on.push(rule.is_some_and(|rule| rule.on));
             self.set_panel(switch, rule.is_some_and(|rule| rule.on));
         }
-        match self.sources.get(at) {
-            Some(source) => Ok(source.file.as_fd()),
-            None => Err(Fail("no trace file".to_owned())),
-        }
+        self.file(process)
     }
 
-    /// To be called when every process has its file: the broker's own, and what can be wrong with names and log files.
+    /// The trace file of `process`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn file(&self, process: &str) -> Result<BorrowedFd<'_>, Fail> {
+        let source = self.sources.iter().find(|source| source.name.process == process);
+        source.map(|source| source.file.as_fd()).ok_or_else(|| Fail("no trace file".to_owned()))
+    }
+
+    /// To be called when every process has its file and before the first starts: the broker's own, and what can be wrong with names and log files.
     ///
     /// # Errors
     /// A pattern that names nothing; a log file that cannot be written.
