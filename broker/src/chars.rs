@@ -170,6 +170,7 @@ fn pty() -> nix::Result<HostChar> {
     Ok(HostChar::new(CharKind::Pty, format!("pty:{name}")).with("input", fd))
 }
 
+/// A terminal or serial port. Its speed, parity and stop bits stay as they are: what the guest sets is not carried over.
 fn tty(path: &Path) -> Result<HostChar, String> {
     use nix::sys::termios;
     let file: File = OpenOptions::new()
@@ -181,6 +182,7 @@ fn tty(path: &Path) -> Result<HostChar, String> {
     if !file.metadata().map_err(|e| reason(&e))?.file_type().is_char_device() {
         return Err("not a character device".to_owned());
     }
+    sys::keep_mode(file.as_fd()).map_err(|e| reason(&e))?;
     if let Ok(mut mode) = termios::tcgetattr(&file) {
         termios::cfmakeraw(&mut mode);
         termios::tcsetattr(&file, termios::SetArg::TCSANOW, &mode).map_err(|e| e.desc().to_owned())?;
@@ -281,5 +283,23 @@ mod tests {
         HostChar::output(file.into()).begin().expect("nothing to do");
         assert_eq!(held(), "yesterday's");
         std::fs::remove_file(&path).expect("it exists");
+    }
+
+    #[test]
+    fn a_terminal_gets_its_mode_back() {
+        use nix::sys::termios::{self, LocalFlags};
+        let own = pty().expect("a terminal for a test");
+        let path = own.title.strip_prefix("pty:").expect("its name");
+        let slave = OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open(path).expect("its name");
+        let mode = || termios::tcgetattr(&slave).expect("a terminal").local_flags;
+        let mut changed = termios::tcgetattr(&slave).expect("a terminal");
+        changed.local_flags.insert(LocalFlags::ECHO | LocalFlags::ICANON);
+        termios::tcsetattr(&slave, termios::SetArg::TCSANOW, &changed).expect("a terminal");
+        let before = mode();
+        let opened = [tty(Path::new(path)), tty(Path::new(path))].map(|char| char.expect("a terminal"));
+        assert!(!mode().intersects(LocalFlags::ECHO | LocalFlags::ICANON));
+        drop(opened);
+        sys::restore_terminal();
+        assert_eq!(mode(), before);
     }
 }
