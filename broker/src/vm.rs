@@ -372,8 +372,12 @@ impl<'a> Vm<'a> {
         !self.running
     }
 
-    /// Resets the machine, as it runs or stands. A machine that switched itself off goes on.
+    /// Resets the machine, as it runs or stands. A machine that switched itself off goes on; with `-no-reboot` it ends, whoever asks.
     pub fn reset(&mut self) {
+        if self.config.no_reboot {
+            self.exit.get_or_insert(0);
+            return;
+        }
         self.revive();
         self.tree.cpu.send(&ToCpu::Reset);
     }
@@ -477,6 +481,16 @@ mod tests {
         vm.cont();
         vm.hear_cpu();
         assert!(vm.running, "nobody has asked");
+    }
+
+    #[test]
+    fn a_reset_by_the_user_ends_a_machine_that_is_not_to_reboot() {
+        for no_reboot in [false, true] {
+            let config = MachineConfig { no_reboot, ..MachineConfig::new("qemu", Target::X86_64) };
+            let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+            vm.reset();
+            assert_eq!(vm.exit, no_reboot.then_some(0));
+        }
     }
 
     #[test]
