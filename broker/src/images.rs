@@ -78,6 +78,10 @@ pub fn open(drive: &Drive) -> Result<OpenDrive, Fail> {
     let fail = |why: String| Fail(format!("{}: {why}", drive.option));
     let (file, read_only) =
         open_image(path, cdrom || open.config.snapshot, open.config.cache).map_err(fail)?;
+    if cdrom && sys::lacks_disc(file.as_fd()) {
+        open.path = None;
+        return Ok(open);
+    }
     open.config.bytes = if file.metadata().map_err(|e| fail(reason(&e)))?.file_type().is_block_device() {
         sys::block_device_bytes(file.as_fd()).map_err(|e| fail(reason(&e)))?
     } else {

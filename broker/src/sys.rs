@@ -288,6 +288,18 @@ pub fn block_device_bytes(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// Whether `fd` is a CD-ROM drive that says that it has no disc in it: such a drive can be opened, and its size means nothing.
+pub fn lacks_disc(fd: BorrowedFd<'_>) -> bool {
+    /// `linux/cdrom.h`, as the other three.
+    const CDROM_DRIVE_STATUS: libc::Ioctl = 0x5326;
+    const CDSL_CURRENT: libc::c_int = libc::c_int::MAX;
+    const CDS_NO_DISC: libc::c_int = 1;
+    const CDS_TRAY_OPEN: libc::c_int = 2;
+    // SAFETY: plain values; the call fails cleanly when `fd` is no such drive.
+    let status = unsafe { libc::ioctl(fd.as_raw_fd(), CDROM_DRIVE_STATUS, CDSL_CURRENT) };
+    matches!(status, CDS_NO_DISC | CDS_TRAY_OPEN)
+}
+
 /// Gives freed heap back to the host: the allocator keeps the tens of MiB that large images pass through.
 pub fn return_free_memory() {
     // SAFETY: malloc_trim takes no pointers and may be called at any time.
