@@ -12,7 +12,7 @@ use bulkhead_config::CharDevice;
 
 use crate::fail::{Fail, reason, tell};
 use crate::names::OwnName;
-use crate::sys;
+use crate::{fresh, sys};
 
 /// Name of a listening socket.
 const LISTENER: &str = "listener";
@@ -34,11 +34,22 @@ pub struct HostChar {
     pub name: Option<OwnName>,
     /// Nagle's algorithm is to be switched off on accepted clients.
     pub nodelay: bool,
+    /// A file that is written anew.
+    overwrites: bool,
 }
 
 impl HostChar {
     fn new(kind: CharKind, title: String) -> HostChar {
-        HostChar { kind, fds: Vec::new(), title, mux: false, stdio: false, name: None, nodelay: false }
+        HostChar {
+            kind,
+            fds: Vec::new(),
+            title,
+            mux: false,
+            stdio: false,
+            name: None,
+            nodelay: false,
+            overwrites: false,
+        }
     }
 
     /// A back end that only writes to `fd`.
@@ -59,6 +70,17 @@ impl HostChar {
     /// Where clients come from.
     pub fn listener(&self) -> Option<BorrowedFd<'_>> {
         self.fds.iter().find(|(name, _)| *name == LISTENER).map(|(_, fd)| fd.as_fd())
+    }
+
+    /// Empties a file that is written anew: from now on nothing is refused.
+    ///
+    /// # Errors
+    /// One line naming the file and the reason.
+    pub fn begin(&self) -> Result<(), Fail> {
+        let mut written = self.fds.iter().filter(|_| self.overwrites);
+        written
+            .try_for_each(|(_, fd)| fresh::empty(fd))
+            .map_err(|e| Fail(format!("{}: {}", self.title, reason(&e))))
     }
 
     /// Forgets what the processes have got by now and may close.
@@ -84,9 +106,12 @@ pub fn open(device: &CharDevice, option: &str) -> Result<HostChar, Fail> {
             Ok(char)
         }
         CharDevice::File(path) => {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
-            let file = file.map_err(|e| Fail(format!("{option} file:{}: {}", path.display(), reason(&e))))?;
-            Ok(HostChar::new(CharKind::Stream, format!("file:{}", path.display())).with("output", file))
+            let file = fresh::open(path)
+                .map_err(|e| Fail(format!("{option} file:{}: {}", path.display(), reason(&e))))?;
+            let mut char =
+                HostChar::new(CharKind::Stream, format!("file:{}", path.display())).with("output", file);
+            char.overwrites = true;
+            Ok(char)
         }
         CharDevice::Pipe(path) => {
             pipe(path).map_err(|why| Fail(format!("{option} pipe:{}: {why}", path.display())))
@@ -145,6 +170,7 @@ fn pty() -> nix::Result<HostChar> {
     Ok(HostChar::new(CharKind::Pty, format!("pty:{name}")).with("input", fd))
 }
 
+/// A terminal or serial port. Its speed, parity and stop bits stay as they are: what the guest sets is not carried over.
 fn tty(path: &Path) -> Result<HostChar, String> {
     use nix::sys::termios;
     let file: File = OpenOptions::new()
@@ -156,6 +182,7 @@ fn tty(path: &Path) -> Result<HostChar, String> {
     if !file.metadata().map_err(|e| reason(&e))?.file_type().is_char_device() {
         return Err("not a character device".to_owned());
     }
+    sys::keep_mode(file.as_fd()).map_err(|e| reason(&e))?;
     if let Ok(mut mode) = termios::tcgetattr(&file) {
         termios::cfmakeraw(&mut mode);
         termios::tcsetattr(&file, termios::SetArg::TCSANOW, &mode).map_err(|e| e.desc().to_owned())?;
@@ -234,4 +261,45 @@ fn tcp(host: &str, port: u16, server: bool, wait: bool, nodelay: bool) -> std::i
     }
     listener.set_nonblocking(true)?;
     Ok(char.with(LISTENER, listener))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_emptied_when_the_machine_begins_and_not_when_it_is_opened() {
+        let path = std::env::temp_dir().join(format!("bulkhead-chars-{}", std::process::id()));
+        std::fs::write(&path, "yesterday's").expect("a file for a test");
+        let held = || std::fs::read_to_string(&path).expect("it exists");
+        let device = CharDevice::Mux(Box::new(CharDevice::File(path.clone())));
+        let char = open(&device, "-serial").expect("it can be written");
+        assert_eq!(held(), "yesterday's");
+        char.begin().expect("it is a file");
+        assert_eq!(held(), "");
+        std::fs::write(&path, "yesterday's").expect("a file for a test");
+        // As standard output that leads to a file: whoever led it there has emptied it, or not.
+        let file = OpenOptions::new().append(true).open(&path).expect("it exists");
+        HostChar::output(file.into()).begin().expect("nothing to do");
+        assert_eq!(held(), "yesterday's");
+        std::fs::remove_file(&path).expect("it exists");
+    }
+
+    #[test]
+    fn a_terminal_gets_its_mode_back() {
+        use nix::sys::termios::{self, LocalFlags};
+        let own = pty().expect("a terminal for a test");
+        let path = own.title.strip_prefix("pty:").expect("its name");
+        let slave = OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open(path).expect("its name");
+        let mode = || termios::tcgetattr(&slave).expect("a terminal").local_flags;
+        let mut changed = termios::tcgetattr(&slave).expect("a terminal");
+        changed.local_flags.insert(LocalFlags::ECHO | LocalFlags::ICANON);
+        termios::tcsetattr(&slave, termios::SetArg::TCSANOW, &changed).expect("a terminal");
+        let before = mode();
+        let opened = [tty(Path::new(path)), tty(Path::new(path))].map(|char| char.expect("a terminal"));
+        assert!(!mode().intersects(LocalFlags::ECHO | LocalFlags::ICANON));
+        drop(opened);
+        sys::restore_terminal();
+        assert_eq!(mode(), before);
+    }
 }

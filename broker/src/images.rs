@@ -1,7 +1,7 @@
 //! Disk images: opened and locked as the invoking user; the back ends get descriptors, never names.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -78,6 +78,10 @@ pub fn open(drive: &Drive) -> Result<OpenDrive, Fail> {
     let fail = |why: String| Fail(format!("{}: {why}", drive.option));
     let (file, read_only) =
         open_image(path, cdrom || open.config.snapshot, open.config.cache).map_err(fail)?;
+    if cdrom && sys::lacks_disc(file.as_fd()) {
+        open.path = None;
+        return Ok(open);
+    }
     open.config.bytes = if file.metadata().map_err(|e| fail(reason(&e)))?.file_type().is_block_device() {
         sys::block_device_bytes(file.as_fd()).map_err(|e| fail(reason(&e)))?
     } else {
@@ -129,19 +133,37 @@ fn open_image(path: &Path, read_only: bool, cache: BlockCache) -> Result<(File, 
     }
 }
 
-/// Formats that exist but are not raw, by the first bytes. A guest that writes such a signature to its raw disk is refused at
-/// the next start, never given what the signature names.
+/// Formats that exist but are not raw, by what the image begins with. A guest that writes such a signature to its raw disk is
+/// refused at the next start, never given what the signature names.
+const SIGNATURES: &[(&[u8], &str)] = &[
+    (b"QFI\xfb", "qcow"),
+    (b"KDMV", "vmdk"),
+    (b"COWD", "vmdk"),
+    (b"conectix", "vpc"),
+    (b"vhdxfile", "vhdx"),
+    (b"OOOM", "cow"),
+    (b"#!/bin/sh\n#V2.0 Format\n", "cloop"),
+    (b"WithoutFreeSpace", "parallels"),
+    (b"WithouFreSpacExt", "parallels"),
+    (b"Bochs Virtual HD Image", "bochs"),
+];
+/// What the last sector of Apple's disk images begins with.
+const DMG: &[u8] = b"koly";
+/// No signature is longer.
+const SIGNATURE_MAX: u64 = 64;
+
+/// The format of an image that is not raw.
 fn probe(path: &Path) -> Option<&'static str> {
-    let mut head = [0u8; 8];
-    File::open(path).ok()?.read_exact(&mut head).ok()?;
-    match &head {
-        [b'Q', b'F', b'I', 0xfb, ..] => Some("qcow"),
-        [b'K', b'D', b'M', b'V', ..] | [b'C', b'O', b'W', b'D', ..] => Some("vmdk"),
-        b"conectix" => Some("vpc"),
-        b"vhdxfile" => Some("vhdx"),
-        [b'O', b'O', b'O', b'M', ..] => Some("cow"),
-        _ => None,
+    let mut file = File::open(path).ok()?;
+    let mut head = Vec::new();
+    (&file).take(SIGNATURE_MAX).read_to_end(&mut head).ok()?;
+    if let Some((_, format)) = SIGNATURES.iter().find(|(signature, _)| head.starts_with(signature)) {
+        return Some(format);
     }
+    let mut tail = [0; DMG.len()];
+    file.seek(SeekFrom::End(-(SECTOR as i64))).ok()?;
+    file.read_exact(&mut tail).ok()?;
+    (tail == DMG).then_some("dmg")
 }
 
 /// A lock on the open file, shared by every descriptor of it and gone with the last: exclusive for a writer.
@@ -199,5 +221,39 @@ impl OpenDrive {
     pub fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
         let image = self.image.iter().map(|file| ("image0", file.as_fd()));
         image.chain(self.overlay.iter().map(|file| ("overlay", file.as_fd())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_not_raw_is_known_by_its_first_bytes_or_its_last_sector() {
+        let path = std::env::temp_dir().join(format!("bulkhead-images-{}", std::process::id()));
+        let of = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("a file for a test");
+            probe(&path)
+        };
+        let known: [(&[u8], &str); 6] = [
+            (b"QFI\xfb\0\0\0\x02", "qcow"),
+            (b"conectix", "vpc"),
+            (b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0", "cloop"),
+            (b"WithoutFreeSpace\x02", "parallels"),
+            (b"WithouFreSpacExt\x02", "parallels"),
+            (b"Bochs Virtual HD Image\0", "bochs"),
+        ];
+        for (head, format) in known {
+            assert_eq!(of(head), Some(format));
+            assert_eq!(of(&[head, [0; 4096].as_slice()].concat()), Some(format));
+            assert_eq!(of(&[[0; 4096].as_slice(), head].concat()), None, "{format} elsewhere");
+        }
+        assert!(SIGNATURES.iter().all(|(signature, _)| signature.len() as u64 <= SIGNATURE_MAX));
+        assert_eq!(of(&[&[0; 1000], DMG, &[0; 508]].concat()), Some("dmg"));
+        assert_eq!(of(&[&[0; 1000], DMG, &[0; 509]].concat()), None);
+        for raw in [0, 3, 511, 4096] {
+            assert_eq!(of(&vec![0; raw]), None);
+        }
+        std::fs::remove_file(&path).expect("it exists");
     }
 }

@@ -15,6 +15,7 @@ mod clients;
 mod control;
 mod fail;
 pub mod firmware;
+mod fresh;
 mod images;
 mod machines;
 mod monitor;
@@ -29,6 +30,7 @@ mod tree;
 mod violations;
 mod vm;
 
+use chars::HostChar;
 use fail::{Fail, reason, tell};
 use firmware::{Items, key};
 use names::OwnName;
@@ -73,9 +75,6 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     let mut privileges = privileges::Privileges::new(config)?;
     let mut parts = open(config, machine)?;
     let tracing = trace::open(&config.trace)?;
-    if let Some(notice) = notice {
-        tell(format_args!("{}: {notice}", config.program));
-    }
     vm::hold_signals();
     let pidfile = config.pidfile.as_ref().map(PidFile::create).transpose()?;
     let tree = tree::build(config, machine, &parts, &privileges, tracing)?;
@@ -83,7 +82,12 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     parts.firmware.1 = Vec::new();
     sys::return_free_memory();
     privileges.drop()?;
+    parts.ports.iter().map(|port| &port.host).chain(&parts.monitor).try_for_each(HostChar::begin)?;
+    tree.tracing.begin()?;
     bulkhead_security::enter_broker().map_err(Fail)?;
+    if let Some(notice) = notice {
+        tell(format_args!("{}: {notice}", config.program));
+    }
     let mut vm = vm::Vm::new(config, tree, parts);
     if let Some(notify) = daemon {
         detach(notify)?;

@@ -173,40 +173,57 @@ pub fn replace(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The terminal state to put back, whatever happens.
-static SAVED: Mutex<Option<(RawFd, libc::termios)>> = Mutex::new(None);
+/// Terminals with the modes to put back, whatever happens, in the order they were changed.
+static SAVED: Mutex<Vec<(RawFd, libc::termios)>> = Mutex::new(Vec::new());
+
+/// Remembers the mode of the terminal at `fd`; nothing when it is none.
+fn save_mode(fd: RawFd) -> Option<libc::termios> {
+    // SAFETY: a zeroed termios is a valid value to be filled in; the call fails cleanly when `fd` is no terminal.
+    let mode = unsafe {
+        let mut mode: libc::termios = std::mem::zeroed();
+        (libc::tcgetattr(fd, &raw mut mode) == 0).then_some(mode)
+    }?;
+    if let Ok(mut saved) = SAVED.lock() {
+        saved.push((fd, mode));
+    }
+    Some(mode)
+}
+
+/// Has [`restore_terminal`] put back the mode that the terminal at `fd` has now; keeps it open for that.
+///
+/// # Errors
+/// When there are too many descriptors.
+pub fn keep_mode(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let own = duplicate(fd.as_raw_fd())?;
+    if save_mode(own.as_raw_fd()).is_some() {
+        let _ = std::os::fd::IntoRawFd::into_raw_fd(own);
+    }
+    Ok(())
+}
 
 /// Raw mode on the terminal at `fd`: no echo, no lines, bytes as they are; `signals` keeps interrupt keys working. Put back by
 /// [`restore_terminal`], which also runs before a fatal signal ends the process.
 pub fn raw_terminal(fd: RawFd, signals: bool) {
-    // SAFETY: a zeroed termios is a valid value to be filled in; calls fail cleanly when `fd` is no terminal.
-    unsafe {
-        let mut mode: libc::termios = std::mem::zeroed();
-        if libc::tcgetattr(fd, &raw mut mode) != 0 {
-            return;
-        }
-        if let Ok(mut saved) = SAVED.lock() {
-            saved.get_or_insert((fd, mode));
-        }
-        mode.c_iflag &= !(libc::IGNBRK
-            | libc::BRKINT
-            | libc::PARMRK
-            | libc::ISTRIP
-            | libc::INLCR
-            | libc::IGNCR
-            | libc::ICRNL
-            | libc::IXON);
-        mode.c_oflag |= libc::OPOST;
-        mode.c_lflag &= !(libc::ECHO | libc::ECHONL | libc::ICANON | libc::IEXTEN);
-        if !signals {
-            mode.c_lflag &= !libc::ISIG;
-        }
-        mode.c_cflag &= !(libc::CSIZE | libc::PARENB);
-        mode.c_cflag |= libc::CS8;
-        mode.c_cc[libc::VMIN] = 1;
-        mode.c_cc[libc::VTIME] = 0;
-        libc::tcsetattr(fd, libc::TCSANOW, &raw const mode);
+    let Some(mut mode) = save_mode(fd) else { return };
+    mode.c_iflag &= !(libc::IGNBRK
+        | libc::BRKINT
+        | libc::PARMRK
+        | libc::ISTRIP
+        | libc::INLCR
+        | libc::IGNCR
+        | libc::ICRNL
+        | libc::IXON);
+    mode.c_oflag |= libc::OPOST;
+    mode.c_lflag &= !(libc::ECHO | libc::ECHONL | libc::ICANON | libc::IEXTEN);
+    if !signals {
+        mode.c_lflag &= !libc::ISIG;
     }
+    mode.c_cflag &= !(libc::CSIZE | libc::PARENB);
+    mode.c_cflag |= libc::CS8;
+    mode.c_cc[libc::VMIN] = 1;
+    mode.c_cc[libc::VTIME] = 0;
+    // SAFETY: a mode that tcgetattr gave, changed.
+    unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const mode) };
 }
 
 /// Makes every signal that ends this process put the terminal back first. The standard library's own handler of memory
@@ -228,13 +245,13 @@ pub fn die_tidily() {
     }
 }
 
-/// Puts the terminal back.
+/// Puts terminals back; one that was changed twice ends as it was at first.
 pub fn restore_terminal() {
-    if let Ok(saved) = SAVED.try_lock()
-        && let Some((fd, mode)) = saved.as_ref()
-    {
-        // SAFETY: a mode that tcgetattr gave.
-        unsafe { libc::tcsetattr(*fd, libc::TCSANOW, std::ptr::from_ref(mode)) };
+    if let Ok(saved) = SAVED.try_lock() {
+        for (fd, mode) in saved.iter().rev() {
+            // SAFETY: a mode that tcgetattr gave.
+            unsafe { libc::tcsetattr(*fd, libc::TCSANOW, std::ptr::from_ref(mode)) };
+        }
     }
 }
 
@@ -269,6 +286,18 @@ pub fn block_device_bytes(fd: BorrowedFd<'_>) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(bytes)
+}
+
+/// Whether `fd` is a CD-ROM drive that says that it has no disc in it: such a drive can be opened, and its size means nothing.
+pub fn lacks_disc(fd: BorrowedFd<'_>) -> bool {
+    /// `linux/cdrom.h`, as the other three.
+    const CDROM_DRIVE_STATUS: libc::Ioctl = 0x5326;
+    const CDSL_CURRENT: libc::c_int = libc::c_int::MAX;
+    const CDS_NO_DISC: libc::c_int = 1;
+    const CDS_TRAY_OPEN: libc::c_int = 2;
+    // SAFETY: plain values; the call fails cleanly when `fd` is no such drive.
+    let status = unsafe { libc::ioctl(fd.as_raw_fd(), CDROM_DRIVE_STATUS, CDSL_CURRENT) };
+    matches!(status, CDS_NO_DISC | CDS_TRAY_OPEN)
 }
 
 /// Gives freed heap back to the host: the allocator keeps the tens of MiB that large images pass through.

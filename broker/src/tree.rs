@@ -39,6 +39,8 @@ use crate::trace::{self, Tracing};
 
 /// Longest start of all processes.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// Program and name of the CPU process.
+const CPU: &str = "bh-cpu";
 
 /// Everything that was opened before the first process starts.
 pub struct Parts {
@@ -476,7 +478,7 @@ fn start(
     let mut monitors = Vec::new();
     let mut handles = Vec::new();
     let mut recipes = Vec::new();
-    let mut spawn_kept = |program, manifest: Manifest, fds: &[(String, BorrowedFd<'_>)]| {
+    let mut keep = |program, manifest: Manifest, fds: &[(String, BorrowedFd<'_>)]| {
         let trace = tracing.add(&manifest.name, &manifest.role, manifest.source)?;
         let mut fds = fds.to_vec();
         fds.push((fd::TRACE.to_owned(), trace));
@@ -485,9 +487,8 @@ fn start(
         if privileges.hides_programs() {
             recipe.hold_program()?;
         }
-        processes.push(recipe.start()?);
         recipes.push(recipe);
-        Ok::<usize, Fail>(processes.len() - 1)
+        Ok::<usize, Fail>(recipes.len() - 1)
     };
     for (index, slot) in slots.iter().enumerate() {
         let device = slot.device;
@@ -525,7 +526,7 @@ fn start(
                 fds.add(format!("{}{number}{}", fd::BLOCK, fd::PEER_BELL), &link.bell);
             }
         }
-        let process = spawn_kept(device.program, manifest, &fds.list)?;
+        let process = keep(device.program, manifest, &fds.list)?;
         handles.push(DeviceHandle {
             name: device.name,
             mailbox: Mailbox::new(map(&slot.file, DEVICE_BYTES)?, Bell::new(map(&slot.bell, BELL_BYTES)?)),
@@ -547,7 +548,7 @@ fn start(
         }
         fds.add(fd::BELL, &link.bell);
         fds.list.extend(drive.descriptors().map(|(name, fd)| (name.to_owned(), fd)));
-        blocks.push((spawn_kept("bh-block", manifest, &fds.list)?, end));
+        blocks.push((keep("bh-block", manifest, &fds.list)?, end));
     }
     let start_ns = bus_sys::monotonic_ns();
     let mut stores = Vec::new();
@@ -584,7 +585,7 @@ fn start(
             sockets.push((fd::CLIENTS, theirs));
         }
         sockets.iter().for_each(|(name, socket)| fds.add(*name, socket));
-        let process = spawn_kept("bh-char", manifest, &fds.list)?;
+        let process = keep("bh-char", manifest, &fds.list)?;
         stores.extend(store.map(|store| (process, store)));
         let bell = link.map_or(&own, |(link, _)| &link.bell);
         back_ends.push((process, Bell::new(map(bell, BELL_BYTES)?)));
@@ -604,9 +605,15 @@ fn start(
     if let Some(host) = &parts.monitor {
         char("bh-char-monitor".to_owned(), host, None, true)?;
     }
-    wait_ready(&handles, &blocks, &back_ends, processes)?;
-    let cpu = start_cpu(config, machine, parts, &shared, &slots, &log_write, &mut tracing, processes)?;
+    tracing.add(CPU, "cpu", 0)?;
+    // Whatever can be wrong with `-trace` is, before there is a process.
     tracing.complete()?;
+    for recipe in &recipes {
+        processes.push(recipe.start()?);
+    }
+    wait_ready(&handles, &blocks, &back_ends, processes)?;
+    let trace = tracing.file(CPU)?;
+    let cpu = start_cpu(config, machine, parts, &shared, &slots, &log_write, trace, processes)?;
     let mut memory = vec![shared.irq, shared.clock, shared.cpu_bell, shared.ram, shared.code];
     for slot in slots {
         memory.extend([slot.file, slot.bell]);
@@ -648,12 +655,11 @@ fn start_cpu(
     shared: &Shared<'_>,
     slots: &[Slot<'_>],
     log: &OwnedFd,
-    tracing: &mut Tracing,
+    trace: BorrowedFd<'_>,
     processes: &mut Vec<Process>,
 ) -> Result<CpuLink, Fail> {
     let settings = cpu_config(config, machine, slots, parts);
-    let manifest = shared.manifest("bh-cpu".to_owned(), "cpu", encode(&settings)?, 0);
-    let trace = tracing.add(&manifest.name, &manifest.role, 0)?;
+    let manifest = shared.manifest(CPU.to_owned(), "cpu", encode(&settings)?, 0);
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let rom = rom_memory("bios-rom", &parts.bios)?;
     let vga_rom = parts.vga_bios.as_deref().map(|rom| rom_memory("vga-rom", rom)).transpose()?;
@@ -682,7 +688,7 @@ fn start_cpu(
         }
     }
     fds.list.extend(shared.privileges.descriptors());
-    processes.push(spawn::spawn("bh-cpu", None, manifest, &fds.list)?);
+    processes.push(spawn::spawn(CPU, None, manifest, &fds.list)?);
     drop(theirs);
     let mut cpu = CpuLink::new(ours);
     let end = Instant::now() + START_LIMIT;

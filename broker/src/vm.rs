@@ -56,6 +56,8 @@ pub struct Vm<'a> {
     /// Forbidden system calls by process.
     pub violations: Vec<u64>,
     apart: Apart,
+    /// The CPUs have been asked to stop and do not stand yet; whether they are to go on when they do.
+    stopping: Option<bool>,
     log_path: PathBuf,
     log: Option<File>,
     log_ended: bool,
@@ -112,6 +114,7 @@ impl<'a> Vm<'a> {
             cpu: 0,
             violations,
             apart: Apart::default(),
+            stopping: None,
             log_path: PathBuf::from(LOG_FILE),
             log: None,
             log_ended: false,
@@ -317,13 +320,18 @@ impl<'a> Vm<'a> {
         }
         // Later than `stop` has waited for.
         if self.tree.cpu.take_stood() && self.running {
+            let goes_on = self.stopping == Some(true);
             self.halted();
+            if goes_on {
+                self.cont();
+            }
         }
     }
 
     /// The CPUs stand already: guest time follows.
     fn halted(&mut self) {
         self.running = false;
+        self.stopping = None;
         self.tree.clock.set_running(false);
         self.ring_all();
     }
@@ -343,13 +351,15 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Lets the VM run.
+    /// Lets the VM run; one that is still about to stop runs on after that.
     pub fn cont(&mut self) {
         if !self.running {
             self.tree.clock.set_running(true);
             self.ring_all();
             self.running = true;
             self.tree.cpu.send(&ToCpu::Cont);
+        } else if let Some(goes_on) = &mut self.stopping {
+            *goes_on = true;
         }
     }
 
@@ -358,11 +368,16 @@ impl<'a> Vm<'a> {
         if self.running && self.tree.cpu.stop() {
             self.halted();
         }
+        self.stopping = self.running.then_some(false);
         !self.running
     }
 
-    /// Resets the machine, as it runs or stands. A machine that switched itself off goes on.
+    /// Resets the machine, as it runs or stands. A machine that switched itself off goes on; with `-no-reboot` it ends, whoever asks.
     pub fn reset(&mut self) {
+        if self.config.no_reboot {
+            self.exit.get_or_insert(0);
+            return;
+        }
         self.revive();
         self.tree.cpu.send(&ToCpu::Reset);
     }
@@ -466,5 +481,43 @@ mod tests {
         vm.cont();
         vm.hear_cpu();
         assert!(vm.running, "nobody has asked");
+    }
+
+    #[test]
+    fn a_reset_by_the_user_ends_a_machine_that_is_not_to_reboot() {
+        for no_reboot in [false, true] {
+            let config = MachineConfig { no_reboot, ..MachineConfig::new("qemu", Target::X86_64) };
+            let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+            vm.reset();
+            assert_eq!(vm.exit, no_reboot.then_some(0));
+        }
+    }
+
+    #[test]
+    fn a_machine_that_is_let_run_before_it_stands_goes_on_when_it_does() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, mut cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let stopped = wire::encode(&FromCpu::Stopped).expect("short");
+        vm.cont();
+        // As `stop` leaves it after waiting in vain.
+        vm.tree.cpu.ask_to_stop();
+        vm.stopping = Some(false);
+        vm.cont();
+        cpu.write_all(&stopped).expect("it is read");
+        vm.hear_cpu();
+        assert!(vm.running);
+        let asked: Vec<u8> =
+            [ToCpu::Cont, ToCpu::Stop, ToCpu::Cont].iter().flat_map(wire::encode).flatten().collect();
+        let mut heard = [0; 64];
+        let len = cpu.read(&mut heard).expect("it was written");
+        assert_eq!(heard[..len], asked);
+        // The last word counts.
+        vm.tree.cpu.ask_to_stop();
+        vm.stopping = Some(false);
+        vm.cont();
+        cpu.write_all(&stopped).expect("it is read");
+        assert!(vm.stop());
+        vm.hear_cpu();
+        assert!(!vm.running);
     }
 }

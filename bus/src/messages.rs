@@ -242,7 +242,7 @@ pub enum Query {
     /// `info registers` of a CPU: text.
     Registers(u32),
     /// Register values of a CPU for expressions: a wire-encoded `Vec<(String, u64)>` with lower-case names without `$`
-    /// (`eax`, `rax`, `eip`, `pc`, `eflags`, `cs`, `cr0`, ...).
+    /// (`eax`, `rax`, `eip`, `eflags`, `cs`, `cr0`, ...); `pc` is the linear address of the next instruction.
     RegisterValues(u32),
     /// `info cpus`: text. The CPU of this number is marked as the monitor's.
     Cpus(u32),

@@ -40,6 +40,18 @@ fn file_that_cannot_be_read_is_named_with_the_reason() {
 }
 
 #[test]
+fn what_is_refused_late_is_one_line_too_and_leaves_files_alone() {
+    let scratch = Scratch::new("late");
+    let (absent, file) = (scratch.file("absent/file"), scratch.file("console"));
+    std::fs::write(&file, "yesterday's").expect("file");
+    let console = format!("file:{file}");
+    for [option, value] in [["-pidfile", &absent], ["-monitor", "tcp:localhost:1"], ["-trace", "bogus"]] {
+        names(&["-serial", &console, option, value], &[option, value]);
+        assert_eq!(std::fs::read_to_string(&file).expect("file"), "yesterday's", "{option}");
+    }
+}
+
+#[test]
 fn truncated_kernel_is_refused() {
     let scratch = Scratch::new("kernel");
     let whole = std::fs::read(bulkhead_tests::guest("amd64/vmlinuz")).expect("kernel");

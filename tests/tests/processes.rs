@@ -344,6 +344,7 @@ fn the_monitor_reads_memory_as_the_guest_sees_it() {
     assert_eq!(monitor.ask("print 1 + 2*3"), "0x7\n");
     assert_eq!(monitor.ask("p/d -1"), "-1\n");
     assert_eq!(monitor.ask("print $eip"), "0xfff0\n");
+    assert_eq!(monitor.ask("print $pc"), "0xfffffff0\n", "where CS lies");
     let dump = scratch.file("dump");
     assert_eq!(monitor.ask(&format!("pmemsave 0xfffe0000 0x20000 \"{dump}\"")), "");
     let bytes = std::fs::read(&dump).expect("dump");

@@ -17,7 +17,7 @@ pub mod smbios;
 /// Where Debian's packages put firmware.
 const FOLDERS: &[&str] = &["/usr/share/seabios", "/usr/share/qemu", "/usr/share/bochs", "/usr/share/vgabios"];
 /// Largest system firmware.
-const BIOS_MAX: usize = 16 << 20;
+const BIOS_MAX: u64 = 16 << 20;
 /// Items up to this size travel in the manifest, the rest in shared memory.
 const INLINE_MAX: usize = 1024;
 
@@ -98,7 +98,7 @@ pub fn load(names: &[&str], folder: Option<&Path>) -> Result<Vec<u8>, Fail> {
             }
         }));
     };
-    std::fs::read(&path).map_err(|e| Fail(format!("firmware {}: {}", path.display(), reason(&e))))
+    read_given("firmware", &path, BIOS_MAX)
 }
 
 /// Reads the system firmware.
@@ -109,12 +109,11 @@ pub fn load_bios(bios: Option<&str>, names: &[&str], folder: Option<&Path>) -> R
     let (image, name) = match bios {
         Some(name) => {
             let path = find(&[name], folder).unwrap_or_else(|| PathBuf::from(name));
-            let image = std::fs::read(&path).map_err(|e| Fail(format!("-bios {name}: {}", reason(&e))))?;
-            (image, format!("-bios {name}"))
+            (read_given("-bios", &path, BIOS_MAX)?, format!("-bios {name}"))
         }
         None => (load(names, folder)?, names.first().copied().unwrap_or_default().to_owned()),
     };
-    if image.is_empty() || image.len() > BIOS_MAX || !image.len().is_multiple_of(0x1_0000) {
+    if image.is_empty() || !image.len().is_multiple_of(0x1_0000) {
         return Err(Fail(format!("{name}: {} bytes is no size of a system firmware", image.len())));
     }
     Ok(image)
@@ -210,4 +209,15 @@ pub fn read_given(option: &str, path: &Path, limit: u64) -> Result<Vec<u8>, Fail
         return Err(fail(format!("larger than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn firmware_without_an_end_is_refused() {
+        let error = load_bios(Some("/dev/zero"), &[], None).expect_err("no size at all");
+        assert_eq!(error, Fail("-bios /dev/zero: larger than 16777216 bytes".to_owned()));
+    }
 }

@@ -19,6 +19,8 @@ use crate::vm::Vm;
 
 /// `Err` is a line for the user.
 pub type Outcome = Result<(), String>;
+/// More was typed than a command takes.
+pub const EXTRANEOUS: &str = "extraneous characters at the end of line";
 
 /// What a command gets.
 struct Call<'a, 'v, 'c> {
@@ -33,6 +35,8 @@ struct Command {
     names: &'static [&'static str],
     args: &'static str,
     help: &'static str,
+    /// The arguments are words, at most as many as in `args`; expressions have blanks inside, and whoever evaluates them sees their end.
+    words: bool,
     run: Option<fn(Call<'_, '_, '_>) -> Outcome>,
 }
 
@@ -42,11 +46,20 @@ const fn command(
     help: &'static str,
     run: fn(Call<'_, '_, '_>) -> Outcome,
 ) -> Command {
-    Command { names, args, help, run: Some(run) }
+    Command { names, args, help, words: true, run: Some(run) }
+}
+
+const fn numeric(
+    names: &'static [&'static str],
+    args: &'static str,
+    help: &'static str,
+    run: fn(Call<'_, '_, '_>) -> Outcome,
+) -> Command {
+    Command { names, args, help, words: false, run: Some(run) }
 }
 
 const fn unbuilt(names: &'static [&'static str], args: &'static str, help: &'static str) -> Command {
-    Command { names, args, help, run: None }
+    Command { names, args, help, words: false, run: None }
 }
 
 /// How long a device may take for all that a command asks of it: meanwhile nothing else of the machine is attended to.
@@ -62,7 +75,7 @@ const COMMANDS: &[Command] = &[
         "device|all",
         "commit changes to the disk images (if -snapshot is used) or backing files",
     ),
-    command(&["info"], "subcommand", "show various information about the system state", |call| {
+    command(&["info"], "subcommand [pattern]", "show various information about the system state", |call| {
         info::run(call.vm, call.args, call.history, call.out)
     }),
     command(&["q", "quit"], "", "quit the emulator", |call| {
@@ -112,13 +125,13 @@ const COMMANDS: &[Command] = &[
         Ok(())
     }),
     unbuilt(&["gdbserver"], "[port]", "start gdbserver session (default port=1234)"),
-    command(&["x"], "/fmt addr", "virtual memory dump starting at 'addr'", |call| {
+    numeric(&["x"], "/fmt addr", "virtual memory dump starting at 'addr'", |call| {
         memory::dump(call.vm, call.args, true, call.out)
     }),
-    command(&["xp"], "/fmt addr", "physical memory dump starting at 'addr'", |call| {
+    numeric(&["xp"], "/fmt addr", "physical memory dump starting at 'addr'", |call| {
         memory::dump(call.vm, call.args, false, call.out)
     }),
-    command(
+    numeric(
         &["p", "print"],
         "/fmt expr",
         "print expression value (use $reg for CPU register access)",
@@ -134,34 +147,34 @@ const COMMANDS: &[Command] = &[
         call.vm.tree.cpu.send(&ToCpu::PowerButton);
         Ok(())
     }),
-    command(&["sum"], "addr size", "compute the checksum of a memory region", |call| {
+    numeric(&["sum"], "addr size", "compute the checksum of a memory region", |call| {
         memory::sum(call.vm, call.args, call.out)
     }),
     unbuilt(&["usb_add"], "device", "add USB device (e.g. 'host:bus.addr' or 'host:vendor_id:product_id')"),
     unbuilt(&["usb_del"], "device", "remove USB device 'bus.addr'"),
-    command(&["cpu"], "index", "set the default CPU", |call| {
+    numeric(&["cpu"], "index", "set the default CPU", |call| {
         call.vm.cpu = cpu_index(call.vm, call.args)?;
         Ok(())
     }),
     command(&["mouse_move"], "dx dy [dz]", "send mouse move events", mouse_move),
-    command(&["mouse_button"], "state", "change mouse button state (1=L, 2=M, 4=R)", mouse_button),
+    numeric(&["mouse_button"], "state", "change mouse button state (1=L, 2=M, 4=R)", mouse_button),
     unbuilt(&["mouse_set"], "index", "set which mouse device receives events"),
     unbuilt(&["wavcapture"], "path [frequency bits channels]", "capture audio to a wave file"),
     unbuilt(&["stopcapture"], "capture index", "stop capture"),
-    command(
+    numeric(
         &["memsave"],
         "addr size file",
         "save to disk virtual memory dump starting at 'addr' of size 'size'",
         |call| memory::save(call.vm, call.args, true),
     ),
-    command(
+    numeric(
         &["pmemsave"],
         "addr size file",
         "save to disk physical memory dump starting at 'addr' of size 'size'",
         |call| memory::save(call.vm, call.args, false),
     ),
     command(&["boot_set"], "bootdevice", "define new values for the boot device list", boot_set),
-    command(&["nmi"], "cpu", "inject an NMI on the given CPU", |call| {
+    numeric(&["nmi"], "cpu", "inject an NMI on the given CPU", |call| {
         let cpu = cpu_index(call.vm, call.args)?;
         call.vm.tree.cpu.send(&ToCpu::Nmi(cpu));
         Ok(())
@@ -202,20 +215,37 @@ const COMMANDS: &[Command] = &[
     unbuilt(&["balloon"], "target", "request VM to change its memory allocation (in MB)"),
 ];
 
+/// The value of an expression and of nothing more.
+fn number(vm: &mut Vm<'_>, text: &str) -> Result<u64, String> {
+    match memory::arguments(vm, text, 1)? {
+        (None, values, "") => Ok(values.first().copied().unwrap_or_default()),
+        _ => Err(EXTRANEOUS.to_owned()),
+    }
+}
+
 /// The CPU that the arguments name.
 fn cpu_index(vm: &mut Vm<'_>, args: &str) -> Result<u32, String> {
-    let (_, values, _) = memory::arguments(vm, args, 1)?;
-    let index = values.first().and_then(|index| u32::try_from(*index).ok());
+    let index = u32::try_from(number(vm, args)?).ok();
     index.filter(|index| *index < vm.config.cpus).ok_or_else(|| "invalid CPU index".to_owned())
+}
+
+/// First word of `text`, with quotes taken off, and what follows it.
+fn split_word(text: &str) -> Option<(&str, &str)> {
+    let text = text.trim();
+    if let Some(rest) = text.strip_prefix('"') {
+        return Some(rest.split_once('"').unwrap_or((rest, "")));
+    }
+    (!text.is_empty()).then(|| text.split_once(char::is_whitespace).unwrap_or((text, "")))
 }
 
 /// First word of `text`, with quotes taken off.
 pub fn word(text: &str) -> Option<String> {
-    let text = text.trim();
-    if let Some(rest) = text.strip_prefix('"') {
-        return rest.split('"').next().map(str::to_owned);
-    }
-    text.split_whitespace().next().map(str::to_owned)
+    split_word(text).map(|(word, _)| word.to_owned())
+}
+
+/// How many words `text` has.
+pub fn count_words(text: &str) -> usize {
+    std::iter::successors(split_word(text), |(_, rest)| split_word(rest)).count()
 }
 
 /// Words that can stand where the line ends.
@@ -238,6 +268,9 @@ pub fn run(vm: &mut Vm<'_>, line: &str, history: &[String], out: &mut String) {
     let (name, args) = line.split_at(end);
     vm.tree.cpu.begin_command();
     let outcome = match find(name) {
+        Some(command) if command.words && count_words(args) > count_words(command.args) => {
+            Err(EXTRANEOUS.to_owned())
+        }
         Some(Command { run: Some(run), .. }) => run(Call { vm, args, history, out: &mut *out }),
         Some(_) => Err(format!("{name}: not supported yet")),
         None => Err(format!("unknown command: '{name}'")),
@@ -329,9 +362,8 @@ fn log(call: Call<'_, '_, '_>) -> Outcome {
 }
 
 fn sendkey(call: Call<'_, '_, '_>) -> Outcome {
-    let words: Vec<&str> = call.args.split_whitespace().collect();
-    let [name] = words[..] else { return Err("keys expected, joined by '-'".to_owned()) };
-    let (codes, end) = (keys::parse(name)?, soon());
+    let name = word(call.args).ok_or("keys expected, joined by '-'")?;
+    let (codes, end) = (keys::parse(&name)?, soon());
     let mut press =
         |code: &u16, down, end| ask(call.vm, "i8042", &Control::Key { code: *code, down }, end).map(|_| ());
     let (mut outcome, mut tried) = (Ok(()), 0);
@@ -350,18 +382,19 @@ fn sendkey(call: Call<'_, '_, '_>) -> Outcome {
 
 fn mouse_move(call: Call<'_, '_, '_>) -> Outcome {
     let mut values = Vec::new();
+    // Each word is an expression: of the whole line `1 -1` would be one.
     for text in call.args.split_whitespace() {
-        values.push(text.parse::<i32>().map_err(|_| format!("bad number: '{text}'"))?);
+        values.push(number(call.vm, text)?.cast_signed());
     }
     let ([dx, dy] | [dx, dy, _]) = *values.as_slice() else { return Err("dx dy [dz] expected".to_owned()) };
     let dz = values.get(2).copied().unwrap_or(0).clamp(-127, 127) as i8;
-    let limit = |value: i32| value.clamp(-32768, 32767) as i16;
+    let limit = |value: i64| value.clamp(-32768, 32767) as i16;
     let buttons = call.vm.buttons;
     ask(call.vm, "i8042", &Control::Mouse { dx: limit(dx), dy: limit(dy), dz, buttons }, soon()).map(|_| ())
 }
 
 fn mouse_button(call: Call<'_, '_, '_>) -> Outcome {
-    let state = word(call.args).and_then(|text| text.parse::<u8>().ok()).ok_or("state expected")?;
+    let state = u8::try_from(number(call.vm, call.args)?).map_err(|_| "state expected")?;
     // The command counts left, middle, right; the device left, right, middle.
     let buttons = (state & 1) | (state >> 1 & 2) | (state << 1 & 4);
     call.vm.buttons = buttons;
@@ -439,7 +472,7 @@ mod tests {
         });
         let mut out = String::new();
         run(&mut vm, "sendkey a 100", &[], &mut out);
-        assert_eq!(out, "keys expected, joined by '-'\n", "nothing is sent");
+        assert_eq!(out, "extraneous characters at the end of line\n", "nothing is sent");
         out.clear();
         run(&mut vm, "sendkey ctrl-alt-delete", &[], &mut out);
         assert_eq!(out, "i8042: \n", "it was refused");
@@ -478,6 +511,55 @@ mod tests {
         let mut heard = [0; 64];
         let len = cpu.read(&mut heard).expect("it was written");
         assert_eq!(heard[..len], wire::encode(&ToCpu::Nmi(1)).expect("short"));
+    }
+
+    #[test]
+    fn a_line_with_more_than_the_command_takes_is_refused() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let mut answer = |line: &str| {
+            let mut out = String::new();
+            run(&mut vm, line, &[], &mut out);
+            out
+        };
+        for line in [
+            "screendump my file.ppm",
+            "screendump \"my file.ppm\" x",
+            "quit now",
+            "cont/2",
+            "nmi 0 1",
+            "cpu 0 x",
+            "cpu /x 0",
+            "info status now",
+            "info trace-events a b",
+            "help info block",
+            "mouse_button 1 2",
+            "mouse_move 1 2 3 4",
+        ] {
+            assert_eq!(answer(line), "extraneous characters at the end of line\n", "{line}");
+        }
+        assert_eq!(answer("screendump \"my file.ppm\""), "this machine has no vga\n");
+        assert_eq!(answer("nmi 1 - 1 "), "");
+        assert_eq!(answer("change ide1-cd0 a b c"), "change: not supported yet\n");
+        assert_eq!(vm.exit, None);
+    }
+
+    #[test]
+    fn what_the_mouse_does_is_told_by_expressions() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let mut answer = |line: &str| {
+            let mut out = String::new();
+            run(&mut vm, line, &[], &mut out);
+            out
+        };
+        let taken = "this machine has no i8042\n";
+        for line in ["mouse_button 0x4", "mouse_move 0x10 -1", "mouse_move 2*3 010 -1"] {
+            assert_eq!(answer(line), taken, "{line}");
+        }
+        assert_eq!(answer("mouse_button 256"), "state expected\n");
+        assert_eq!(answer("mouse_move 1"), "dx dy [dz] expected\n");
+        assert_eq!(vm.buttons, 2, "the right one of the device");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bulkhead_bus::messages::Query;
 use bulkhead_config::Media;
 
-use super::commands::{Outcome, word};
+use super::commands::{EXTRANEOUS, Outcome, count_words, word};
 use super::counters;
 use crate::vm::Vm;
 
@@ -27,15 +27,17 @@ pub struct Topic {
     pub name: &'static str,
     /// Line of the help.
     pub help: &'static str,
+    /// Most words behind it.
+    words: usize,
     run: Option<Show>,
 }
 
 const fn topic(name: &'static str, help: &'static str, run: Show) -> Topic {
-    Topic { name, help, run: Some(run) }
+    Topic { name, help, words: 0, run: Some(run) }
 }
 
 const fn unbuilt(name: &'static str, help: &'static str) -> Topic {
-    Topic { name, help, run: None }
+    Topic { name, help, words: 0, run: None }
 }
 
 /// Every subcommand of the manual; `processes`, `restarts`, `restart-times` and `counters`; `jit` and `trace-events` of later QEMU versions.
@@ -121,10 +123,11 @@ pub const TOPICS: &[Topic] = &[
             Ok(())
         },
     ),
-    topic(
-        "trace-events",
-        "show trace events, or those that match a pattern, and whether they are on",
-        |vm, around, out| {
+    Topic {
+        name: "trace-events",
+        help: "show trace events, or those that match a pattern, and whether they are on",
+        words: 1,
+        run: Some(|vm, around, out| {
             let pattern = word(around.args).unwrap_or_else(|| "*".to_owned());
             let states = vm.tree.tracing.states(&pattern);
             if states.is_empty() {
@@ -134,8 +137,8 @@ pub const TOPICS: &[Topic] = &[
                 let _ = writeln!(out, "{name} : state {}", u8::from(on));
             }
             Ok(())
-        },
-    ),
+        }),
+    },
 ];
 
 /// Runs `info SUBCOMMAND`.
@@ -146,6 +149,7 @@ pub fn run(vm: &mut Vm<'_>, args: &str, history: &[String], out: &mut String) ->
     };
     let rest = args.trim_start().strip_prefix(name.as_str()).unwrap_or_default();
     match TOPICS.iter().find(|topic| topic.name == name) {
+        Some(topic) if count_words(rest) > topic.words => Err(EXTRANEOUS.to_owned()),
         Some(Topic { run: Some(run), .. }) => run(vm, &Around { args: rest, history }, out),
         Some(_) => Err(format!("info {name}: not supported yet")),
         None => Err(format!("unknown info subcommand: '{name}'")),

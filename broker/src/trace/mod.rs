@@ -15,7 +15,7 @@ use bulkhead_config::{Trace, TraceSwitch};
 
 use crate::fail::{Fail, reason};
 use crate::firmware::read_given;
-use crate::spawn;
+use crate::{fresh, spawn};
 
 mod pattern;
 mod text;
@@ -56,7 +56,7 @@ pub struct Opened {
 }
 
 fn create(what: &str, path: &Path) -> Result<File, Fail> {
-    File::create(path).map_err(|e| Fail(format!("-trace {what}={}: {}", path.display(), reason(&e))))
+    fresh::open(path).map_err(|e| Fail(format!("-trace {what}={}: {}", path.display(), reason(&e))))
 }
 
 /// Opens and reads what `-trace` names.
@@ -214,13 +214,19 @@ impl Tracing {
             self.on.push(rule.is_some_and(|rule| rule.on));
             self.set_panel(switch, rule.is_some_and(|rule| rule.on));
         }
-        match self.sources.get(at) {
-            Some(source) => Ok(source.file.as_fd()),
-            None => Err(Fail("no trace file".to_owned())),
-        }
+        self.file(process)
     }
 
-    /// To be called when every process has its file: the broker's own, and what can be wrong with names and log files.
+    /// The trace file of `process`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn file(&self, process: &str) -> Result<BorrowedFd<'_>, Fail> {
+        let source = self.sources.iter().find(|source| source.name.process == process);
+        source.map(|source| source.file.as_fd()).ok_or_else(|| Fail("no trace file".to_owned()))
+    }
+
+    /// To be called when every process has its file and before the first starts: the broker's own, and what can be wrong with names and log files.
     ///
     /// # Errors
     /// A pattern that names nothing; a log file that cannot be written.
@@ -240,6 +246,15 @@ impl Tracing {
             }
         }
         Ok(())
+    }
+
+    /// Empties the files that are to be written: from now on nothing is refused.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn begin(&self) -> Result<(), Fail> {
+        let outputs = self.outputs.as_ref();
+        outputs.map_or(Ok(()), Outputs::begin).map_err(|e| Fail(format!("-trace: {}", reason(&e))))
     }
 
     fn switches_of(&self, source: usize) -> Vec<Switch> {
@@ -376,5 +391,32 @@ impl Rehearsal {
             self.timeline.lost(&names, 0, taken.until, taken.lost, &mut bytes);
         }
         (count, taken.lost, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_emptied_when_the_machine_begins_and_not_when_one_of_them_is_refused() {
+        let folder = std::env::temp_dir().join(format!("bulkhead-trace-{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("a folder for a test");
+        let files = ["text", "timeline", "broker.log"].map(|name| folder.join(name));
+        files.iter().for_each(|path| std::fs::write(path, "yesterday's").expect("a file for a test"));
+        let all_hold = |text: &str| {
+            files.iter().all(|path| std::fs::read(path).is_ok_and(|held| held == text.as_bytes()))
+        };
+        let mut config =
+            Trace { file: Some(files[0].clone()), logs: Some(folder.clone()), ..Trace::default() };
+        config.timeline = Some(folder.join("missing/file"));
+        assert!(open(&config).is_err());
+        config.timeline = Some(files[1].clone());
+        let mut tracing = Tracing::new(open(&config).expect("they can be written"), Vec::new());
+        tracing.complete().expect("nothing is wrong");
+        assert!(all_hold("yesterday's"));
+        tracing.begin().expect("they are files");
+        assert!(all_hold(""));
+        std::fs::remove_dir_all(&folder).expect("it exists");
     }
 }

@@ -12,6 +12,7 @@ use bulkhead_bus::trace::{EVENTS, Reader, Record, Scope, events};
 
 use super::timeline::Timeline;
 use super::{Names, text};
+use crate::fresh;
 
 /// How often the rings are looked at. A ring holds some milliseconds of the busiest device.
 const LOOK: Duration = Duration::from_millis(4);
@@ -90,6 +91,18 @@ impl Outputs {
             timeline: timeline.map(|file| Sink::new("timeline", Place::File(file))),
             logs: Vec::new(),
         }
+    }
+
+    /// Empties the files: from now on nothing is refused.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn begin(&self) -> std::io::Result<()> {
+        let sinks = self.text.iter().chain(&self.timeline).filter_map(|sink| match &sink.to {
+            Some(Place::File(file)) => Some(file),
+            Some(Place::Terminal) | None => None,
+        });
+        { sinks }.chain(&self.logs).try_for_each(fresh::empty)
     }
 }
 

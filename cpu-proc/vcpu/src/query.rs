@@ -63,7 +63,9 @@ fn registers(cpu: &Cpu) -> Vec<(String, u64)> {
     for number in 8..16 {
         put(format!("r{number}"), cpu.core.slots.get(number).copied().unwrap_or(0));
     }
-    for name in ["pc", "eip", "rip"] {
+    // As `info cpus` shows it, and what `x/i $pc` can read.
+    put("pc".to_owned(), cpu.linear_pc(cpu.core.pc));
+    for name in ["eip", "rip"] {
         put(name.to_owned(), cpu.core.pc);
     }
     put("eflags".to_owned(), u64::from(cpu.flags()));

@@ -97,7 +97,7 @@ pub static OPTIONS: &[Row] = &[
     row!(LinuxBoot, "append", Value(machine::append), works("cmdline", "use cmdline as kernel command line")),
     row!(LinuxBoot, "initrd", Value(machine::initrd), works("file", "use file as initial RAM disk")),
 
-    row!(Debug, "serial", Value(chardev::serial), works("dev", "redirect a serial port: vc, pty, none, null, stdio, /dev/..., file:, pipe:, tcp:, unix:, mon: (udp:, telnet:, msmouse, braille not supported yet)")),
+    row!(Debug, "serial", Value(chardev::serial), works("dev", "redirect a serial port: vc, pty, none, null, stdio, /dev/... (keeps its speed, parity and stop bits), file:, pipe:, tcp:, unix:, mon: (udp:, telnet:, msmouse, braille not supported yet)")),
     row!(Debug, "parallel", Value(chardev::parallel), works("dev", "redirect a parallel port, same devices as -serial, none for no port (/dev/parportN not supported yet)")),
     row!(Debug, "monitor", Value(chardev::monitor), works("dev", "redirect the monitor, same devices as -serial")),
     row!(Debug, "pidfile", Value(machine::pidfile), works("file", "write the process id to file")),
