@@ -32,6 +32,8 @@ const LOG_FILE: &str = "/tmp/qemu.log";
 const SETTLE_LIMIT: Duration = Duration::from_millis(200);
 /// See [`SETTLE_LIMIT`].
 const SETTLE_LOOK: Duration = Duration::from_micros(200);
+/// How long the end of a process may take to be seen after its descriptors are closed, in milliseconds: some 0.1 on an idle host.
+const DYING_LIMIT_MS: u16 = 20;
 /// How long back ends may take to write out what the guest has sent.
 const FINISH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -249,9 +251,16 @@ impl<'a> Vm<'a> {
         if clients.changes() != changes {
             self.replace_standby(process);
         }
-        if !served && let Some(process) = self.tree.processes.get(process) {
-            process.kill();
+        if !served && !self.keeper.is_vacant(process) && !self.is_dying(process) {
+            self.condemn(process, "closed its socket for clients", true);
         }
+    }
+
+    /// Whether the process that has closed a descriptor ends: the kernel closes all of them before the end can be seen, whose reason counts.
+    fn is_dying(&self, index: usize) -> bool {
+        let Some(process) = self.tree.processes.get(index) else { return true };
+        let mut fds = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::from(DYING_LIMIT_MS)), Ok(1..))
     }
 
     pub(crate) fn say(&self, text: &str) {
