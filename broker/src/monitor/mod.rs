@@ -25,6 +25,8 @@ const LINE_MAX: usize = 4096;
 const HISTORY_MAX: usize = 64;
 /// Output waiting for a slow client at most; the rest is dropped.
 const OUTPUT_MAX: usize = 1 << 20;
+/// In the place of the rest of an answer.
+const TOO_LONG: &str = "(output too long)\r\n";
 
 /// Where in an escape sequence of a terminal the input is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -304,13 +306,26 @@ impl Session {
                 if !line.is_empty() {
                     commands::run(vm, &line, &self.editor.history, &mut text);
                 }
-                self.emit(text.replace('\n', "\r\n").as_bytes());
+                self.answer(&text);
                 if vm.exit.is_some() {
                     break;
                 }
                 self.emit(PROMPT.as_bytes());
             }
         }
+    }
+
+    /// Shows the answer of a command; of one that is too long, the lines for which there is room beside the prompt.
+    fn answer(&mut self, text: &str) {
+        let text = text.replace('\n', "\r\n");
+        let room = OUTPUT_MAX.saturating_sub(self.out.len() + PROMPT.len());
+        if text.len() <= room {
+            return self.emit(text.as_bytes());
+        }
+        let fits = text.as_bytes().get(..room.saturating_sub(TOO_LONG.len())).unwrap_or_default();
+        let lines = fits.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.emit(fits.get(..lines).unwrap_or_default());
+        self.emit(TOO_LONG.as_bytes());
     }
 
     fn emit(&mut self, bytes: &[u8]) {
@@ -340,6 +355,10 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_bus::bell::{BELL_BYTES, Bell};
+    use bulkhead_bus::links::{BYTES_LINK, Side};
+    use bulkhead_bus::sys::Mapping;
+
     use super::*;
 
     fn type_in(editor: &mut Editor, text: &str) -> Option<String> {
@@ -417,5 +436,23 @@ mod tests {
         let mut editor = Editor::default();
         assert_eq!(type_in(&mut editor, "system_p\t\r").as_deref(), Some("system_powerdown"));
         assert_eq!(type_in(&mut editor, "info reg\t\r").as_deref(), Some("info registers"));
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_loses_its_end_and_says_so() {
+        let (stream, _user) = UnixStream::pair().expect("sockets for a test");
+        let map = |bytes| Mapping::anonymous(bytes).expect("memory for a test");
+        let keys = ByteEnd::new(map(BYTES_LINK), Bell::new(map(BELL_BYTES)).into(), Side::Host);
+        let mut session = Session::new(stream, keys);
+        let line = "0000000000000000: 0x00000000 0x00000000 0x00000000 0x00000000\n";
+        session.answer(&line.repeat(25_000));
+        session.emit(PROMPT.as_bytes());
+        let shown = String::from_utf8_lossy(&session.out);
+        assert!(shown.starts_with(line.trim_end()), "its beginning is there");
+        assert!(shown.ends_with("0x00000000\r\n(output too long)\r\n(qemu) "), "a whole line is the last");
+        assert!(shown.len() <= OUTPUT_MAX && OUTPUT_MAX - shown.len() < line.len() + 1);
+        session.out.clear();
+        session.answer(line);
+        assert_eq!(session.out, line.replace('\n', "\r\n").as_bytes(), "one that fits is as it was");
     }
 }
