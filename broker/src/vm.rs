@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::messages::{FromCpu, ToCpu};
@@ -17,7 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::apart::Apart;
 use crate::chars::HostChar;
-use crate::fail::tell;
+use crate::fail::{Fail, reason, tell};
 use crate::monitor::Session;
 use crate::restart::Keeper;
 use crate::spawn::{Standby, printable};
@@ -26,7 +26,7 @@ use crate::tree::{Parts, Tree};
 
 /// Most pieces of the log that can lie in its pipe: more than any pipe holds.
 const LOG_PIECES: usize = 1024;
-/// Default of the `logfile` command.
+/// Where `-d` output goes before the first `logfile` command.
 const LOG_FILE: &str = "/tmp/qemu.log";
 /// How long devices may take for what the guest has asked for last, one that is stopped included; and how often they are looked at.
 const SETTLE_LIMIT: Duration = Duration::from_millis(200);
@@ -58,7 +58,6 @@ pub struct Vm<'a> {
     /// Forbidden system calls by process.
     pub violations: Vec<u64>,
     apart: Apart,
-    log_path: PathBuf,
     log: Option<File>,
     log_ended: bool,
 }
@@ -78,6 +77,15 @@ pub fn hold_signals() {
     let _ = end_signals().thread_block();
 }
 
+/// The log that `-d` needs, with what it held before: that goes when nothing can be wrong with the start any more.
+///
+/// # Errors
+/// One line that names it.
+pub fn open_log() -> Result<File, Fail> {
+    let log = File::options().write(true).create(true).truncate(false).open(LOG_FILE);
+    log.map_err(|e| Fail(format!("-d: {LOG_FILE}: {}", reason(&e))))
+}
+
 /// What a descriptor in the loop belongs to.
 #[derive(Clone, Copy)]
 enum Source {
@@ -94,7 +102,7 @@ enum Source {
 
 impl<'a> Vm<'a> {
     /// Takes over a machine whose processes are ready.
-    pub fn new(config: &'a MachineConfig, tree: Tree, mut parts: Parts) -> Vm<'a> {
+    pub fn new(config: &'a MachineConfig, mut tree: Tree, mut parts: Parts) -> Vm<'a> {
         parts
             .ports
             .iter_mut()
@@ -103,6 +111,7 @@ impl<'a> Vm<'a> {
             .for_each(HostChar::release);
         let keeper = Keeper::new(&tree);
         let violations = vec![0; tree.processes.len()];
+        let log = tree.log_file.take();
         Vm {
             config,
             tree,
@@ -114,8 +123,7 @@ impl<'a> Vm<'a> {
             cpu: 0,
             violations,
             apart: Apart::default(),
-            log_path: PathBuf::from(LOG_FILE),
-            log: None,
+            log,
             log_ended: false,
         }
     }
@@ -376,21 +384,33 @@ impl<'a> Vm<'a> {
         self.tree.cpu.send(&ToCpu::Reset);
     }
 
-    /// Where `-d` output goes from now on.
-    pub fn set_log_file(&mut self, path: PathBuf) {
-        self.log_path = path;
-        self.log = None;
+    /// Where `-d` output goes from now on; a file that cannot be opened changes nothing.
+    ///
+    /// # Errors
+    /// One line that names it.
+    pub fn set_log_file(&mut self, path: &Path) -> Result<(), String> {
+        let log = File::create(path);
+        self.log = Some(log.map_err(|e| format!("could not open '{}': {}", path.display(), reason(&e)))?);
+        Ok(())
     }
 
-    fn copy_log(&mut self) {
+    /// Somebody asks for `-d` output: it needs a file.
+    ///
+    /// # Errors
+    /// As [`Vm::set_log_file`].
+    pub fn need_log(&mut self) -> Result<(), String> {
+        if self.log.is_none() {
+            self.set_log_file(Path::new(LOG_FILE))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn copy_log(&mut self) {
         let mut bytes = [0u8; 8192];
         let Ok(len) = nix::unistd::read(&self.tree.log, &mut bytes) else { return };
         if len == 0 {
             self.log_ended = true;
             return;
-        }
-        if self.log.is_none() {
-            self.log = File::create(&self.log_path).ok();
         }
         if let (Some(log), Some(bytes)) = (&mut self.log, bytes.get(..len)) {
             let _ = log.write_all(bytes);
