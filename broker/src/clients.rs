@@ -52,26 +52,31 @@ impl Clients {
         (!is_vacant).then(|| self.stream.as_fd()).into_iter().chain(listening.then(|| self.listener.as_fd()))
     }
 
-    /// Something happened. False when the back end does not take its client and has to be replaced.
+    /// Something happened. False when the back end does not take its client, or has closed its end, which would be readable for ever:
+    /// it has to be replaced.
     pub fn serve(&mut self, recipe: &mut Recipe) -> bool {
         let mut bytes = [0u8; 64];
-        match self.stream.read(&mut bytes) {
-            Ok(1..) if self.busy => {
-                recipe.put(CLIENT, None);
-                self.changes = self.changes.wrapping_add(1);
-                self.busy = false;
+        let open = match self.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(_) => {
+                if self.busy {
+                    recipe.put(CLIENT, None);
+                    self.changes = self.changes.wrapping_add(1);
+                    self.busy = false;
+                }
+                true
             }
-            _ => {}
-        }
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        };
         if self.busy {
-            return true;
+            return open;
         }
         let client = match sys::accept(self.listener.as_fd()) {
             Ok(client) => client,
             Err(error) => {
                 let passing = [ErrorKind::WouldBlock, ErrorKind::Interrupted, ErrorKind::ConnectionAborted];
                 self.rest = (!passing.contains(&error.kind())).then(|| Instant::now() + REST);
-                return true;
+                return open;
             }
         };
         if self.nodelay {
@@ -82,7 +87,7 @@ impl Clients {
         recipe.put(CLIENT, Some(client));
         self.changes = self.changes.wrapping_add(1);
         self.busy = true;
-        sent.is_ok()
+        open && sent.is_ok()
     }
 
     /// Another one after every client that has come or gone: a standby knows the client of its start.
@@ -134,17 +139,58 @@ pub fn pair() -> std::io::Result<(UnixStream, OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
 
+    use bulkhead_bus::manifest::Manifest;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
 
-    #[test]
-    fn a_back_end_that_has_gone_wakes_nobody_until_there_is_another_one() {
-        let path = std::env::temp_dir().join(format!("bulkhead-clients-{}", std::process::id()));
+    fn listener(name: &str) -> UnixListener {
+        let path = std::env::temp_dir().join(format!("bulkhead-clients-{name}-{}", std::process::id()));
         let listener = UnixListener::bind(&path).expect("a socket for a test");
         std::fs::remove_file(&path).expect("it was made");
+        listener.set_nonblocking(true).expect("a flag");
+        listener
+    }
+
+    fn recipe() -> Recipe {
+        let manifest = Manifest {
+            name: "bh-char-serial0".to_owned(),
+            role: "char".to_owned(),
+            fds: Vec::new(),
+            config: Vec::new(),
+            source: 0,
+            ram_bytes: 0,
+            bulk_bytes: 0,
+            run_as: None,
+        };
+        Recipe::new("bh-char", manifest, &[]).expect("no descriptors")
+    }
+
+    #[test]
+    fn a_back_end_that_closes_its_end_has_to_be_replaced_with_a_client_or_without() {
+        for busy in [false, true] {
+            let listener = listener(if busy { "served" } else { "waiting" });
+            let start = || Clients::new(listener.as_fd(), false, busy).expect("sockets for a test");
+            let (mut clients, theirs) = start();
+            assert!(clients.serve(&mut recipe()), "it has nothing to say");
+            let mut theirs = UnixStream::from(theirs);
+            theirs.write_all(b"l").expect("room");
+            assert!(clients.serve(&mut recipe()), "its client has left");
+            theirs.shutdown(Shutdown::Write).expect("a socket");
+            assert!(!clients.serve(&mut recipe()), "nothing more will come");
+            let (mut clients, theirs) = start();
+            drop(theirs);
+            assert!(!clients.serve(&mut recipe()));
+        }
+    }
+
+    #[test]
+    fn a_back_end_that_has_gone_wakes_nobody_until_there_is_another_one() {
+        let listener = listener("gone");
         let (clients, theirs) = Clients::new(listener.as_fd(), false, false).expect("sockets for a test");
         let ready = |is_vacant| {
             let mut fds: Vec<_> =

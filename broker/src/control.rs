@@ -12,7 +12,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 /// Longest wait for an answer of the CPU process.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// Longest wait for all answers that one monitor command needs.
+/// Longest wait for all answers that one monitor command needs, or one part of what it gets in parts.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// Messages kept while an answer is being waited for; an honest CPU process sends a few.
 const QUEUE_MAX: usize = 64;
@@ -75,7 +75,7 @@ impl CpuLink {
         }
     }
 
-    /// A new monitor command begins: it may wait anew.
+    /// A new monitor command begins, or the next part of one that goes well: it may wait anew.
     pub fn begin_command(&mut self) {
         self.patience = COMMAND_LIMIT;
     }
@@ -193,5 +193,52 @@ impl CpuLink {
         } else {
             Err("short answer of the CPU process".to_owned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_bus::messages::READ_MAX;
+    use bulkhead_config::{MachineConfig, Target};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+    use crate::monitor::commands;
+    use crate::rehearsal;
+
+    #[test]
+    fn each_part_of_a_long_save_may_take_its_time_and_an_error_tells_how_far_it_came() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _) = rehearsal::machine(&config).expect("sockets for a test");
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair.expect("sockets for a test");
+        vm.tree.cpu = CpuLink::new(ours);
+        // It can read the first two parts.
+        let cpu = std::thread::spawn(move || {
+            for _ in 0..5 {
+                let mut bytes = [0; 256];
+                let len = recv(theirs.as_raw_fd(), &mut bytes, MsgFlags::empty()).expect("a request");
+                let request = wire::decode(&bytes[..len]).expect("a request");
+                let ToCpu::ReadMemory { id, addr, len, .. } = request else { panic!("no read: {request:?}") };
+                let read = addr < 2 * u64::from(READ_MAX);
+                let result = if read { Ok(vec![0; len as usize]) } else { Err("not mapped".to_owned()) };
+                let answer = wire::encode(&FromCpu::Reply { id, result }).expect("it fits");
+                send(theirs.as_raw_fd(), &answer, MsgFlags::empty()).expect("it is read");
+            }
+        });
+        let name = std::env::temp_dir().join(format!("bulkhead-pmemsave-{}", std::process::id()));
+        let mut save = |parts| {
+            let (size, mut out) = (parts * READ_MAX, String::new());
+            commands::run(&mut vm, &format!("pmemsave 0 {size} \"{}\"", name.display()), &[], &mut out);
+            (out, vm.tree.cpu.patience)
+        };
+        assert_eq!(save(2), (String::new(), COMMAND_LIMIT));
+        let (said, patience) = save(3);
+        let saved = std::fs::read(&name).expect("it was made").len();
+        std::fs::remove_file(&name).expect("it was made");
+        assert_eq!(saved, 2 * READ_MAX as usize);
+        assert_eq!(said, format!("not mapped ({saved} of {} bytes done)\n", 3 * READ_MAX));
+        assert!(patience < COMMAND_LIMIT, "the part that failed has cost some");
+        cpu.join().expect("five requests");
     }
 }

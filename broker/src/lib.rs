@@ -84,6 +84,7 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     privileges.drop()?;
     parts.ports.iter().map(|port| &port.host).chain(&parts.monitor).try_for_each(HostChar::begin)?;
     tree.tracing.begin()?;
+    tree.log_file.iter().try_for_each(fresh::empty).map_err(|e| Fail(format!("-d: {}", reason(&e))))?;
     bulkhead_security::enter_broker().map_err(Fail)?;
     if let Some(notice) = notice {
         tell(format_args!("{}: {notice}", config.program));

@@ -1,6 +1,7 @@
 //! The tree of processes of one machine: its memory, its links, every process with its manifest.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ use crate::privileges::Privileges;
 use crate::spawn::{self, Process, Recipe, Standby};
 use crate::sys;
 use crate::trace::{self, Tracing};
+use crate::vm;
 
 /// Longest start of all processes.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -114,6 +116,8 @@ pub struct Tree {
     pub standbys: Vec<Option<Standby>>,
     /// `-d` output of the CPU process.
     pub log: OwnedFd,
+    /// Where that goes, if it was asked for at the start.
+    pub log_file: Option<File>,
     /// Trace files of all processes, and what is done with them.
     pub tracing: Tracing,
     /// Keeps shared memory alive for successors.
@@ -135,6 +139,7 @@ impl Tree {
             recipes: Vec::new(),
             standbys: Vec::new(),
             log,
+            log_file: None,
             tracing,
             _memory: Vec::new(),
         }
@@ -470,6 +475,7 @@ fn start(
         ports.push((port, Link::new("port-bytes", BYTES_LINK)?));
     }
     let (log_read, log_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let log_file = (!config.log_items.is_empty()).then(vm::open_log).transpose()?;
     // With any `-d`, the firmware's debug output goes into the log too.
     let debug_text = match config.log_items.is_empty() {
         true => None,
@@ -635,6 +641,7 @@ fn start(
         recipes,
         clients: stores,
         log: log_read,
+        log_file,
         tracing,
         _memory: memory,
     })

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::messages::{FromCpu, ToCpu};
@@ -17,7 +17,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::apart::Apart;
 use crate::chars::HostChar;
-use crate::fail::tell;
+use crate::fail::{Fail, reason, tell};
+use crate::fresh;
 use crate::monitor::Session;
 use crate::restart::Keeper;
 use crate::spawn::{Standby, printable};
@@ -26,12 +27,14 @@ use crate::tree::{Parts, Tree};
 
 /// Most pieces of the log that can lie in its pipe: more than any pipe holds.
 const LOG_PIECES: usize = 1024;
-/// Default of the `logfile` command.
+/// Where `-d` output goes before the first `logfile` command.
 const LOG_FILE: &str = "/tmp/qemu.log";
 /// How long devices may take for what the guest has asked for last, one that is stopped included; and how often they are looked at.
 const SETTLE_LIMIT: Duration = Duration::from_millis(200);
 /// See [`SETTLE_LIMIT`].
 const SETTLE_LOOK: Duration = Duration::from_micros(200);
+/// How long the end of a process may take to be seen after its descriptors are closed, in milliseconds: some 0.1 on an idle host.
+const DYING_LIMIT_MS: u16 = 20;
 /// How long back ends may take to write out what the guest has sent.
 const FINISH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -58,7 +61,6 @@ pub struct Vm<'a> {
     apart: Apart,
     /// The CPUs have been asked to stop and do not stand yet; whether they are to go on when they do.
     stopping: Option<bool>,
-    log_path: PathBuf,
     log: Option<File>,
     log_ended: bool,
 }
@@ -78,6 +80,14 @@ pub fn hold_signals() {
     let _ = end_signals().thread_block();
 }
 
+/// The log that `-d` needs, with what it held before: that goes when nothing can be wrong with the start any more.
+///
+/// # Errors
+/// One line that names it.
+pub fn open_log() -> Result<File, Fail> {
+    fresh::open(Path::new(LOG_FILE)).map_err(|e| Fail(format!("-d: {LOG_FILE}: {}", reason(&e))))
+}
+
 /// What a descriptor in the loop belongs to.
 #[derive(Clone, Copy)]
 enum Source {
@@ -94,7 +104,7 @@ enum Source {
 
 impl<'a> Vm<'a> {
     /// Takes over a machine whose processes are ready.
-    pub fn new(config: &'a MachineConfig, tree: Tree, mut parts: Parts) -> Vm<'a> {
+    pub fn new(config: &'a MachineConfig, mut tree: Tree, mut parts: Parts) -> Vm<'a> {
         parts
             .ports
             .iter_mut()
@@ -103,6 +113,7 @@ impl<'a> Vm<'a> {
             .for_each(HostChar::release);
         let keeper = Keeper::new(&tree);
         let violations = vec![0; tree.processes.len()];
+        let log = tree.log_file.take();
         Vm {
             config,
             tree,
@@ -115,8 +126,7 @@ impl<'a> Vm<'a> {
             violations,
             apart: Apart::default(),
             stopping: None,
-            log_path: PathBuf::from(LOG_FILE),
-            log: None,
+            log,
             log_ended: false,
         }
     }
@@ -252,9 +262,16 @@ impl<'a> Vm<'a> {
         if clients.changes() != changes {
             self.replace_standby(process);
         }
-        if !served && let Some(process) = self.tree.processes.get(process) {
-            process.kill();
+        if !served && !self.keeper.is_vacant(process) && !self.is_dying(process) {
+            self.condemn(process, "closed its socket for clients", true);
         }
+    }
+
+    /// Whether the process that has closed a descriptor ends: the kernel closes all of them before the end can be seen, whose reason counts.
+    fn is_dying(&self, index: usize) -> bool {
+        let Some(process) = self.tree.processes.get(index) else { return true };
+        let mut fds = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::from(DYING_LIMIT_MS)), Ok(1..))
     }
 
     pub(crate) fn say(&self, text: &str) {
@@ -382,21 +399,33 @@ impl<'a> Vm<'a> {
         self.tree.cpu.send(&ToCpu::Reset);
     }
 
-    /// Where `-d` output goes from now on.
-    pub fn set_log_file(&mut self, path: PathBuf) {
-        self.log_path = path;
-        self.log = None;
+    /// Where `-d` output goes from now on; a file that cannot be opened changes nothing.
+    ///
+    /// # Errors
+    /// One line that names it.
+    pub fn set_log_file(&mut self, path: &Path) -> Result<(), String> {
+        let log = File::create(path);
+        self.log = Some(log.map_err(|e| format!("could not open '{}': {}", path.display(), reason(&e)))?);
+        Ok(())
     }
 
-    fn copy_log(&mut self) {
+    /// Somebody asks for `-d` output: it needs a file.
+    ///
+    /// # Errors
+    /// As [`Vm::set_log_file`].
+    pub fn need_log(&mut self) -> Result<(), String> {
+        if self.log.is_none() {
+            self.set_log_file(Path::new(LOG_FILE))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn copy_log(&mut self) {
         let mut bytes = [0u8; 8192];
         let Ok(len) = nix::unistd::read(&self.tree.log, &mut bytes) else { return };
         if len == 0 {
             self.log_ended = true;
             return;
-        }
-        if self.log.is_none() {
-            self.log = File::create(&self.log_path).ok();
         }
         if let (Some(log), Some(bytes)) = (&mut self.log, bytes.get(..len)) {
             let _ = log.write_all(bytes);

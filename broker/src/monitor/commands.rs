@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::chip::Control;
@@ -88,8 +88,7 @@ const COMMANDS: &[Command] = &[
     command(&["screendump"], "filename", "save screen into PPM image 'filename'", screendump),
     command(&["logfile"], "filename", "output logs to 'filename'", |call| {
         let name = word(call.args).ok_or("file name expected")?;
-        call.vm.set_log_file(PathBuf::from(name));
-        Ok(())
+        call.vm.set_log_file(Path::new(&name))
     }),
     command(&["log"], "item1[,...]", "activate logging of the specified items to '/tmp/qemu.log'", log),
     unbuilt(
@@ -351,6 +350,7 @@ fn log(call: Call<'_, '_, '_>) -> Outcome {
     let items: Vec<String> = items.split(',').map(str::to_owned).collect();
     let known = |item: &String| item == "all" || LOG_ITEMS.iter().any(|(name, _)| name == item);
     if items.iter().all(known) {
+        call.vm.need_log()?;
         call.vm.tree.cpu.send(&ToCpu::Log(items));
         return Ok(());
     }
@@ -579,6 +579,31 @@ mod tests {
         assert_eq!(of(largest).map(|image| image.len()), Ok(largest), "4 bits a pixel");
         assert_eq!(of(usize::MAX), Err("vga: the picture is larger than any mode's".to_owned()));
         assert_eq!(picture(|_| Err("gone".to_owned())), Err("gone".to_owned()));
+    }
+
+    #[test]
+    fn a_log_file_that_cannot_be_opened_is_refused_and_the_one_before_stays() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let (log, mut written) = std::io::pipe().expect("a pipe for a test");
+        vm.tree.log = log.into();
+        let name = std::env::temp_dir().join(format!("bulkhead-logfile-{}", std::process::id()));
+        let mut answer = |line: &str| {
+            let mut out = String::new();
+            run(&mut vm, line, &[], &mut out);
+            out
+        };
+        assert_eq!(answer(&format!("logfile {}", name.display())), "");
+        assert!(name.exists(), "it is opened at once");
+        let refused = "could not open '/no/such/log': no such file or directory\n";
+        assert_eq!(answer("logfile /no/such/log"), refused);
+        assert_eq!(answer("log int"), "");
+        written.write_all(b"in the one before").expect("room");
+        drop(written);
+        vm.copy_log();
+        let log = std::fs::read_to_string(&name).expect("it was made");
+        std::fs::remove_file(&name).expect("it was made");
+        assert_eq!(log, "in the one before");
     }
 
     #[test]

@@ -54,8 +54,8 @@ impl<'a, F: FnMut(&str) -> Option<u64>> Parser<'a, F> {
         self.rest = self.rest.get(count..).unwrap_or_default();
     }
 
-    /// One expression. An operator may not follow a blank unless an operand could: two arguments are separated by blanks, and
-    /// `a -b` is a difference, as in C.
+    /// One expression. Blanks mean nothing, so that it goes on while operators follow: `a -b` is a difference, as in C, and not two
+    /// arguments.
     ///
     /// # Errors
     /// See [`ExprError`].

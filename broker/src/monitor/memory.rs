@@ -222,20 +222,46 @@ pub fn print(vm: &mut Vm<'_>, args: &str, out: &mut String) -> Outcome {
     Ok(())
 }
 
-/// `memsave` and `pmemsave`.
-pub fn save(vm: &mut Vm<'_>, args: &str, linear: bool) -> Outcome {
-    let (_, values, rest) = arguments(vm, args, 2)?;
-    let name = super::commands::word(rest).ok_or("file name expected")?;
-    let [addr, size] = values.as_slice() else { return Err("address and size expected".to_owned()) };
-    let mut file = File::create(&name).map_err(|e| format!("could not open '{name}': {}", reason(&e)))?;
+/// Splits the file off the end of a command's arguments: a word, or what is in quotes. Behind the expressions it could not be told from
+/// more of them: `4096 /tmp/dump` would begin with a division.
+fn split_file(args: &str) -> Option<(&str, &str)> {
+    let args = args.trim_end();
+    match args.strip_suffix('"') {
+        Some(quoted) => quoted.rsplit_once('"'),
+        None => args.rsplit_once(char::is_whitespace),
+    }
+}
+
+/// Fetches `size` bytes in parts and hands each on. Each may take as long as a command: together they are as long as the user wants.
+fn fetch(
+    vm: &mut Vm<'_>,
+    linear: bool,
+    (addr, size): (u64, u64),
+    mut take: impl FnMut(Vec<u8>) -> Outcome,
+) -> Outcome {
     let mut done = 0u64;
-    while done < *size {
-        let part = (*size - done).min(READ_MAX.into());
-        let bytes = read(vm, linear, addr.wrapping_add(done), part)?;
-        file.write_all(&bytes).map_err(|e| format!("{name}: {}", reason(&e)))?;
+    while done < size {
+        let part = (size - done).min(READ_MAX.into());
+        let outcome = read(vm, linear, addr.wrapping_add(done), part).and_then(&mut take);
+        outcome.map_err(|error| format!("{error} ({done} of {size} bytes done)"))?;
+        vm.tree.cpu.begin_command();
         done += part;
     }
     Ok(())
+}
+
+/// `memsave` and `pmemsave`.
+pub fn save(vm: &mut Vm<'_>, args: &str, linear: bool) -> Outcome {
+    let (args, name) = split_file(args).ok_or("addr size file expected")?;
+    let (_, values, rest) = arguments(vm, args, 2)?;
+    let [addr, size] = values.as_slice() else { return Err("address and size expected".to_owned()) };
+    if !rest.is_empty() {
+        return Err("extraneous characters before the file name".to_owned());
+    }
+    let mut file = File::create(name).map_err(|e| format!("could not open '{name}': {}", reason(&e)))?;
+    fetch(vm, linear, (*addr, *size), |bytes| {
+        file.write_all(&bytes).map_err(|e| format!("{name}: {}", reason(&e)))
+    })
 }
 
 /// `sum`: the 16-bit rotating checksum of physical memory.
@@ -246,21 +272,47 @@ pub fn sum(vm: &mut Vm<'_>, args: &str, out: &mut String) -> Outcome {
         return Err("extraneous characters at the end of line".to_owned());
     }
     let mut sum = 0u16;
-    let mut done = 0u64;
-    while done < *size {
-        let part = (*size - done).min(READ_MAX.into());
-        for byte in read(vm, false, addr.wrapping_add(done), part)? {
-            sum = sum.rotate_right(1).wrapping_add(byte.into());
-        }
-        done += part;
-    }
+    fetch(vm, false, (*addr, *size), |bytes| {
+        sum = bytes.iter().fold(sum, |sum, byte| sum.rotate_right(1).wrapping_add((*byte).into()));
+        Ok(())
+    })?;
     let _ = writeln!(out, "{sum:05}");
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_config::MachineConfig;
+
     use super::*;
+    use crate::monitor::commands;
+    use crate::rehearsal;
+
+    #[test]
+    fn the_file_is_the_last_word_or_what_is_in_quotes_at_the_end() {
+        assert_eq!(split_file(" 0 4096 /tmp/dump "), Some((" 0 4096", "/tmp/dump")));
+        assert_eq!(split_file(" 0 -1+1 \"a b/c\""), Some((" 0 -1+1 ", "a b/c")));
+        assert_eq!(split_file(" '\"' 1 f"), Some((" '\"' 1", "f")));
+        assert_eq!(split_file("4096"), None);
+    }
+
+    #[test]
+    fn a_file_whose_name_begins_with_an_operator_is_saved_to() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
+        let name = std::env::temp_dir().join(format!("bulkhead-memsave-{}", std::process::id()));
+        let name = name.display().to_string();
+        let mut answer = |line: &str| {
+            let mut out = String::new();
+            commands::run(&mut vm, line, &[], &mut out);
+            out
+        };
+        assert!(name.starts_with('/'), "{name}");
+        assert_eq!(answer(&format!("memsave 0x1000 4 - 4 {name}")), "");
+        std::fs::remove_file(&name).expect("it was made");
+        assert_eq!(answer(&format!("pmemsave 0 0 1 {name}")), "extraneous characters before the file name\n");
+        assert!(!std::path::Path::new(&name).exists());
+    }
 
     #[test]
     fn formats_have_a_count_a_kind_and_a_size() {

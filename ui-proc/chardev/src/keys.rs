@@ -178,13 +178,16 @@ impl Keys {
             }
             Key::Switched => {
                 text(Text::Switched);
-                (if self.mux.focus == Focus::Monitor { REDRAW } else { &[] }, Effect::Text)
+                (self.redraw(), Effect::Text)
             }
             Key::Exit => {
                 text(Text::Terminated);
                 (b"\x15quit\r", Effect::Text)
             }
-            Key::Commit => (b"\x15commit all\r", Effect::Monitor),
+            Key::Commit => {
+                text(Text::NoCommit);
+                (self.redraw(), Effect::Text)
+            }
         };
         if let Some(monitor) = monitor.filter(|_| !told.is_empty()) {
             if monitor.keys.room() < told.len() {
@@ -197,6 +200,11 @@ impl Keys {
         next.done = next.done.wrapping_add(1);
         self.commit(next);
         Done::Some(effect)
+    }
+
+    /// What has the monitor show its prompt below a text, if it is the one that is shown.
+    fn redraw(&self) -> &'static [u8] {
+        if self.mux.focus == Focus::Monitor { REDRAW } else { &[] }
     }
 
     /// Sends bytes to whoever has the focus and commits as many as went.

@@ -110,7 +110,7 @@ pub fn help(escape: u8) -> String {
     let rows = [
         ("h", "print this help"),
         ("x", "exit emulator"),
-        ("s", "save disk data back to file (if -snapshot)"),
+        ("s", "save disk data back to file (if -snapshot) (not supported yet)"),
         ("t", "toggle console timestamps"),
         ("b", "send break (magic sysrq)"),
         ("c", "switch between console and monitor"),
@@ -201,5 +201,12 @@ mod tests {
     #[test]
     fn the_help_names_the_configured_key() {
         assert!(help(2).contains("C-b c    switch between console and monitor"));
+    }
+
+    #[test]
+    fn an_unbuilt_key_is_marked_in_the_help() {
+        let text = help(1);
+        let row = text.lines().find(|row| row.starts_with("C-a s"));
+        assert!(row.is_some_and(|row| row.ends_with("(not supported yet)")), "{row:?}");
     }
 }

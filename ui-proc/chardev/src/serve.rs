@@ -42,6 +42,8 @@ pub enum Text {
     Switched = 2,
     /// The end, unless the host takes nothing for [`LAST_LOOKS`] times [`RETRY_MS`].
     Terminated = 3,
+    /// What was asked for cannot be done yet: whoever believes that disk data were saved may end the machine.
+    NoCommit = 4,
 }
 
 /// Whether an attempt is to be made again.
@@ -154,6 +156,7 @@ impl Shared {
             1 => sink.show(help(self.escape).as_bytes(), next),
             2 => sink.show(b"\r\n", next),
             3 => sink.show(b"QEMU: Terminated\r\n", next),
+            4 => sink.show(b"\r\ncommit: not supported yet\r\n", next),
             _ => sink.commit(next),
         }
     }

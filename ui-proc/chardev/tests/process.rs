@@ -20,6 +20,8 @@ struct Host {
     /// The device's end of the link.
     device: ByteEnd,
     bell: Bell,
+    /// There is an escape key.
+    mux: bool,
 }
 
 impl Host {
@@ -42,7 +44,7 @@ impl Host {
         let map = |at: usize, len| Mapping::shared(files[at].1.as_fd(), len, true).expect("mapping");
         let device = ByteEnd::new(map(0, BYTES_LINK), Arc::new(Bell::new(map(2, BELL_BYTES))), Side::Device);
         let bell = Bell::new(map(2, BELL_BYTES));
-        Host { files, device, bell }
+        Host { files, device, bell, mux: false }
     }
 
     /// Starts the back end and waits until it serves.
@@ -50,7 +52,7 @@ impl Host {
         let config = CharConfig {
             kind: CharKind::Stream,
             monitor: false,
-            mux: false,
+            mux: self.mux,
             escape: 1,
             start_ns: sys::monotonic_ns(),
         };
@@ -88,6 +90,20 @@ impl Host {
             self.device.send(&[0x55; 4096]);
             assert!(Instant::now() < end, "the output is never full");
         }
+    }
+}
+
+/// Fills `bytes`, which come soon.
+fn read_within(from: &mut std::io::PipeReader, bytes: &mut [u8]) {
+    let end = Instant::now() + Duration::from_secs(20);
+    let mut done = 0;
+    while done < bytes.len() {
+        let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now())).expect("short");
+        let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, left), Ok(1), "nothing comes behind {done} bytes");
+        let count = from.read(&mut bytes[done..]).expect("output");
+        assert!(count > 0, "the output ends behind {done} bytes");
+        done += count;
     }
 }
 
@@ -159,4 +175,16 @@ fn successor_hands_on_what_lies_in_the_pipe_though_nobody_types_more() {
     let mut got = [0u8; 16];
     let count = host.device.receive(&mut got);
     assert_eq!(got.get(..count), Some(b"ping".as_slice()));
+}
+
+#[test]
+fn commit_key_is_refused_on_the_console_that_it_was_typed_at() {
+    let (mut read, write) = std::io::pipe().expect("pipe");
+    let host = Host { mux: true, ..Host::new(write.into()) };
+    host.leave("input-write", b"\x01s");
+    let _process = host.start();
+    let expected = "\r\ncommit: not supported yet\r\n";
+    let mut got = vec![0; expected.len()];
+    read_within(&mut read, &mut got);
+    assert_eq!(String::from_utf8_lossy(&got), expected);
 }
