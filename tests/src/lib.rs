@@ -334,6 +334,16 @@ impl Vm {
     }
 }
 
+/// What `work` comes to, which waits for a machine in a way without a limit of its own.
+///
+/// # Panics
+/// After `seconds`; the waiting thread stays until the test program ends.
+pub fn within<T: Send + 'static>(seconds: u64, what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (to, from) = std::sync::mpsc::channel();
+    std::thread::spawn(move || to.send(work()));
+    from.recv_timeout(Duration::from_secs(seconds)).unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
 fn tail(text: &str) -> &str {
     let mut at = text.len().saturating_sub(3000);
     while !text.is_char_boundary(at) {

@@ -257,9 +257,10 @@ fn every_process_maps_what_its_page_says_and_guest_ram_only_where_it_is_needed()
 
 /// Asserts that the program refuses to start with exactly this line.
 fn refused(program: &str, args: &[&str], line: &str) {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output().expect("program starts");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("{PROGRAM}: {line}\n"));
-    assert_eq!(output.status.code(), Some(1));
+    let mut vm = Vm::start(program, args);
+    let status = vm.wait(60);
+    assert_eq!(vm.errors(), format!("{PROGRAM}: {line}\n"));
+    assert_eq!(status.code(), Some(1));
 }
 
 #[test]
@@ -280,7 +281,7 @@ fn a_wrong_user_or_root_is_one_line() {
         let start = ["--reuid=12345", "--regid=12345", "--clear-groups", &ours, "-nographic"];
         let given = |option: &str, value: &str, reason: &str| {
             let args = [&start[..], &[option, value]].concat();
-            refused("setpriv", &args, &format!("{option} {value}: {reason}"));
+            refused("/usr/bin/setpriv", &args, &format!("{option} {value}: {reason}"));
         };
         given("-runas", "daemon", "only the superuser can change the user");
         given("-chroot", "/", "only the superuser can change the root");

@@ -1,28 +1,24 @@
 //! The tree of processes: names, jails, ends; what the user is told when something is wrong; the monitor.
 
 use std::io::Write;
-use std::process::{Command, Output};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::{Monitor, Scratch, Vm, gone, programs};
+use bulkhead_tests::{Monitor, Scratch, Vm, gone};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
-fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(programs().join(PROGRAM));
-    command
-        .args(["-nographic"])
-        .args(args)
-        .stdin(std::process::Stdio::null())
-        .output()
-        .expect("program starts")
+/// The status of a program that ends at once, and what it says.
+fn run(args: &[&str]) -> (ExitStatus, String) {
+    let mut vm = Vm::start(PROGRAM, &[&["-nographic"], args].concat());
+    (vm.wait(60), vm.errors())
 }
 
 /// Asserts that the program refuses to start with exactly this line.
 fn refused(args: &[&str], line: &str) {
-    let output = run(args);
-    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("{PROGRAM}: {line}\n"));
-    assert_eq!(output.status.code(), Some(1));
+    let (status, errors) = run(args);
+    assert_eq!(errors, format!("{PROGRAM}: {line}\n"));
+    assert_eq!(status.code(), Some(1));
 }
 
 /// A stopped VM whose monitor is at a socket, ready to be used.
@@ -294,8 +290,9 @@ fn a_daemon_releases_its_parent_when_it_serves() {
     let scratch = Scratch::new("daemon");
     let (file, socket) = (scratch.file("pid"), scratch.file("monitor"));
     let address = format!("unix:{socket},server,nowait");
-    let output = run(&["-S", "-serial", "null", "-monitor", &address, "-daemonize", "-pidfile", &file]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let (status, errors) =
+        run(&["-S", "-serial", "null", "-monitor", &address, "-daemonize", "-pidfile", &file]);
+    assert_eq!(status.code(), Some(0), "{errors}");
     let pid: u32 = std::fs::read_to_string(&file).expect("pid file").trim().parse().expect("number");
     bulkhead_tests::keeper::keep_process(pid);
     let processes = bulkhead_tests::tree(pid);
