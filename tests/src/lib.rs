@@ -404,6 +404,17 @@ pub fn children(broker: u32) -> Vec<(u32, String)> {
     all.map(|process| (process.pid, process.name)).collect()
 }
 
+/// Those of them that serve or are about to. Left out are standbys, which come and go by themselves, and what has not become its program
+/// yet: both only just were the broker, with its user and its jail.
+pub fn serving(broker: u32) -> Vec<(u32, String)> {
+    let shown = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut all = children(broker);
+    all.retain(|(pid, name)| {
+        name.starts_with("bh-") && shown(*pid).starts_with(name.as_bytes()) && name != STANDBY
+    });
+    all
+}
+
 /// The processes at and below `root`.
 pub fn tree(root: u32) -> Vec<(u32, String)> {
     let all = everybody();

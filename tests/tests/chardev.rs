@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::code::Code;
-use bulkhead_tests::{Scratch, Vm, within};
+use bulkhead_tests::{Scratch, Vm, serving, within};
 
 /// Size of a large transfer, in bytes.
 const LARGE: usize = 1 << 18;
@@ -110,12 +110,12 @@ fn sleeps(pid: u32, name: &str) -> Option<u64> {
 
 /// Ends the standard input of a VM and waits until its back end `name` has dealt with that: it still lives.
 fn end_input(vm: &mut Vm, name: &str) {
-    let processes = vm.processes();
+    let processes = serving(vm.pid());
     let (pid, _) = processes.iter().find(|(_, have)| have == name).cloned().expect("the back end");
     let before = until("the back end never waits", || sleeps(pid, "host"));
     vm.close_input();
     until("the end is not noticed, or was too much", || sleeps(pid, "host").filter(|now| *now > before));
-    assert_eq!(vm.processes(), processes, "{}", vm.errors());
+    assert_eq!(serving(vm.pid()), processes, "{}", vm.errors());
 }
 
 #[test]

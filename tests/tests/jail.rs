@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::{Installed, Monitor, Scratch, Vm, programs};
+use bulkhead_tests::{Installed, Monitor, Scratch, Vm, programs, serving};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -291,9 +291,17 @@ fn a_wrong_user_or_root_is_one_line() {
     }
 }
 
+/// The broker and what serves: at least so many as there are without options.
+fn everybody(vm: &Vm) -> Vec<(u32, String)> {
+    let mut all = serving(vm.pid());
+    assert!(all.len() >= 13, "{all:?}");
+    all.push((vm.pid(), "the broker".to_owned()));
+    all
+}
+
 /// Asserts that every process, the broker included, is this user with this group alone.
 fn assert_all_are(vm: &Vm, user: &str, group: &str) {
-    for (pid, name) in vm.processes() {
+    for (pid, name) in everybody(vm) {
         for thread in threads(pid) {
             assert_eq!(status(thread, "Uid"), [user; 4], "{name}");
             assert_eq!(status(thread, "Gid"), [group; 4], "{name}");
@@ -352,7 +360,7 @@ fn chroot_encloses_every_process_and_its_successors() {
     let more = ["-chroot", &cell, "-runas", "12345:12346"];
     let (vm, mut monitor) = stopped(|args| here.start(args), &socket, &more);
     let assert_all_in = || {
-        for (pid, name) in vm.processes() {
+        for (pid, name) in everybody(&vm) {
             let root = std::fs::read_link(format!("/proc/{pid}/root")).expect("root");
             assert_eq!(root, Path::new(&cell), "{name}");
         }
