@@ -142,7 +142,7 @@ impl Vm {
     /// # Panics
     /// When it cannot be executed.
     pub fn start(program: &str, args: &[&str]) -> Vm {
-        Vm::spawn(program, args, Stdio::piped())
+        Vm::spawn(program, args, Stdio::piped(), Stdio::piped())
     }
 
     /// The same with another standard error, which is not collected.
@@ -150,21 +150,26 @@ impl Vm {
     /// # Panics
     /// When it cannot be executed.
     pub fn start_unheard(program: &str, args: &[&str], errors: std::io::PipeWriter) -> Vm {
-        Vm::spawn(program, args, errors.into())
+        Vm::spawn(program, args, Stdio::piped(), errors.into())
     }
 
-    fn spawn(program: &str, args: &[&str], errors: Stdio) -> Vm {
+    /// The same with another standard output, which is not collected.
+    ///
+    /// # Panics
+    /// When it cannot be executed.
+    pub fn start_unshown(program: &str, args: &[&str], output: std::io::PipeWriter) -> Vm {
+        Vm::spawn(program, args, output.into(), Stdio::piped())
+    }
+
+    fn spawn(program: &str, args: &[&str], output: Stdio, errors: Stdio) -> Vm {
         let mut command = Command::new(programs().join(program));
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        command.args(args).stdin(Stdio::piped()).stdout(output).stderr(errors);
         // Whatever belongs to the machine is known by its process group: that stays when the broker has gone and the parent is another.
         command.process_group(0);
         keeper::keep(&mut command);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
-        let output = collect(child.stdout.take().expect("piped"));
-        let errors = match child.stderr.take() {
-            Some(errors) => collect(errors),
-            None => collect(std::io::empty()),
-        };
+        let output = child.stdout.take().map_or_else(|| collect(std::io::empty()), collect);
+        let errors = child.stderr.take().map_or_else(|| collect(std::io::empty()), collect);
         Vm { input: child.stdin.take(), child, output, errors, seen: 0, left: None }
     }
 

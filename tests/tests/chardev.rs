@@ -445,14 +445,8 @@ fn the_exit_key_works_on_a_terminal_that_takes_nothing() {
     let code = Code::new().bytes(&[0xb0, b'0']).put().bytes(&[0xeb, 0xf9]);
     let bios = firmware(&scratch, &code);
     let (_output, full) = std::io::pipe().expect("pipe");
-    let mut command = std::process::Command::new(bulkhead_tests::programs().join("qemu"));
-    command
-        .args(["-nographic", "-vga", "none", "-bios", &bios])
-        .stdin(std::process::Stdio::piped())
-        .stdout(full.try_clone().expect("descriptor"));
-    bulkhead_tests::keeper::keep(&mut command);
-    let mut child = command.spawn().expect("program starts");
-    let pid = child.id();
+    let args = ["-nographic", "-vga", "none", "-bios", &bios];
+    let mut vm = Vm::start_unshown("qemu", &args, full.try_clone().expect("descriptor"));
     let is_full = || {
         let raw = std::os::fd::AsRawFd::as_raw_fd(&full);
         let mut fd = libc::pollfd { fd: raw, events: libc::POLLOUT, revents: 0 };
@@ -460,10 +454,8 @@ fn the_exit_key_works_on_a_terminal_that_takes_nothing() {
         unsafe { libc::poll(&raw mut fd, 1, 0) == 0 }
     };
     until("the pipe is never full", || is_full().then_some(()));
-    let processes = bulkhead_tests::tree(pid);
-    child.stdin.as_mut().expect("piped").write_all(b"\x01x").expect("writable");
-    until("the VM goes on", || child.try_wait().expect("own child"));
-    bulkhead_tests::gone(&processes);
+    vm.send("\x01x");
+    assert_eq!(vm.wait(20).code(), Some(0), "{}", vm.errors());
 }
 
 #[test]
