@@ -18,6 +18,7 @@ pub use monitor::Monitor;
 pub use screen::Screen;
 
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,6 +115,8 @@ pub struct Vm {
     errors: Arc<Output>,
     /// Output seen by `expect` so far.
     seen: usize,
+    /// What had not ended yet when the broker had been collected.
+    left: Option<Vec<Process>>,
 }
 
 fn collect(mut from: impl Read + Send + 'static) -> Arc<Output> {
@@ -139,7 +142,7 @@ impl Vm {
     /// # Panics
     /// When it cannot be executed.
     pub fn start(program: &str, args: &[&str]) -> Vm {
-        Vm::spawn(program, args, Stdio::piped())
+        Vm::spawn(program, args, Stdio::piped(), Stdio::piped())
     }
 
     /// The same with another standard error, which is not collected.
@@ -147,20 +150,27 @@ impl Vm {
     /// # Panics
     /// When it cannot be executed.
     pub fn start_unheard(program: &str, args: &[&str], errors: std::io::PipeWriter) -> Vm {
-        Vm::spawn(program, args, errors.into())
+        Vm::spawn(program, args, Stdio::piped(), errors.into())
     }
 
-    fn spawn(program: &str, args: &[&str], errors: Stdio) -> Vm {
+    /// The same with another standard output, which is not collected.
+    ///
+    /// # Panics
+    /// When it cannot be executed.
+    pub fn start_unshown(program: &str, args: &[&str], output: std::io::PipeWriter) -> Vm {
+        Vm::spawn(program, args, output.into(), Stdio::piped())
+    }
+
+    fn spawn(program: &str, args: &[&str], output: Stdio, errors: Stdio) -> Vm {
         let mut command = Command::new(programs().join(program));
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        command.args(args).stdin(Stdio::piped()).stdout(output).stderr(errors);
+        // Whatever belongs to the machine is known by its process group: that stays when the broker has gone and the parent is another.
+        command.process_group(0);
         keeper::keep(&mut command);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
-        let output = collect(child.stdout.take().expect("piped"));
-        let errors = match child.stderr.take() {
-            Some(errors) => collect(errors),
-            None => collect(std::io::empty()),
-        };
-        Vm { input: child.stdin.take(), child, output, errors, seen: 0 }
+        let output = child.stdout.take().map_or_else(|| collect(std::io::empty()), collect);
+        let errors = child.stderr.take().map_or_else(|| collect(std::io::empty()), collect);
+        Vm { input: child.stdin.take(), child, output, errors, seen: 0, left: None }
     }
 
     /// Process id of the broker.
@@ -303,9 +313,18 @@ impl Vm {
     fn collected(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().expect("own child");
         if status.is_some() {
-            keeper::ended(self.pid());
+            let _ = self.has_been_collected();
         }
         status
+    }
+
+    /// Remembers what is left. Once: the broker's process id becomes another's some day, when its group is empty.
+    fn has_been_collected(&mut self) -> &[Process] {
+        let group = self.pid();
+        self.left.get_or_insert_with(|| {
+            keeper::ended(group);
+            everybody().into_iter().filter(|process| process.group == group).collect()
+        })
     }
 
     /// The process and everything below it: (pid, name).
@@ -320,6 +339,16 @@ impl Vm {
     }
 }
 
+/// What `work` comes to, which waits for a machine in a way without a limit of its own.
+///
+/// # Panics
+/// After `seconds`; the waiting thread stays until the test program ends.
+pub fn within<T: Send + 'static>(seconds: u64, what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (to, from) = std::sync::mpsc::channel();
+    std::thread::spawn(move || to.send(work()));
+    from.recv_timeout(Duration::from_secs(seconds)).unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
 fn tail(text: &str) -> &str {
     let mut at = text.len().saturating_sub(3000);
     while !text.is_char_boundary(at) {
@@ -328,64 +357,96 @@ fn tail(text: &str) -> &str {
     &text[at..]
 }
 
-/// Name and parent of a process, if it exists and is no zombie. One that waits to be a successor is called `bh-standby`.
-fn stat(pid: u32) -> Option<(String, u32)> {
+/// A process of the host.
+#[derive(Clone, Debug)]
+struct Process {
+    pid: u32,
+    /// One that waits to be a successor is called [`STANDBY`].
+    name: String,
+    parent: u32,
+    group: u32,
+    /// Clock ticks since the host's start: with the process id, what no other process has.
+    started: u64,
+}
+
+/// A process, if it exists and is no zombie. Fields of `stat` by proc(5).
+fn stat(pid: u32) -> Option<Process> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (head, rest) = text.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
+    // From the third field on.
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let waits = command.starts_with(STANDBY.as_bytes());
     let name = if waits { STANDBY } else { head.split_once('(').map_or("", |(_, name)| name) };
-    (state != "Z").then(|| (name.to_owned(), parent))
+    let process = Process {
+        pid,
+        name: name.to_owned(),
+        parent: field(4)?.parse().ok()?,
+        group: field(5)?.parse().ok()?,
+        started: field(22)?.parse().ok()?,
+    };
+    (field(3)? != "Z").then_some(process)
 }
 
 /// What a process that waits to be a successor is called in [`tree`] and [`children`].
 pub const STANDBY: &str = "bh-standby";
 
-/// Every process of the host: id, name, parent.
-fn everybody() -> Vec<(u32, String, u32)> {
+/// Every process of the host.
+fn everybody() -> Vec<Process> {
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|pid: u32| stat(pid).map(|(name, parent)| (pid, name, parent)))
+        .filter_map(stat)
         .collect()
 }
 
 /// The processes that `broker` has started itself. A process that enters its jail has a child of its own for a moment.
 pub fn children(broker: u32) -> Vec<(u32, String)> {
-    everybody()
-        .into_iter()
-        .filter(|(.., parent)| *parent == broker)
-        .map(|(pid, name, _)| (pid, name))
-        .collect()
+    let all = everybody().into_iter().filter(|process| process.parent == broker);
+    all.map(|process| (process.pid, process.name)).collect()
+}
+
+/// Those of them that serve or are about to. Left out are standbys, which come and go by themselves, and what has not become its program
+/// yet: both only just were the broker, with its user and its jail.
+pub fn serving(broker: u32) -> Vec<(u32, String)> {
+    let shown = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut all = children(broker);
+    all.retain(|(pid, name)| {
+        name.starts_with("bh-") && shown(*pid).starts_with(name.as_bytes()) && name != STANDBY
+    });
+    all
 }
 
 /// The processes at and below `root`.
 pub fn tree(root: u32) -> Vec<(u32, String)> {
     let all = everybody();
-    let mut found: Vec<(u32, String)> =
-        all.iter().filter(|(pid, ..)| *pid == root).map(|p| (p.0, p.1.clone())).collect();
+    let named = |process: &Process| (process.pid, process.name.clone());
+    let mut found: Vec<(u32, String)> = all.iter().filter(|process| process.pid == root).map(named).collect();
     let mut at = 0;
     while let Some((pid, _)) = found.get(at).cloned() {
-        found.extend(all.iter().filter(|(_, _, parent)| *parent == pid).map(|p| (p.0, p.1.clone())));
+        found.extend(all.iter().filter(|process| process.parent == pid).map(named));
         at += 1;
     }
     found
 }
 
-/// Waits until none of these processes exists any more.
+/// Waits until none of these processes exists any more. Under its number there may be another one by now, of another name; one that
+/// was seen waiting may have taken over since, and has its predecessor's name.
 ///
 /// # Panics
 /// After five seconds.
 pub fn gone(processes: &[(u32, String)]) {
+    ends(processes, |(pid, name)| stat(*pid).is_some_and(|now| now.name == *name || *name == STANDBY));
+}
+
+/// Waits until none of them `exists`.
+fn ends<T: std::fmt::Debug>(processes: &[T], exists: impl Fn(&T) -> bool) {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
-        let left: Vec<_> =
-            processes.iter().filter(|(pid, name)| stat(*pid).is_some_and(|(now, _)| now == *name)).collect();
+        let left: Vec<_> = processes.iter().filter(|process| exists(process)).collect();
         if left.is_empty() {
             return;
         }
@@ -396,12 +457,11 @@ pub fn gone(processes: &[(u32, String)]) {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let processes = self.processes();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        keeper::ended(self.pid());
+        let left = self.has_been_collected();
         if !std::thread::panicking() {
-            gone(&processes);
+            ends(left, |process| stat(process.pid).is_some_and(|now| now.started == process.started));
         }
     }
 }

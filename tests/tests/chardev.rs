@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::code::Code;
-use bulkhead_tests::{Scratch, Vm};
+use bulkhead_tests::{Scratch, Vm, serving, within};
 
 /// Size of a large transfer, in bytes.
 const LARGE: usize = 1 << 18;
@@ -110,12 +110,12 @@ fn sleeps(pid: u32, name: &str) -> Option<u64> {
 
 /// Ends the standard input of a VM and waits until its back end `name` has dealt with that: it still lives.
 fn end_input(vm: &mut Vm, name: &str) {
-    let processes = vm.processes();
+    let processes = serving(vm.pid());
     let (pid, _) = processes.iter().find(|(_, have)| have == name).cloned().expect("the back end");
     let before = until("the back end never waits", || sleeps(pid, "host"));
     vm.close_input();
     until("the end is not noticed, or was too much", || sleeps(pid, "host").filter(|now| *now > before));
-    assert_eq!(vm.processes(), processes, "{}", vm.errors());
+    assert_eq!(serving(vm.pid()), processes, "{}", vm.errors());
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_unix_client_connects_at_start() {
     let path = scratch.file("socket");
     let listener = UnixListener::bind(&path).expect("socket");
     let _vm = start(&scratch, &format!("unix:{path}"));
-    let (mut client, _) = listener.accept().expect("a client");
+    let (mut client, _) = within(20, "no client", move || listener.accept()).expect("a client");
     client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
     reads(&mut client, "K");
     echoes(&mut client, "over a socket");
@@ -264,7 +264,7 @@ fn a_tcp_client_connects_at_start() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("address").port();
     let _vm = start(&scratch, &format!("tcp:localhost:{port}"));
-    let (mut client, _) = listener.accept().expect("a client");
+    let (mut client, _) = within(20, "no client", move || listener.accept()).expect("a client");
     client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
     reads(&mut client, "K");
     echoes(&mut client, "over the network");
@@ -447,14 +447,8 @@ fn the_exit_key_works_on_a_terminal_that_takes_nothing() {
     let code = Code::new().bytes(&[0xb0, b'0']).put().bytes(&[0xeb, 0xf9]);
     let bios = firmware(&scratch, &code);
     let (_output, full) = std::io::pipe().expect("pipe");
-    let mut command = std::process::Command::new(bulkhead_tests::programs().join("qemu"));
-    command
-        .args(["-nographic", "-vga", "none", "-bios", &bios])
-        .stdin(std::process::Stdio::piped())
-        .stdout(full.try_clone().expect("descriptor"));
-    bulkhead_tests::keeper::keep(&mut command);
-    let mut child = command.spawn().expect("program starts");
-    let pid = child.id();
+    let args = ["-nographic", "-vga", "none", "-bios", &bios];
+    let mut vm = Vm::start_unshown("qemu", &args, full.try_clone().expect("descriptor"));
     let is_full = || {
         let raw = std::os::fd::AsRawFd::as_raw_fd(&full);
         let mut fd = libc::pollfd { fd: raw, events: libc::POLLOUT, revents: 0 };
@@ -462,10 +456,8 @@ fn the_exit_key_works_on_a_terminal_that_takes_nothing() {
         unsafe { libc::poll(&raw mut fd, 1, 0) == 0 }
     };
     until("the pipe is never full", || is_full().then_some(()));
-    let processes = bulkhead_tests::tree(pid);
-    child.stdin.as_mut().expect("piped").write_all(b"\x01x").expect("writable");
-    until("the VM goes on", || child.try_wait().expect("own child"));
-    bulkhead_tests::gone(&processes);
+    vm.send("\x01x");
+    assert_eq!(vm.wait(20).code(), Some(0), "{}", vm.errors());
 }
 
 #[test]
@@ -509,7 +501,7 @@ fn the_monitor_is_at_any_kind_of_device() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("address").port();
     let vm = start_with(&scratch, &["-serial", "null", "-monitor", &format!("tcp:127.0.0.1:{port},nodelay")]);
-    let (mut client, _) = listener.accept().expect("a client");
+    let (mut client, _) = within(20, "no client", move || listener.accept()).expect("a client");
     client.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
     answers(&mut client);
     drop(vm);
@@ -525,11 +517,15 @@ fn the_monitor_is_at_any_kind_of_device() {
     answers(&mut terminal);
 }
 
-/// Kills the back end of the first serial port again and again until told to stop, and counts.
-fn executioner(broker: u32, stop: &AtomicBool, deaths: &AtomicU64) {
+/// Kills the back end of the first serial port again and again until told to stop, and counts. After `end` it kills the machine:
+/// whoever waits for a lost byte, on a pipe or a terminal without a limit, then waits no more.
+fn executioner(vm: &Vm, stop: &AtomicBool, deaths: &AtomicU64, end: Instant) {
     let mut last = 0;
     while !stop.load(Ordering::SeqCst) {
-        let all = bulkhead_tests::tree(broker);
+        if Instant::now() > end {
+            return vm.signal(libc::SIGKILL);
+        }
+        let all = vm.processes();
         if let Some((pid, _)) = all.iter().find(|(pid, name)| name == "bh-char-serial0" && *pid != last) {
             last = *pid;
             // SAFETY: a plain system call on a process of our own VM.
@@ -547,8 +543,9 @@ const DEATHS: u64 = 8;
 fn crosses(mut to: impl Write + Send, mut from: impl Read, data: &[u8]) -> Result<(), String> {
     let mut got = vec![0u8; data.len()];
     std::thread::scope(|scope| {
-        scope.spawn(move || to.write_all(data).expect("writable"));
-        from.read_exact(&mut got).map_err(|error| error.to_string())
+        let writer = scope.spawn(move || to.write_all(data));
+        let read = from.read_exact(&mut got).map_err(|error| format!("reading: {error}"));
+        read.and(writer.join().expect("writer").map_err(|error| format!("writing: {error}")))
     })?;
     match got.iter().zip(data).position(|(got, sent)| got != sent) {
         Some(first) => Err(format!("the first difference is at byte {first}")),
@@ -560,8 +557,9 @@ fn crosses(mut to: impl Write + Send, mut from: impl Read, data: &[u8]) -> Resul
 fn crosses_deaths(vm: &Vm, mut to: impl Write + Send, mut from: impl Read, bytes: usize) {
     let (stop, deaths, data) = (AtomicBool::new(false), AtomicU64::new(0), pattern(bytes));
     let too_late = Instant::now() + Duration::from_secs(120);
+    let stuck = too_late + Duration::from_secs(60);
     let crossed = std::thread::scope(|scope| {
-        scope.spawn(|| executioner(vm.pid(), &stop, &deaths));
+        scope.spawn(|| executioner(vm, &stop, &deaths, stuck));
         let crossed = loop {
             let crossed = crosses(&mut to, &mut from, &data);
             if crossed.is_err() || deaths.load(Ordering::SeqCst) >= DEATHS {
@@ -614,8 +612,14 @@ fn unix_sockets_pipes_and_pseudo_terminals_lose_no_byte_by_deaths() {
         assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
     }
     let vm = start(&scratch, &format!("pipe:{name}"));
-    let mut output = File::open(format!("{name}.out")).expect("pipe");
-    reads(&mut output, "K");
+    let path = format!("{name}.out");
+    let mut output = within(20, "nobody writes", move || File::open(path)).expect("pipe");
+    let (greeting, output) = within(20, "no greeting", move || {
+        let mut greeting = [0u8];
+        output.read_exact(&mut greeting).map(|()| (greeting, output))
+    })
+    .expect("readable");
+    assert_eq!(greeting, *b"K");
     let input = OpenOptions::new().write(true).open(format!("{name}.in")).expect("pipe");
     crosses_deaths(&vm, input, output, LARGE / 4);
     drop(vm);
@@ -624,7 +628,10 @@ fn unix_sockets_pipes_and_pseudo_terminals_lose_no_byte_by_deaths() {
     let path = told(&vm, "char device redirected to ", '\n');
     let terminal = OpenOptions::new().read(true).write(true).open(&path).expect("terminal");
     let mut from = terminal.try_clone().expect("descriptor");
-    echoes(&mut from, "hello");
+    let from = within(20, "no echo", move || {
+        echoes(&mut from, "hello");
+        from
+    });
     crosses_deaths(&vm, terminal, from, LARGE / 16);
 }
 

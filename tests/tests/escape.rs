@@ -24,15 +24,24 @@ const VICTIMS: &[(&str, &str)] = &[
     ("bh-char-serial1", "bh-char"),
 ];
 
-/// The attempts: whether each works for everybody without a jail, and its name.
-fn attempts() -> Vec<(bool, String)> {
+/// An attempt.
+struct Attempt {
+    /// For everybody without a jail.
+    works: bool,
+    name: String,
+    /// What of it a jail forbids.
+    call: String,
+}
+
+/// All attempts.
+fn attempts() -> Vec<Attempt> {
     let output = Command::new(programs().join("bh-escape")).arg("--list").output().expect("bh-escape");
     let text = String::from_utf8(output.stdout).expect("text");
-    let attempts: Vec<(bool, String)> = text
+    let attempts: Vec<Attempt> = text
         .lines()
         .map(|line| {
             let words: Vec<&str> = line.split('\t').collect();
-            (words[1] == "works", words[2].to_owned())
+            Attempt { works: words[1] == "works", name: words[2].to_owned(), call: words[3].to_owned() }
         })
         .collect();
     assert!(attempts.len() >= 40, "{}", attempts.len());
@@ -94,8 +103,8 @@ fn deaths(monitor: &mut Monitor) -> Vec<(String, String)> {
 }
 
 /// Prints how each attempt ended in each role.
-fn table(attempts: &[(bool, String)], outcomes: &BTreeMap<(usize, String), String>) {
-    for (number, (_, attempt)) in attempts.iter().enumerate() {
+fn table(attempts: &[Attempt], outcomes: &BTreeMap<(usize, String), String>) {
+    for (number, attempt) in attempts.iter().enumerate() {
         let of: Vec<&String> =
             outcomes.iter().filter(|((at, _), _)| *at == number).map(|(_, outcome)| outcome).collect();
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
@@ -103,7 +112,7 @@ fn table(attempts: &[(bool, String)], outcomes: &BTreeMap<(usize, String), Strin
             *kinds.entry(kind(outcome)).or_default() += 1;
         }
         let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} x {kind}")).collect();
-        println!("{number:>3} {attempt:<45} {}", kinds.join(", "));
+        println!("{number:>3} {:<45} {}", attempt.name, kinds.join(", "));
     }
 }
 
@@ -114,13 +123,34 @@ fn kind(reason: &str) -> &str {
     reason.rsplit_once(": ").map_or(reason, |(_, end)| end)
 }
 
-/// Whether the process did not get what it tried for.
-fn is_contained(reason: &str) -> bool {
+/// Whether the process did not get what it tried for, and that for the reason that counts.
+fn is_contained(attempt: &Attempt, reason: &str) -> bool {
     let told = reason.starts_with("made a forbidden system call: thread ") && reason.contains(" at 0x");
     let refused = reason.starts_with("exited with status 41") && reason.contains("refused (");
-    // A fault of the processor: the 32-bit way into the kernel on a host without one.
-    let fault = reason.starts_with("was killed by SIGSEGV");
-    told || refused || fault
+    // A fault of the processor: this way into the kernel on a host without one.
+    let fault = reason.starts_with("was killed by SIGSEGV") && attempt.call.starts_with("32-bit ");
+    told && kind(reason) == attempt.call || refused || fault
+}
+
+/// The outcomes that are no containment.
+fn escapes(
+    attempts: &[Attempt],
+    outcomes: &BTreeMap<(usize, String), String>,
+) -> Vec<((usize, String), String)> {
+    let out = outcomes.iter().filter(|((number, _), reason)| !is_contained(&attempts[*number], reason));
+    out.map(|(of, reason)| (of.clone(), reason.clone())).collect()
+}
+
+#[test]
+fn what_is_contained_is_the_attempt_itself() {
+    let attempt = |call: &str| Attempt { works: true, name: String::new(), call: call.to_owned() };
+    let forbidden = "made a forbidden system call: thread bh-rtc (7): openat(0x1, 0x2) at 0x4000";
+    assert!(is_contained(&attempt("openat"), forbidden));
+    assert!(!is_contained(&attempt("socket"), forbidden));
+    assert!(is_contained(&attempt("mmap"), "exited with status 41: attempt 6 x: refused (Out of memory)"));
+    assert!(!is_contained(&attempt("mmap"), "exited with status 42: attempt 6 x: ESCAPED"));
+    assert!(is_contained(&attempt("32-bit call 20"), "was killed by SIGSEGV"));
+    assert!(!is_contained(&attempt("openat"), "was killed by SIGSEGV"));
 }
 
 #[test]
@@ -128,7 +158,7 @@ fn without_a_jail_the_attempts_work() {
     let attempts = attempts();
     let escape = programs().join("bh-escape").to_str().expect("path in UTF-8").to_owned();
     let mut working = 0;
-    for (number, (works, name)) in attempts.iter().enumerate() {
+    for (number, Attempt { works, name, .. }) in attempts.iter().enumerate() {
         // Below a shell: some of them do something to their parent.
         let status = Command::new("sh")
             .args(["-c", "\"$0\" --try \"$1\"; exit $?", &escape, &number.to_string()])
@@ -176,12 +206,12 @@ fn no_device_or_back_end_that_was_taken_over_gets_out_and_the_guest_goes_on() {
     }
     let mut outcomes = BTreeMap::new();
     // The programs on disk take their places; from now on every attempt is two restarts: of what is idle, and of what has tried.
-    for (number, (_, attempt)) in attempts.iter().enumerate() {
+    for (number, attempt) in attempts.iter().enumerate() {
         for (name, _) in VICTIMS {
             std::fs::write(folder.file(&format!("{name}.attempt")), number.to_string()).expect("file");
             assert_eq!(monitor.ask(&format!("device_restart {name}")), "");
         }
-        wait_for(&mut monitor, 2 * (number + 1), attempt);
+        wait_for(&mut monitor, 2 * (number + 1), &attempt.name);
         goes_on(&mut monitor);
     }
     let deaths = deaths(&mut monitor);
@@ -192,7 +222,7 @@ fn no_device_or_back_end_that_was_taken_over_gets_out_and_the_guest_goes_on() {
         );
     }
     table(&attempts, &outcomes);
-    let out: Vec<_> = outcomes.iter().filter(|(_, reason)| !is_contained(reason)).collect();
+    let out = escapes(&attempts, &outcomes);
     assert!(out.is_empty(), "{out:#?}");
     assert_eq!(outcomes.len(), attempts.len() * VICTIMS.len());
     assert_eq!((vm.pid(), pid_of("bh-cpu")), (broker, Some(cpu)));
@@ -224,14 +254,14 @@ fn a_cpu_process_that_was_taken_over_does_not_get_out() {
     let folder = Installed::new("escape-cpu");
     folder.replace(&programs().join("bh-escape"), "bh-cpu");
     let mut outcomes = BTreeMap::new();
-    for (number, (_, attempt)) in attempts.iter().enumerate() {
+    for (number, attempt) in attempts.iter().enumerate() {
         std::fs::write(folder.file("bh-cpu.attempt"), number.to_string()).expect("file");
         let args = ["-nographic", "-M", "isapc", "-vga", "none", "-serial", "null", "-monitor", "null"];
         let mut vm = folder.start(&args);
         let processes = vm.processes();
         let status = vm.wait(60);
         gone(&processes);
-        assert_eq!(status.code(), Some(1), "{attempt}");
+        assert_eq!(status.code(), Some(1), "{}", attempt.name);
         let errors = vm.errors().replace("\r\n", "\n");
         let of =
             |start: &str| errors.lines().find_map(|line| line.find(start).map(|at| line[at..].to_owned()));
@@ -243,6 +273,6 @@ fn a_cpu_process_that_was_taken_over_does_not_get_out() {
             .insert((number, "bh-cpu".to_owned()), reason.or_else(|| of("was killed by")).unwrap_or(errors));
     }
     table(&attempts, &outcomes);
-    let out: Vec<_> = outcomes.iter().filter(|(_, reason)| !is_contained(reason)).collect();
+    let out = escapes(&attempts, &outcomes);
     assert!(out.is_empty(), "{out:#?}");
 }

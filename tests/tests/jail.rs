@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::{Installed, Monitor, Scratch, Vm, programs};
+use bulkhead_tests::{Installed, Monitor, Scratch, Vm, programs, serving};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -257,9 +257,10 @@ fn every_process_maps_what_its_page_says_and_guest_ram_only_where_it_is_needed()
 
 /// Asserts that the program refuses to start with exactly this line.
 fn refused(program: &str, args: &[&str], line: &str) {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output().expect("program starts");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("{PROGRAM}: {line}\n"));
-    assert_eq!(output.status.code(), Some(1));
+    let mut vm = Vm::start(program, args);
+    let status = vm.wait(60);
+    assert_eq!(vm.errors(), format!("{PROGRAM}: {line}\n"));
+    assert_eq!(status.code(), Some(1));
 }
 
 #[test]
@@ -280,7 +281,7 @@ fn a_wrong_user_or_root_is_one_line() {
         let start = ["--reuid=12345", "--regid=12345", "--clear-groups", &ours, "-nographic"];
         let given = |option: &str, value: &str, reason: &str| {
             let args = [&start[..], &[option, value]].concat();
-            refused("setpriv", &args, &format!("{option} {value}: {reason}"));
+            refused("/usr/bin/setpriv", &args, &format!("{option} {value}: {reason}"));
         };
         given("-runas", "daemon", "only the superuser can change the user");
         given("-chroot", "/", "only the superuser can change the root");
@@ -290,9 +291,17 @@ fn a_wrong_user_or_root_is_one_line() {
     }
 }
 
+/// The broker and what serves: at least so many as there are without options.
+fn everybody(vm: &Vm) -> Vec<(u32, String)> {
+    let mut all = serving(vm.pid());
+    assert!(all.len() >= 13, "{all:?}");
+    all.push((vm.pid(), "the broker".to_owned()));
+    all
+}
+
 /// Asserts that every process, the broker included, is this user with this group alone.
 fn assert_all_are(vm: &Vm, user: &str, group: &str) {
-    for (pid, name) in vm.processes() {
+    for (pid, name) in everybody(vm) {
         for thread in threads(pid) {
             assert_eq!(status(thread, "Uid"), [user; 4], "{name}");
             assert_eq!(status(thread, "Gid"), [group; 4], "{name}");
@@ -351,7 +360,7 @@ fn chroot_encloses_every_process_and_its_successors() {
     let more = ["-chroot", &cell, "-runas", "12345:12346"];
     let (vm, mut monitor) = stopped(|args| here.start(args), &socket, &more);
     let assert_all_in = || {
-        for (pid, name) in vm.processes() {
+        for (pid, name) in everybody(&vm) {
             let root = std::fs::read_link(format!("/proc/{pid}/root")).expect("root");
             assert_eq!(root, Path::new(&cell), "{name}");
         }

@@ -1,4 +1,5 @@
 //! A test that is killed leaves neither its machine nor its folders behind. The test starts itself once more, as the one to be killed.
+//! And one that ends finds out when its machine leaves something.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -7,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::code::Code;
-use bulkhead_tests::{Scratch, Vm, keeper, tree};
+use bulkhead_tests::{STANDBY, Scratch, Vm, gone, keeper, tree};
 
 /// Set for the program that is to be killed.
 const VICTIM: &str = "BULKHEAD_TEST_VICTIM";
@@ -84,4 +85,36 @@ fn a_time_limit_that_ends_the_whole_group_does_not_end_the_keeper() {
     }
     kill(libc::SIGTERM, true);
     kill(libc::SIGKILL, true);
+}
+
+/// A shell as the machine, which leaves a process behind: its id.
+fn leaves_one() -> (Vm, u32) {
+    let mut vm = Vm::start("/bin/sh", &["-c", "sleep 60 < /dev/null > /dev/null 2>&1 & echo $!."]);
+    let left = vm.expect(".", 20).trim_end_matches('.').parse().expect("a process id");
+    keeper::keep_process(left);
+    (vm, left)
+}
+
+/// Whether `checked` finds what was left.
+fn finds(left: u32, checked: impl FnOnce()) -> bool {
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(checked)).is_err();
+    // SAFETY: a plain system call on a process of this test.
+    unsafe { libc::kill(left as i32, libc::SIGKILL) };
+    gone(&[(left, "sleep".to_owned())]);
+    keeper::ended(left);
+    found
+}
+
+#[test]
+fn what_outlives_its_broker_is_found_when_the_broker_was_collected_before() {
+    let (mut vm, left) = leaves_one();
+    assert_eq!(vm.wait(20).code(), Some(0));
+    assert!(finds(left, || drop(vm)));
+}
+
+#[test]
+fn a_process_that_took_over_after_it_was_listed_as_waiting_is_not_gone() {
+    let (vm, left) = leaves_one();
+    assert!(finds(left, || gone(&[(left, STANDBY.to_owned())])));
+    drop(vm);
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::code::Code;
-use bulkhead_tests::{Monitor, Scratch, Vm, gone, guest, linux};
+use bulkhead_tests::{Monitor, Scratch, Vm, gone, guest, linux, within};
 
 /// The ports by number.
 const PORTS: [u16; 3] = [0x378, 0x278, 0x3bc];
@@ -193,9 +193,12 @@ fn every_kind_of_back_end_gets_what_is_printed() {
         check(&mut vm);
         vm.expect("!", 60);
     };
-    fn reads(mut from: impl Read) {
-        let mut got = [0u8; 3];
-        from.read_exact(&mut got).expect("what was printed");
+    fn reads<F: Read>(open: impl FnOnce() -> F + Send + 'static) {
+        let got = within(PATIENCE.as_secs(), "nothing is printed", move || {
+            let mut got = [0u8; 3];
+            open().read_exact(&mut got).expect("what was printed");
+            got
+        });
         assert_eq!(&got, b"KEY");
     }
     let [fifo, socket] = ["fifo", "socket"].map(|name| scratch.file(name));
@@ -205,25 +208,33 @@ fn every_kind_of_back_end_gets_what_is_printed() {
         assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
     }
     run(&format!("pipe:{fifo}"), &mut |_| {
-        reads(std::fs::OpenOptions::new().read(true).open(format!("{fifo}.out")).expect("pipe"));
+        let path = format!("{fifo}.out");
+        reads(|| std::fs::File::open(path).expect("pipe"));
     });
     let listener = UnixListener::bind(&socket).expect("socket");
-    run(&format!("unix:{socket}"), &mut |_| reads(listener.accept().expect("client").0));
+    run(&format!("unix:{socket}"), &mut |_| {
+        let listener = listener.try_clone().expect("descriptor");
+        reads(move || listener.accept().expect("client").0);
+    });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("socket");
     let address = listener.local_addr().expect("address");
-    run(&format!("tcp:{address}"), &mut |_| reads(listener.accept().expect("client").0));
+    run(&format!("tcp:{address}"), &mut |_| {
+        let listener = listener.try_clone().expect("descriptor");
+        reads(move || listener.accept().expect("client").0);
+    });
     run("tcp:127.0.0.1:0,server", &mut |vm| {
         vm.expect_error(",server", 60);
         let errors = vm.errors();
         let address =
             errors.split_once("on: tcp:").and_then(|(_, rest)| rest.split_once(',')).expect("address").0;
-        reads(TcpStream::connect(address).expect("listening"));
+        let client = TcpStream::connect(address).expect("listening");
+        reads(|| client);
     });
     run("pty", &mut |vm| {
         vm.expect_error("char device redirected to /dev/pts/", 60);
         let errors = until("a name", || Some(vm.errors()).filter(|errors| errors.ends_with('\n')));
         let name = errors.trim().rsplit_once(' ').expect("a name").1.to_owned();
-        reads(std::fs::OpenOptions::new().read(true).write(true).open(name).expect("terminal"));
+        reads(|| std::fs::OpenOptions::new().read(true).write(true).open(name).expect("terminal"));
     });
     run("null", &mut |_| {});
     run("vc", &mut |_| {});
@@ -252,7 +263,8 @@ fn keys_for_a_monitor_behind_the_port_get_through_whatever_was_typed_before() {
 fn printer_that_takes_nothing_holds_the_guest_up_and_loses_nothing_in_deaths() {
     let scratch = Scratch::new("parallel-stuck");
     let socket = scratch.file("printer");
-    let printer = format!("unix:{socket},server,nowait");
+    // The machine waits for its printer: what is printed before there is one is lost.
+    let printer = format!("unix:{socket},server");
     let mut args = counting().firmware_args(&scratch);
     let at = args.iter().position(|word| word == "null").expect("the monitor's");
     args[at] = "stdio".to_owned();
@@ -260,9 +272,9 @@ fn printer_that_takes_nothing_holds_the_guest_up_and_loses_nothing_in_deaths() {
     args[at] = "null".to_owned();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut vm = Vm::start("qemu", &[&args[..], &["-S", "-parallel", &printer]].concat());
-    vm.expect("(qemu) ", 60);
     let mut client = until("no listener", || UnixStream::connect(&socket).ok());
     client.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    vm.expect("(qemu) ", 60);
     vm.ask("cont");
     let counter = |vm: &mut Vm| {
         let registers = vm.ask("info registers");

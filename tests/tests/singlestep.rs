@@ -12,12 +12,14 @@ fn blocks(log: &str) -> Vec<usize> {
     blocks.map(|block| block.lines().filter(|line| line.starts_with("0x")).count()).collect()
 }
 
-/// The blocks that the machine is said to have made since the log file was chosen, once there are some.
+/// The blocks that the machine is said to have made since the log file was chosen, once there are some; without the last, of which a
+/// part may not be written yet.
 fn logged(file: &str) -> Vec<usize> {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let text = std::fs::read(file).unwrap_or_default();
-        let found = blocks(&String::from_utf8_lossy(&text));
+        let mut found = blocks(&String::from_utf8_lossy(&text));
+        found.pop();
         if found.len() > 3 {
             return found;
         }

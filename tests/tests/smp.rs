@@ -1,6 +1,8 @@
 //! `-smp`: Linux brings up every processor, uses them at once, and resets and switches off the machine with all of them. Programs
 //! without a system (`tests/cases/smp`) look at single promises: locked instructions, code that others write, interrupts, starts, faults.
 
+use std::time::{Duration, Instant};
+
 use bulkhead_tests::code::assemble;
 use bulkhead_tests::{Scratch, Vm, guest};
 
@@ -14,6 +16,23 @@ cut -d' ' -f39 /proc/self/stat; done | tr '\\n' ,; echo";
 /// Whether there were interrupts of these kinds, on any processor.
 const SENT: &str = "awk '$1 == \"RES:\" || $1 == \"CAL:\" { s = 0; for (i = 2; i <= NF; i++) s += $i; \
 print $1, (s > 0) }' /proc/interrupts";
+
+/// Each processor gets work without end.
+const BUSY: &str = "pids=; for i in $(seq 0 $(($(nproc) - 1))); do taskset $(printf %x $((1 << i))) sh -c 'while :; do :; done' & \
+pids=\"$pids $!\"; done; echo bu''sy";
+
+/// Waits until each processor has been seen at two places.
+fn all_run(vm: &mut Vm) {
+    let places = |vm: &mut Vm| vm.ask("info cpus").lines().map(str::to_owned).collect::<Vec<_>>();
+    let before = places(vm);
+    let mut still: Vec<usize> = (0..before.len()).collect();
+    let end = Instant::now() + Duration::from_secs(60);
+    while !still.is_empty() {
+        assert!(Instant::now() < end, "{still:?} of {before:?} stand");
+        let now = places(vm);
+        still.retain(|cpu| now[*cpu] == before[*cpu]);
+    }
+}
 
 /// Types `command` and expects that it prints this.
 fn ask(vm: &mut Vm, command: &str, expected: &str) {
@@ -40,6 +59,7 @@ fn works_with(cpus: u32, program: &str, flavour: &str) {
         ask(&mut vm, SENT, "RES: 1\r\nCAL: 1");
         match round {
             "monitor" => {
+                ask(&mut vm, BUSY, "busy");
                 vm.send("\u{1}c");
                 vm.expect("(qemu) ", 20);
                 let all = vm.ask("info cpus");
@@ -49,11 +69,15 @@ fn works_with(cpus: u32, program: &str, flavour: &str) {
                 let all = vm.ask("info cpus");
                 assert!(all.contains("* CPU #1"), "{all}");
                 assert_ne!(vm.ask("info registers"), "");
+                all_run(&mut vm);
                 vm.ask("stop");
-                let halted = vm.ask("info cpus");
-                assert_eq!(halted, vm.ask("info cpus"), "none of them runs while stopped");
+                let stopped = vm.ask("info cpus");
+                std::thread::sleep(Duration::from_millis(200));
+                assert_eq!(stopped, vm.ask("info cpus"), "none of them runs while stopped");
                 vm.ask("cont");
+                all_run(&mut vm);
                 vm.send("\u{1}c");
+                ask(&mut vm, "kill $pids; echo qui''et", "quiet");
                 ask(&mut vm, "echo $((6 * 7)) again", "42 again");
                 vm.send("reboot -f\n");
             }

@@ -1,12 +1,11 @@
 //! Tracing as a user meets it: what several processes record comes out in the order it happened, as text and as a timeline,
 //! across the death of a device, switched from the command line and the monitor.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::code::Code;
 use bulkhead_tests::perfetto::{self, Slice};
-use bulkhead_tests::{Monitor, Scratch, Vm, programs};
+use bulkhead_tests::{Monitor, Scratch, Vm};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -234,9 +233,8 @@ fn without_a_file_records_go_to_standard_error() {
 #[test]
 fn wrong_words_are_one_line_and_help_names_every_event() {
     let run = |args: &[&str]| {
-        let output = Command::new(programs().join(PROGRAM)).args(args).output().expect("program starts");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
+        let mut vm = Vm::start(PROGRAM, args);
+        (vm.wait(60).code(), vm.output(), vm.errors())
     };
     let scratch = Scratch::new("trace-wrong");
     let (missing, list) = (scratch.file("missing/file"), scratch.file("list"));

@@ -173,10 +173,8 @@ fn plain(figure: String, ours: String) -> Row {
 
 impl Bench {
     /// What the engine does in each program, and how speed falls with the working set.
-    pub fn engine(&self, quick: bool, some: &[String]) -> Result<Vec<Section>, String> {
-        let mut sections = self.programs_of_engine(quick, some)?;
-        sections.push(self.working_sets(quick)?);
-        Ok(sections)
+    pub fn engine(&self, quick: bool, some: &[String]) -> [Result<Vec<Section>, String>; 2] {
+        [self.programs_of_engine(quick, some), self.working_sets(quick).map(|section| vec![section])]
     }
 
     fn programs_of_engine(&self, quick: bool, some: &[String]) -> Result<Vec<Section>, String> {

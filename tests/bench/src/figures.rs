@@ -369,7 +369,7 @@ impl Bench {
             std::thread::sleep(self.idle);
             let seconds = start.elapsed().as_secs_f64();
             let after = machine.usage();
-            Ok(after.into_iter().map(|usage| Idle::of(&before, usage, seconds)).collect::<Vec<_>>())
+            Ok(by_name(after.into_iter().map(|usage| Idle::of(&before, usage, seconds))))
         });
         let total = |value: fn(&Idle) -> f64| move |run: &Vec<Idle>| run.iter().map(value).sum::<f64>();
         let mut idle = vec![
@@ -377,14 +377,13 @@ impl Bench {
             self.row("all processes: wake-ups a second", &pair, total(|i| i.wakes), 1, Wanted::Any),
         ];
         let mut memory = vec![self.row("all processes", &pair, total(|i| i.pss_kib), 0, Wanted::Any)];
-        let names: Vec<String> =
-            pair.ours.first().into_iter().flatten().map(|process| process.name.clone()).collect();
-        for name in &names {
+        for Idle { name: bare, processes, .. } in pair.ours.first().into_iter().flatten() {
             let own = Pair {
-                ours: pair.ours.iter().filter_map(|run| run.iter().find(|i| i.name == *name)).collect(),
+                ours: pair.ours.iter().filter_map(|run| run.iter().find(|i| i.name == *bare)).collect(),
                 peer: Vec::new(),
                 failed: [None, None],
             };
+            let name = if *processes > 1 { format!("{bare}, sum of {processes}") } else { bare.clone() };
             idle.push(self.row(&format!("{name}: % of a core"), &own, |i: &&Idle| i.percent, 2, Wanted::Any));
             idle.push(self.row(
                 &format!("{name}: wake-ups a second"),
@@ -393,8 +392,12 @@ impl Bench {
                 1,
                 Wanted::Any,
             ));
-            let wanted = if is_device(name) { Wanted::Below(1024.0, "< 1024") } else { Wanted::Any };
-            memory.push(self.row(name, &own, |i: &&Idle| i.pss_kib, 0, wanted));
+            let wanted = if is_device(bare) && *processes == 1 {
+                Wanted::Below(1024.0, "< 1024")
+            } else {
+                Wanted::Any
+            };
+            memory.push(self.row(&name, &own, |i: &&Idle| i.pss_kib, 0, wanted));
             let shared = format!("{name}: of it shared memory");
             memory.push(self.row(&shared, &own, |i: &&Idle| i.pss_shared_kib, 0, Wanted::Any));
         }
@@ -479,6 +482,7 @@ fn is_device(name: &str) -> bool {
 /// One process over the idle measurement.
 struct Idle {
     name: String,
+    processes: usize,
     percent: f64,
     wakes: f64,
     pss_kib: f64,
@@ -496,9 +500,28 @@ impl Idle {
             wakes: after.sleeps.saturating_sub(sleeps) as f64 / seconds,
             pss_kib: after.pss_kib.map_or(f64::NAN, |kib| kib as f64),
             pss_shared_kib: if after.pss_kib.is_some() { after.pss_shared_kib as f64 } else { f64::NAN },
+            processes: 1,
             name: after.name,
         }
     }
+}
+
+/// One for each name: the sum over all processes that have it, in the order of their first.
+fn by_name(all: impl Iterator<Item = Idle>) -> Vec<Idle> {
+    let mut sums: Vec<Idle> = Vec::new();
+    for one in all {
+        let Some(sum) = sums.iter_mut().find(|sum| sum.name == one.name) else {
+            sums.push(one);
+            continue;
+        };
+        let Idle { name: _, processes, percent, wakes, pss_kib, pss_shared_kib } = one;
+        sum.processes += processes;
+        sum.percent += percent;
+        sum.wakes += wakes;
+        sum.pss_kib += pss_kib;
+        sum.pss_shared_kib += pss_shared_kib;
+    }
+    sums
 }
 
 #[cfg(test)]
@@ -510,6 +533,32 @@ pub(crate) mod tests {
         let none = Emulator { x86_64: Vec::new(), i386: Vec::new() };
         let (guests, scratch) = (PathBuf::new(), PathBuf::new());
         Bench { ours: none, peer: None, runs: 1, guests, scratch, disk_mib: 1, idle: Duration::ZERO }
+    }
+
+    #[test]
+    fn processes_of_one_name_are_one_row_with_their_sum() {
+        let one = |name: &str, value: f64| Idle {
+            name: name.to_owned(),
+            processes: 1,
+            percent: value,
+            wakes: value * 2.0,
+            pss_kib: value * 3.0,
+            pss_shared_kib: value * 4.0,
+        };
+        let all = [one("bh-rtc", 1.0), one("bh-standby", 2.0), one("bh-vga", 4.0), one("bh-standby", 8.0)];
+        let sums = by_name(all.into_iter());
+        let seen: Vec<_> = sums
+            .iter()
+            .map(|i| (i.name.as_str(), i.processes, [i.percent, i.wakes, i.pss_kib, i.pss_shared_kib]))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("bh-rtc", 1, [1.0, 2.0, 3.0, 4.0]),
+                ("bh-standby", 2, [10.0, 20.0, 30.0, 40.0]),
+                ("bh-vga", 1, [4.0, 8.0, 12.0, 16.0])
+            ]
+        );
     }
 
     #[test]

@@ -119,6 +119,23 @@ fn load() -> String {
     text.split_whitespace().next().unwrap_or("?").to_owned()
 }
 
+/// Adds what came of a figure, or that it failed, to what is to be printed: what was measured before is not lost. Whether it did not fail.
+fn add(
+    sections: &mut Vec<table::Section>,
+    figure: &str,
+    measured: Result<Vec<table::Section>, String>,
+) -> bool {
+    match measured {
+        Ok(more) => sections.extend(more),
+        Err(error) => {
+            let title = format!("{figure}: failed: {error}");
+            sections.push(table::Section { title, rows: Vec::new() });
+            return false;
+        }
+    }
+    true
+}
+
 fn run() -> Result<(), String> {
     let mut args = std::env::args().skip(1).peekable();
     if args.peek().is_some_and(|first| first == "--help" || first == "-h") {
@@ -141,20 +158,25 @@ fn run() -> Result<(), String> {
         idle: Duration::from_secs(options.idle),
     };
     let load_before = load();
-    let mut sections = Vec::new();
+    let (mut sections, mut failed) = (Vec::new(), Vec::new());
     for figure in FIGURES.iter().filter(|figure| options.only.iter().any(|name| name == *figure)) {
-        match *figure {
-            "boot" => sections.push(bench.boot()),
-            "start" => sections.push(bench.start()),
-            "registers" => sections.push(bench.registers()),
-            "disk" => sections.push(bench.disk_read()),
-            "tracing" => sections.extend(bench.tracing()),
-            "isolation" => sections.extend(bench.isolation()),
-            "waits" => sections.push(bench.waits()),
-            "smp" => sections.push(bench.smp(options.quick)?),
-            "engine" => sections.extend(bench.engine(options.quick, &options.cpu)?),
-            "cpu" => sections.push(bench.cpu(options.quick, &options.cpu)?),
-            _ => sections.extend(bench.idle()),
+        let measured = match *figure {
+            "boot" => vec![Ok(vec![bench.boot()])],
+            "start" => vec![Ok(vec![bench.start()])],
+            "registers" => vec![Ok(vec![bench.registers()])],
+            "disk" => vec![Ok(vec![bench.disk_read()])],
+            "tracing" => vec![Ok(bench.tracing().into())],
+            "isolation" => vec![Ok(bench.isolation().into())],
+            "waits" => vec![Ok(vec![bench.waits()])],
+            "smp" => vec![bench.smp(options.quick).map(|section| vec![section])],
+            "engine" => bench.engine(options.quick, &options.cpu).into(),
+            "cpu" => vec![bench.cpu(options.quick, &options.cpu).map(|section| vec![section])],
+            _ => vec![Ok(bench.idle().into())],
+        };
+        for part in measured {
+            if !add(&mut sections, figure, part) {
+                failed.push(*figure);
+            }
         }
     }
     let profile = programs.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -175,7 +197,7 @@ fn run() -> Result<(), String> {
         ))
     );
     print!("{}", table::render(&sections, options.markdown));
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
 }
 
 fn main() -> ExitCode {
@@ -185,5 +207,21 @@ fn main() -> ExitCode {
             eprintln!("bench: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_that_fails_is_told_and_takes_none_of_the_others_with_it() {
+        let measured = |title: &str| Ok(vec![table::Section { title: title.into(), rows: Vec::new() }]);
+        let mut sections = Vec::new();
+        assert!(add(&mut sections, "boot", measured("seconds to boot")));
+        assert!(!add(&mut sections, "cpu", Err("no compiler".to_owned())));
+        assert!(add(&mut sections, "idle", measured("an idle guest")));
+        let titles: Vec<&str> = sections.iter().map(|section| section.title.as_str()).collect();
+        assert_eq!(titles, ["seconds to boot", "cpu: failed: no compiler", "an idle guest"]);
     }
 }

@@ -36,7 +36,7 @@ fn main() {
         [_, "--list"] => {
             for (number, attempt) in ATTEMPTS.iter().enumerate() {
                 let outside = if attempt.outside == Outside::Works { "works" } else { "depends" };
-                println!("{number}\t{outside}\t{}", attempt.name);
+                println!("{number}\t{outside}\t{}\t{}", attempt.name, attempt.call);
             }
         }
         [_, "--try", number] => {

@@ -72,6 +72,20 @@ fn differing(suite: &str, first: &Outcome, second: &Outcome) -> Vec<(String, Vec
     all
 }
 
+/// The lines of a unit that differed in both runs, and those that did in one. A unit that did not end on both sides the second time
+/// counts with all of the first: nothing speaks for it.
+fn twice(unit: &str, first: &[Difference], again: &[Outcome; 2], suite: &str) -> [Vec<Difference>; 2] {
+    let [ours, peer] = again;
+    let ended = |outcome: &Outcome| outcome.units.iter().any(|other| other.name == unit);
+    if !ended(ours) || !ended(peer) {
+        return [first.to_vec(), Vec::new()];
+    }
+    let second = differing(suite, ours, peer);
+    let second = second.iter().find(|(other, _)| other == unit).map_or(&[][..], |(_, lines)| lines);
+    let (both, once) = first.iter().cloned().partition(|line| second.contains(line));
+    [both, once]
+}
+
 /// Prints the lines of a difference; how many of them nobody explains.
 fn show(run: &str, unit: &str, lines: &[Difference], names: [&str; 2]) -> usize {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
@@ -177,24 +191,32 @@ pub fn one(
         };
         let again: Vec<&str> =
             (first.iter().filter(|(unit, lines)| open(unit, lines))).map(|(unit, _)| unit.as_str()).collect();
-        let mut second = first.clone();
+        let mut second = None;
         if !again.is_empty() {
             // What a loaded host or a race between two threads did does not come twice in the same way.
             eprintln!("programs: {}: again: {}", run.name, again.join(" "));
             let limits = Limits { units: &again.join(" "), seconds: 600, libm: settings.libm };
             let mut outcomes = Vec::new();
             for side in sides {
-                outcomes.push(guest::run(side, run, places, &limits)?);
+                let outcome = guest::run(side, run, places, &limits)?;
+                if let Some(why) = &outcome.broken {
+                    println!("  {}: the machine stopped the second time: {why}", side.name);
+                    wrong += usize::from(side.name == "ours");
+                }
+                if outcome.rest > 0 {
+                    println!("  {}: {} units not run the second time", side.name, outcome.rest);
+                }
+                outcomes.push(outcome);
             }
-            second = differing(run.suite, &outcomes[0], &outcomes[1]);
+            second = <[Outcome; 2]>::try_from(outcomes).ok();
         }
         for (unit, lines) in &first {
-            let twice: Vec<Difference> = match second.iter().find(|(other, _)| other == unit) {
-                Some((_, others)) => lines.iter().filter(|line| others.contains(line)).cloned().collect(),
-                None => Vec::new(),
+            // What is known was not run again.
+            let [twice, once] = match &second {
+                Some(second) if again.contains(&unit.as_str()) => twice(unit, lines, second, run.suite),
+                _ => [lines.clone(), Vec::new()],
             };
             wrong += show(run.name, unit, &twice, ["ours", "peer"]);
-            let once: Vec<&Difference> = lines.iter().filter(|line| !twice.contains(line)).collect();
             if !once.is_empty() {
                 println!("  {unit}: {} lines differed in one of two runs:", once.len());
                 for line in once.iter().take(SHOWN) {
@@ -204,4 +226,35 @@ pub fn one(
         }
     }
     Ok(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(units: &[(&str, &str)]) -> Outcome {
+        let unit = |(name, output): &(&str, &str)| Unit {
+            name: (*name).to_owned(),
+            status: 0,
+            milliseconds: 0,
+            output: output.as_bytes().to_vec(),
+        };
+        Outcome { units: units.iter().map(unit).collect(), ..Outcome::default() }
+    }
+
+    #[test]
+    fn a_difference_goes_only_when_both_sides_ended_the_unit_again_without_it() {
+        let first =
+            differing("libm", &outcome(&[("unit", "same\nours")]), &outcome(&[("unit", "same\npeer")]));
+        let (_, lines) = &first[0];
+        assert_eq!(lines.len(), 2);
+        let counted = |ours: &[(&str, &str)], peer: &[(&str, &str)]| {
+            twice("unit", lines, &[outcome(ours), outcome(peer)], "libm").map(|lines| lines.len())
+        };
+        assert_eq!(counted(&[("unit", "same")], &[("unit", "same")]), [0, 2]);
+        assert_eq!(counted(&[("unit", "same\nours")], &[("unit", "same")]), [1, 1]);
+        // It hung, ended its machine, or there was no time left to begin it.
+        assert_eq!(counted(&[], &[("unit", "same")]), [2, 0]);
+        assert_eq!(counted(&[("unit", "same")], &[("other", "same")]), [2, 0]);
+    }
 }

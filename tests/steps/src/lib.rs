@@ -1,5 +1,6 @@
 //! Death after every single instruction. See README.md.
 
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -200,10 +201,33 @@ impl Traced {
         traced
     }
 
-    /// Runs one instruction, for as long as it takes. False when the other side has said [`ENOUGH`].
-    fn step(&self) -> bool {
+    /// Runs one instruction, for as long as it takes, and says why there is no further one.
+    fn step(&self) -> Result<(), End> {
         self.request(libc::PTRACE_SINGLESTEP, 0);
-        self.stopped(0) == Some(libc::SIGTRAP)
+        match self.stopped(0) {
+            Some(libc::SIGTRAP) => Ok(()),
+            Some(ENOUGH) => Err(End::Enough),
+            signal => Err(End::Signal(signal.unwrap_or(0))),
+        }
+    }
+}
+
+/// Why a process does not go on.
+enum End {
+    /// The other side has said [`ENOUGH`].
+    Enough,
+    /// Its own doing: a fault, an abort.
+    Signal(libc::c_int),
+}
+
+/// Says [`ENOUGH`] to the process when the other side ends, by a panic too.
+struct Teller(OwnedFd);
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let none = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: plain values and a null siginfo, which means an ordinary signal; fails when the process is gone.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), ENOUGH, none, 0) };
     }
 }
 
@@ -245,6 +269,13 @@ pub struct Steps {
     pub noticed: u64,
 }
 
+/// Ends the test program: a panic would wait for the thread that does not end.
+fn give_up(why: &str) -> ! {
+    // Not by a macro, whose text would go with the test that it belongs to.
+    let _ = writeln!(std::io::stderr(), "{why} within {LIMIT:?}");
+    std::process::exit(1)
+}
+
 /// Plays a fresh scenario with a death. The outcome and what was stepped until then.
 fn play<S: Scenario>(scenario: &S, death: Death) -> (S::Outcome, Steps) {
     stay_here();
@@ -254,13 +285,10 @@ fn play<S: Scenario>(scenario: &S, death: Death) -> (S::Outcome, Steps) {
     let process = traced.handle();
     std::thread::scope(|scope| {
         let other = scope.spawn(move || {
-            let outcome = scenario.play();
-            let none = std::ptr::null::<libc::siginfo_t>();
-            // SAFETY: plain values and a null siginfo, which means an ordinary signal; fails when the process is gone.
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), ENOUGH, none, 0) };
-            outcome
+            let _teller = Teller(process);
+            scenario.play()
         });
-        let mut steps = Steps::default();
+        let (mut steps, mut fault) = (Steps::default(), None);
         let mut watch = (!matches!(death, Death::Instruction(_))).then(|| Watch::new(traced.pid()));
         loop {
             let is_here = match death {
@@ -272,16 +300,35 @@ fn play<S: Scenario>(scenario: &S, death: Death) -> (S::Outcome, Steps) {
                 break;
             }
             let is_noticed = watch.as_mut().is_some_and(Watch::is_noticed);
-            if !traced.step() {
-                break;
+            match traced.step() {
+                Ok(()) => {}
+                Err(End::Enough) => break,
+                Err(End::Signal(signal)) => {
+                    fault = Some(signal);
+                    break;
+                }
             }
             steps.instructions += 1;
             steps.noticed += u64::from(is_noticed);
         }
         drop(traced);
-        let successor = (death != Death::Never).then(|| Running(scenario.rig().start(false)));
+        // After a fault too: the other side does not end without one.
+        let successor =
+            (death != Death::Never || fault.is_some()).then(|| Running(scenario.rig().start(false)));
+        let end = Instant::now() + LIMIT;
+        while !other.is_finished() {
+            if Instant::now() > end {
+                give_up(&format!("{}: the other side does not end after {death:?}", scenario.rig().program));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
         let outcome = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         drop(successor);
+        if let Some(signal) = fault {
+            let name =
+                nix::sys::signal::Signal::try_from(signal).map_or("a signal", |signal| signal.as_str());
+            panic!("{}: {name} by itself after {steps:?}", scenario.rig().program);
+        }
         (outcome, steps)
     })
 }

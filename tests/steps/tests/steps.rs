@@ -190,12 +190,12 @@ fn guest_sees_no_difference_whatever_instruction_a_register_device_dies_after() 
 
 struct Broken {
     rig: Rig,
-    values: u64,
+    values: std::ops::RangeInclusive<u64>,
 }
 
 impl Broken {
     fn new(values: u64) -> Broken {
-        Broken { rig: Rig::new("steps-broken", "template", Vec::new(), &memories(&[])), values }
+        Broken { rig: Rig::new("steps-broken", "template", Vec::new(), &memories(&[])), values: 1..=values }
     }
 }
 
@@ -217,7 +217,7 @@ impl Scenario for Broken {
     fn play(&self) -> Vec<u64> {
         let mut port = DevicePort::new(self.ready(), self.rig.bell(fd::BELL), self.rig.irq());
         let mut seen = Vec::new();
-        for value in 1..=self.values {
+        for value in self.values.clone() {
             port.write(0, 0, 3, value);
             seen.push(port.read(0, 0, 3));
         }
@@ -237,6 +237,12 @@ fn sweep_catches_a_device_that_changes_its_state_in_place() {
     );
     assert_eq!(found.calm, [1, 3, 6, 10]);
     assert!(!found.wrong.is_empty(), "the harness does not see what a death did");
+}
+
+#[test]
+#[should_panic(expected = "steps-broken: SIGABRT by itself")]
+fn a_device_that_ends_by_its_own_fault_is_not_one_that_is_done() {
+    sweep(|| Broken { values: 0..=1, ..Broken::new(1) }, Deaths::Most(1));
 }
 
 #[test]

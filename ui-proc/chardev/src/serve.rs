@@ -375,3 +375,61 @@ fn lose(shared: &Shared, host: &mut Host) {
         CharKind::Stream | CharKind::Null | CharKind::Pty => host.input = None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use bulkhead_bus::bell::BELL_BYTES;
+    use bulkhead_bus::config::JOURNAL_BYTES;
+    use bulkhead_bus::device::DEATHS_MAX;
+    use bulkhead_bus::links::{BYTES_LINK, Side};
+    use bulkhead_bus::sys::Mapping;
+
+    use super::*;
+    use crate::journal::{OUTPUT, Part};
+
+    #[test]
+    fn output_that_kills_is_left_out_and_the_next_piece_arrives() {
+        let journal = Arc::new(Mapping::anonymous(JOURNAL_BYTES).expect("mapping"));
+        let memory = sys::memfd("link", BYTES_LINK as u64).expect("memfd");
+        let end = |side| {
+            let bell = Arc::new(Bell::new(Mapping::anonymous(BELL_BYTES).expect("mapping")));
+            ByteEnd::new(Mapping::shared(memory.as_fd(), BYTES_LINK, true).expect("mapping"), bell, side)
+        };
+        let device = end(Side::Device);
+        let (read, write) = std::io::pipe().expect("pipe");
+        let (mut user, screen) = std::io::pipe().expect("pipe");
+        let config =
+            CharConfig { kind: CharKind::Stream, monitor: false, mux: false, escape: 1, start_ns: 0 };
+        // A successor with time stamps or without.
+        let start = |stamps: bool| {
+            let pipe = (read.try_clone().expect("descriptor"), write.try_clone().expect("descriptor"));
+            let to = Held::new(screen.try_clone().expect("descriptor").into());
+            let part = Part::take_up(journal.clone(), OUTPUT);
+            let sink = Sink::new(Some(to), (pipe.0.into(), pipe.1.into()), part);
+            let shared = Shared::new(&config, Some(end(Side::Host)), None, sink);
+            shared.stamps.store(stamps, Ordering::SeqCst);
+            shared
+        };
+        let show =
+            |shared: &Shared| show_device(shared, shared.link.as_ref().expect("link"), &mut [0; PIECE]);
+        for stamps in [false, true] {
+            assert_eq!(device.send(b"deadly"), 6);
+            for _ in 0..DEATHS_MAX {
+                // One that dies before it has shown any of it.
+                assert!(locked(&start(stamps).sink).begin());
+            }
+            let shared = start(stamps);
+            assert!(show(&shared));
+            assert!(!show(&shared), "the piece is still there");
+            assert_eq!(device.send(b"fine\n"), 5);
+            assert!(show(&shared));
+            let mut got = [0u8; 64];
+            let count = user.read(&mut got).expect("readable");
+            let text = String::from_utf8_lossy(&got[..count]);
+            assert!(text.ends_with("fine\n") && !text.contains("deadly"), "{text:?}");
+            assert_eq!(text.starts_with('['), stamps, "{text:?}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! A device whose protocol is wrong on purpose: it changes its state in place and moves the consumer index afterwards, so a death
-//! in between does a request twice. Register 0 adds what is written to it; reading it gives the sum.
+//! in between does a request twice. Register 0 adds what is written to it; reading it gives the sum. The first zero that is written is
+//! too much for it: it aborts.
 
 use std::sync::atomic::Ordering;
 
@@ -13,6 +14,8 @@ const HEAD: usize = 0x080;
 const RESPONSE: usize = 0x088;
 const RING: usize = 0x1000;
 const STATE: usize = 0x8000;
+/// In the state: the zero has come.
+const ABORTED: usize = STATE + 8;
 
 fn main() {
     let manifest = manifest().expect("manifest");
@@ -34,7 +37,11 @@ fn main() {
         }
         let is_read = map.dword(at).load(Ordering::SeqCst) as u8 == 1;
         if !is_read {
-            sum.fetch_add(map.dword(at + 8).load(Ordering::SeqCst), Ordering::SeqCst);
+            let value = map.dword(at + 8).load(Ordering::SeqCst);
+            if value == 0 && map.word(ABORTED).swap(1, Ordering::SeqCst) == 0 {
+                std::process::abort();
+            }
+            sum.fetch_add(value, Ordering::SeqCst);
         }
         map.dword(RESPONSE).store(sum.load(Ordering::SeqCst), Ordering::SeqCst);
         sys::publish(head, index.wrapping_add(1));
