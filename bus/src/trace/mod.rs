@@ -307,9 +307,16 @@ impl Reader {
     }
 
     /// Takes out what has been recorded, at most one ring.
-    pub fn take(&mut self, mut to: impl FnMut(Record)) -> Taken {
-        let now = sys::monotonic_ns();
+    pub fn take(&mut self, to: impl FnMut(Record)) -> Taken {
+        self.take_by(sys::monotonic_ns, to)
+    }
+
+    fn take_by(&mut self, mut clock: impl FnMut() -> u64, mut to: impl FnMut(Record)) -> Taken {
+        let until = clock();
+        sys::fence_clock();
         let mark = self.map.dword(MARK).load(Ordering::SeqCst);
+        // The records up to the mark are older than this, and may be newer than `until`.
+        let now = clock();
         let (busy, written) = (mark & 1 != 0, mark / 2);
         let mut lost = 0u64;
         // Modulo 2^63, as the mark counts.
@@ -330,7 +337,7 @@ impl Reader {
         let total = self.map.dword(LOST).load(Ordering::Relaxed);
         lost = lost.saturating_add(total.saturating_sub(self.lost));
         self.lost = total;
-        Taken { lost, until: if busy { self.last } else { now } }
+        Taken { lost, until: if busy { self.last } else { until } }
     }
 
     fn load(&mut self, index: u64, now: u64) -> Option<Record> {

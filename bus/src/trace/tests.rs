@@ -125,6 +125,23 @@ fn a_successor_goes_on_behind_the_whole_records_of_its_predecessor() {
 }
 
 #[test]
+fn a_record_made_while_the_reader_looks_keeps_its_time() {
+    let file = File::new();
+    let (tracer, panel, mut reader) = (file.tracer(), file.panel(), file.reader());
+    panel.set(None, events::TIMER, true);
+    let mut between = || {
+        let now = sys::monotonic_ns();
+        tracer.begin(events::TIMER, || [0; 4]);
+        now
+    };
+    let mut times = Vec::new();
+    let taken = reader.take_by(&mut between, |record| times.push(record.time));
+    let written = file.map().dword(RING).load(Ordering::SeqCst);
+    assert_eq!(times, [written]);
+    assert!(taken.until <= written, "older ones of other processes may still come");
+}
+
+#[test]
 fn threads_of_a_process_share_its_ring() {
     let file = File::new();
     let (tracer, panel, mut reader) = (file.tracer(), file.panel(), file.reader());
