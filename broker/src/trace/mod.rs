@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bulkhead_bus::sys::{self as bus_sys, Mapping};
-use bulkhead_bus::trace::{EVENTS, Id, Panel, Reader, Scope, TRACE_BYTES, Tracer};
+use bulkhead_bus::trace::{EVENTS, Id, Panel, Reader, Record, Scope, TRACE_BYTES, Tracer};
 use bulkhead_config::{Trace, TraceSwitch};
 
 use crate::fail::{Fail, reason};
@@ -152,14 +152,37 @@ struct Switch {
 struct Names {
     processes: Vec<Name>,
     devices: Vec<String>,
+    /// Number of vCPUs.
+    cpus: u32,
     /// Monotonic time that records are counted from.
     start: u64,
+}
+
+impl Names {
+    /// The vCPU that a record of process `source` claims to be of, 0 in other processes than the CPU's. A number that no vCPU has is
+    /// the last one's.
+    fn cpu(&self, source: usize, record: &Record) -> u32 {
+        record.cpu.min(self.cpus_of(source) - 1)
+    }
+
+    /// How many vCPUs process `source` runs; 1 for other processes than the CPU's.
+    fn cpus_of(&self, source: usize) -> u32 {
+        let runs = self.processes.get(source).is_some_and(|name| name.kind == Kind::Cpu);
+        if runs { self.cpus.max(1) } else { 1 }
+    }
+
+    /// `bh-ide0`; `bh-cpu/1` where there is more than one vCPU.
+    fn thread(&self, source: usize, cpu: u32) -> String {
+        let process = self.processes.get(source).map_or("?", |name| name.process.as_str());
+        if self.cpus_of(source) > 1 { format!("{process}/{cpu}") } else { process.to_owned() }
+    }
 }
 
 /// All tracing of a VM.
 pub struct Tracing {
     sources: Vec<Source>,
     devices: Vec<String>,
+    cpus: u32,
     rules: Vec<Rule>,
     outputs: Option<Outputs>,
     logs: Option<PathBuf>,
@@ -171,11 +194,12 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// For a machine with these devices, by index.
-    pub fn new(opened: Opened, devices: Vec<String>) -> Tracing {
+    /// For a machine with these devices, by index, and so many vCPUs.
+    pub fn new(opened: Opened, devices: Vec<String>, cpus: u32) -> Tracing {
         Tracing {
             sources: Vec::new(),
             devices,
+            cpus,
             rules: opened.rules,
             outputs: Some(opened.outputs),
             logs: opened.logs,
@@ -284,6 +308,7 @@ impl Tracing {
             let names = Names {
                 processes: self.sources.iter().map(|source| source.name.clone()).collect(),
                 devices: self.devices.clone(),
+                cpus: self.cpus,
                 start: self.start,
             };
             if let Some(outputs) = self.outputs.take() {
@@ -363,6 +388,7 @@ impl Rehearsal {
         let names = Names {
             processes: vec![name("bh-ide0", Kind::Device(0)), name("bh-cpu", Kind::Cpu)],
             devices: vec!["ide0".to_owned()],
+            cpus: 1,
             start: 0,
         };
         let (mut count, mut text, mut bytes) = (0, String::new(), Vec::new());

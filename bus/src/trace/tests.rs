@@ -167,6 +167,29 @@ fn threads_of_a_process_share_its_ring() {
 }
 
 #[test]
+fn a_record_says_which_virtual_cpu_made_it() {
+    let file = File::new();
+    let (tracer, panel, mut reader) = (file.tracer(), file.panel(), file.reader());
+    let device = tracer.for_device(1);
+    panel.set(None, events::HALT, true);
+    panel.set(Some(1), events::CPU_READ, true);
+    tracer.begin(events::HALT, || [0; 4]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            run_cpu(254);
+            tracer.begin(events::HALT, || [0; 4]);
+            // A port is shared: its tracer alone does not tell.
+            device.begin(events::CPU_READ, || [0; 4]);
+        });
+    });
+    device.begin(events::CPU_READ, || [0; 4]);
+    let (records, _) = take(&mut reader);
+    let short: Vec<_> = records.iter().map(|r| (r.event, r.device, r.cpu)).collect();
+    let (halt, read) = (events::HALT, events::CPU_READ);
+    assert_eq!(short, [(halt, 255, 0), (halt, 255, 254), (read, 1, 254), (read, 1, 0)]);
+}
+
+#[test]
 fn a_hostile_process_garbles_its_own_records_and_nothing_else() {
     let file = File::new();
     let (map, mut reader) = (file.map(), file.reader());

@@ -45,6 +45,7 @@ fn names() -> Names {
     Names {
         processes: vec![name("bh-ide0", "ide0", Kind::Device(0)), name("bh-cpu", "cpu", Kind::Cpu)],
         devices: vec!["ide0".to_owned()],
+        cpus: 1,
         start: monotonic_ns(),
     }
 }
