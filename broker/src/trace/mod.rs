@@ -99,8 +99,8 @@ pub enum Kind {
     Cpu,
     /// A device, by index.
     Device(u32),
-    /// The back end of a drive, by its number at its device.
-    Block(u32),
+    /// The back end of a drive: the device by index, and the drive's number there.
+    Block(u32, u32),
     /// A character back end.
     Char,
     /// The broker.
@@ -114,7 +114,7 @@ impl Kind {
             (self, scope),
             (Kind::Cpu, Scope::Cpu | Scope::CpuForDevice)
                 | (Kind::Device(_), Scope::Device)
-                | (Kind::Block(_), Scope::Block)
+                | (Kind::Block(..), Scope::Block)
                 | (Kind::Char, Scope::Char)
                 | (Kind::Broker, Scope::Broker)
         )
@@ -183,6 +183,8 @@ pub struct Tracing {
     sources: Vec<Source>,
     devices: Vec<String>,
     cpus: u32,
+    /// Index of the device whose drives all drives are.
+    asks: u32,
     rules: Vec<Rule>,
     outputs: Option<Outputs>,
     logs: Option<PathBuf>,
@@ -200,6 +202,7 @@ impl Tracing {
             sources: Vec::new(),
             devices,
             cpus,
+            asks: 0,
             rules: opened.rules,
             outputs: Some(opened.outputs),
             logs: opened.logs,
@@ -216,10 +219,13 @@ impl Tracing {
     /// # Errors
     /// The kernel's.
     pub fn add(&mut self, process: &str, role: &str, source: u32) -> Result<BorrowedFd<'_>, Fail> {
-        let drives = self.sources.iter().filter(|other| matches!(other.name.kind, Kind::Block(_))).count();
+        let drives = self.sources.iter().filter(|other| matches!(other.name.kind, Kind::Block(..))).count();
+        if role == "ide" {
+            self.asks = source;
+        }
         let kind = match role {
             "cpu" => Kind::Cpu,
-            "block" => Kind::Block(drives as u32),
+            "block" => Kind::Block(self.asks, drives as u32),
             "char" => Kind::Char,
             "broker" => Kind::Broker,
             _ => Kind::Device(source),

@@ -290,15 +290,18 @@ fn flow(names: &Names, source: usize, crossing: Crossing, record: &Record) -> Op
     let kind = names.processes.get(source)?.kind;
     let device = match kind {
         Kind::Cpu => u64::from(record.device),
-        Kind::Device(device) => u64::from(device) & 0xff,
-        Kind::Block(_) | Kind::Char | Kind::Broker => 0,
+        Kind::Device(device) | Kind::Block(device, _) => u64::from(device) & 0xff,
+        Kind::Char | Kind::Broker => 0,
     };
     let [first, second, third, _] = record.args;
     let number =
         |class: u64, owner: u64, number: u64| Some(class << 60 | owner << 48 | number & ((1 << 48) - 1));
-    let drive = |class: u64| match kind {
-        Kind::Block(drive) => number(class, drive.into(), first),
-        _ => number(class, first & 0xff, second),
+    let drive = |class: u64| {
+        let (drive, sequence) = match kind {
+            Kind::Block(_, drive) => (drive.into(), first),
+            _ => (first, second),
+        };
+        number(class, device | (drive & 0xf) << 8, sequence)
     };
     match crossing {
         Crossing::None => None,

@@ -16,8 +16,8 @@ fn names() -> Names {
         processes: vec![
             name("bh-ide0", Kind::Device(0)),
             name("bh-rtc", Kind::Device(1)),
-            name("bh-block-hda", Kind::Block(0)),
-            name("bh-block-hdc", Kind::Block(1)),
+            name("bh-block-hda", Kind::Block(0, 0)),
+            name("bh-block-hdc", Kind::Block(0, 1)),
             name("bh-cpu", Kind::Cpu),
             name("broker", Kind::Broker),
         ],
@@ -125,6 +125,46 @@ fn block_requests_cross_to_the_drive_they_name() {
     assert_ne!(flows("ide0.block_submit"), flows("ide0.block_done"));
     assert_ne!(flows("block-hda.block_run"), flows("block-hdc.block_run"));
     assert_eq!(one(&slices, "block-hdc.block_run").event.arg("operation"), Some("read 512 bytes"));
+}
+
+#[test]
+fn a_device_draws_no_arrows_of_drives_that_are_not_its_own() {
+    let mut test = Test::new();
+    for drive in [0, 1, 1 << 8, u64::MAX] {
+        test.put(RTC, events::BLOCK_SUBMIT, false, [drive, 9, 0, 0]);
+        test.put(RTC, events::BLOCK_DONE, false, [drive, 9, 0, 0]);
+    }
+    for drive in [HDA, HDC] {
+        test.put(drive, events::BLOCK_RUN, false, [9, 0, 0, 0]);
+        test.put(drive, events::BLOCK_COMPLETE, false, [9, 0, 0, 0]);
+    }
+    let slices = test.slices();
+    let flows = |track: &str| -> Vec<u64> {
+        slices
+            .iter()
+            .filter(|slice| slice.event.track == track)
+            .flat_map(|slice| slice.event.flows.clone())
+            .collect()
+    };
+    let (claimed, real) = (flows("bh-rtc"), [flows("bh-block-hda"), flows("bh-block-hdc")].concat());
+    assert_eq!((claimed.len(), real.len()), (8, 4));
+    assert!(claimed.iter().all(|flow| !real.contains(flow)), "{claimed:x?} {real:x?}");
+}
+
+#[test]
+fn the_drives_of_a_machine_are_those_of_its_ide_controller() {
+    let opened = super::super::open(&bulkhead_config::Trace::default()).expect("nothing to open");
+    let mut tracing = super::super::Tracing::new(opened, vec!["rtc".to_owned(), "ide0".to_owned()], 1);
+    for (process, role, source) in [
+        ("bh-rtc", "rtc", 0),
+        ("bh-ide0", "ide", 1),
+        ("bh-block-hda", "block", 0),
+        ("bh-block-hdc", "block", 0),
+    ] {
+        tracing.add(process, role, source).expect("a trace file");
+    }
+    let kinds: Vec<Kind> = tracing.panels().map(|(_, kind, _)| kind).collect();
+    assert_eq!(kinds, [Kind::Device(0), Kind::Device(1), Kind::Block(1, 0), Kind::Block(1, 1)]);
 }
 
 #[test]
