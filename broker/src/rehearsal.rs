@@ -30,7 +30,7 @@ pub(crate) fn machine(config: &MachineConfig) -> std::io::Result<(Vm<'_>, UnixSt
     let (ours, theirs) = UnixStream::pair()?;
     let (log, _) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let clock = Clock::new(Mapping::anonymous(CLOCK_BYTES)?);
-    let mut tracing = Tracing::new(trace::open(&config.trace).map_err(fail)?, Vec::new());
+    let mut tracing = Tracing::new(trace::open(&config.trace).map_err(fail)?, Vec::new(), config.cpus);
     tracing.complete().map_err(fail)?;
     let tree = Tree::empty(CpuLink::new(ours.into()), clock, log, tracing);
     let parts = Parts {

@@ -453,7 +453,8 @@ fn start(
     for device in machine.devices.iter().filter(|device| exists(device, parts, config)) {
         slots.push(slot(device, parts)?);
     }
-    let mut tracing = Tracing::new(tracing, slots.iter().map(|slot| slot.device.name.to_owned()).collect());
+    let names = slots.iter().map(|slot| slot.device.name.to_owned()).collect();
+    let mut tracing = Tracing::new(tracing, names, config.cpus);
     // Links first: both ends need them.
     let mut drives = Vec::new();
     let mut block_ends = Vec::new();

@@ -220,6 +220,29 @@ fn the_monitor_switches_events_and_the_ring_survives_the_device() {
 }
 
 #[test]
+fn lines_tell_which_virtual_cpu_they_are_of_where_there_are_several() {
+    let scratch = Scratch::new("trace-smp");
+    let log = scratch.file("text");
+    let halts = format!("cpu.halt,file={log}");
+    let args = ["-monitor", "none", "-smp", "2", "-trace", &halts, "-trace", "rtc.cpu_read"];
+    let vm = machine(&scratch, &clock_reader(), &args);
+    let end = Instant::now() + Duration::from_secs(60);
+    // The first reads the clock; the other sleeps until somebody starts it, which nobody does.
+    loop {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let says = |cpu: &str, what: &str| {
+            text.lines().any(|line| line.starts_with(&format!("bh-cpu/{cpu}@")) && line.contains(what))
+        };
+        assert!(!says("0", "cpu.halt") && !says("1", "rtc.cpu_read"), "{text}");
+        if says("0", ":rtc.cpu_read end ") && says("1", ":cpu.halt begin") {
+            break;
+        }
+        assert!(Instant::now() < end, "{text}\n{}", vm.errors());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn without_a_file_records_go_to_standard_error() {
     let scratch = Scratch::new("trace-stderr");
     let args =

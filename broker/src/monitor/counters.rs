@@ -61,7 +61,7 @@ pub fn show(vm: &Vm<'_>, out: &mut String) {
                     own.lost(),
                 ]));
             }
-            Kind::Block(_) | Kind::Char => back_ends.push(row(&[
+            Kind::Block(..) | Kind::Char => back_ends.push(row(&[
                 own.counter(counter::BLOCKS),
                 own.counter(counter::IN),
                 own.counter(counter::OUT),

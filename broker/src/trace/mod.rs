@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bulkhead_bus::sys::{self as bus_sys, Mapping};
-use bulkhead_bus::trace::{EVENTS, Id, Panel, Reader, Scope, TRACE_BYTES, Tracer};
+use bulkhead_bus::trace::{EVENTS, Id, Panel, Reader, Record, Scope, TRACE_BYTES, Tracer};
 use bulkhead_config::{Trace, TraceSwitch};
 
 use crate::fail::{Fail, reason};
@@ -99,8 +99,8 @@ pub enum Kind {
     Cpu,
     /// A device, by index.
     Device(u32),
-    /// The back end of a drive, by its number at its device.
-    Block(u32),
+    /// The back end of a drive: the device by index, and the drive's number there.
+    Block(u32, u32),
     /// A character back end.
     Char,
     /// The broker.
@@ -114,7 +114,7 @@ impl Kind {
             (self, scope),
             (Kind::Cpu, Scope::Cpu | Scope::CpuForDevice)
                 | (Kind::Device(_), Scope::Device)
-                | (Kind::Block(_), Scope::Block)
+                | (Kind::Block(..), Scope::Block)
                 | (Kind::Char, Scope::Char)
                 | (Kind::Broker, Scope::Broker)
         )
@@ -152,14 +152,39 @@ struct Switch {
 struct Names {
     processes: Vec<Name>,
     devices: Vec<String>,
+    /// Number of vCPUs.
+    cpus: u32,
     /// Monotonic time that records are counted from.
     start: u64,
+}
+
+impl Names {
+    /// The vCPU that a record of process `source` claims to be of, 0 in other processes than the CPU's. A number that no vCPU has is
+    /// the last one's.
+    fn cpu(&self, source: usize, record: &Record) -> u32 {
+        record.cpu.min(self.cpus_of(source) - 1)
+    }
+
+    /// How many vCPUs process `source` runs; 1 for other processes than the CPU's.
+    fn cpus_of(&self, source: usize) -> u32 {
+        let runs = self.processes.get(source).is_some_and(|name| name.kind == Kind::Cpu);
+        if runs { self.cpus.max(1) } else { 1 }
+    }
+
+    /// `bh-ide0`; `bh-cpu/1` where there is more than one vCPU.
+    fn thread(&self, source: usize, cpu: u32) -> String {
+        let process = self.processes.get(source).map_or("?", |name| name.process.as_str());
+        if self.cpus_of(source) > 1 { format!("{process}/{cpu}") } else { process.to_owned() }
+    }
 }
 
 /// All tracing of a VM.
 pub struct Tracing {
     sources: Vec<Source>,
     devices: Vec<String>,
+    cpus: u32,
+    /// Index of the device whose drives all drives are.
+    asks: u32,
     rules: Vec<Rule>,
     outputs: Option<Outputs>,
     logs: Option<PathBuf>,
@@ -171,11 +196,13 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// For a machine with these devices, by index.
-    pub fn new(opened: Opened, devices: Vec<String>) -> Tracing {
+    /// For a machine with these devices, by index, and so many vCPUs.
+    pub fn new(opened: Opened, devices: Vec<String>, cpus: u32) -> Tracing {
         Tracing {
             sources: Vec::new(),
             devices,
+            cpus,
+            asks: 0,
             rules: opened.rules,
             outputs: Some(opened.outputs),
             logs: opened.logs,
@@ -192,10 +219,13 @@ impl Tracing {
     /// # Errors
     /// The kernel's.
     pub fn add(&mut self, process: &str, role: &str, source: u32) -> Result<BorrowedFd<'_>, Fail> {
-        let drives = self.sources.iter().filter(|other| matches!(other.name.kind, Kind::Block(_))).count();
+        let drives = self.sources.iter().filter(|other| matches!(other.name.kind, Kind::Block(..))).count();
+        if role == "ide" {
+            self.asks = source;
+        }
         let kind = match role {
             "cpu" => Kind::Cpu,
-            "block" => Kind::Block(drives as u32),
+            "block" => Kind::Block(self.asks, drives as u32),
             "char" => Kind::Char,
             "broker" => Kind::Broker,
             _ => Kind::Device(source),
@@ -299,6 +329,7 @@ impl Tracing {
             let names = Names {
                 processes: self.sources.iter().map(|source| source.name.clone()).collect(),
                 devices: self.devices.clone(),
+                cpus: self.cpus,
                 start: self.start,
             };
             if let Some(outputs) = self.outputs.take() {
@@ -378,6 +409,7 @@ impl Rehearsal {
         let names = Names {
             processes: vec![name("bh-ide0", Kind::Device(0)), name("bh-cpu", Kind::Cpu)],
             devices: vec!["ide0".to_owned()],
+            cpus: 1,
             start: 0,
         };
         let (mut count, mut text, mut bytes) = (0, String::new(), Vec::new());

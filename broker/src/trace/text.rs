@@ -82,10 +82,10 @@ fn place(out: &mut String, value: u64) -> std::fmt::Result {
     write!(out, "region {region} offset {:#x} size {size}", value as u32)
 }
 
-/// Appends the line of a record: process, seconds since the start, event, begin or end, text.
+/// Appends the line of a record: process and vCPU, seconds since the start, event, begin or end, text.
 pub fn line(out: &mut String, names: &Names, source: usize, record: &Record) {
     let Some(event) = EVENTS.get(record.event) else { return };
-    head(out, names, source, record.time);
+    head(out, names, &names.thread(source, names.cpu(source, record)), record.time);
     out.push_str(&name(names, source, event, record.device));
     let line = match (event.end, record.end) {
         (Some(end), true) => {
@@ -115,14 +115,14 @@ pub fn line(out: &mut String, names: &Names, source: usize, record: &Record) {
 
 /// Appends the line that tells of lost records.
 pub fn lost(out: &mut String, names: &Names, source: usize, time: u64, count: u64) {
-    head(out, names, source, time);
+    // All vCPUs share the ring of their process.
+    head(out, names, names.processes.get(source).map_or("?", |name| name.process.as_str()), time);
     let _ = writeln!(out, "lost {count} records: the ring was full or garbled");
 }
 
-fn head(out: &mut String, names: &Names, source: usize, time: u64) {
+fn head(out: &mut String, names: &Names, who: &str, time: u64) {
     let time = time.saturating_sub(names.start);
-    let process = names.processes.get(source).map_or("?", |name| name.process.as_str());
-    let _ = write!(out, "{process}@{}.{:09}:", time / 1_000_000_000, time % 1_000_000_000);
+    let _ = write!(out, "{who}@{}.{:09}:", time / 1_000_000_000, time % 1_000_000_000);
 }
 
 #[cfg(test)]
@@ -141,15 +141,35 @@ mod tests {
         Names {
             processes: vec![name("bh-ide0", Kind::Device(0)), name("bh-cpu", Kind::Cpu)],
             devices: vec!["ide0".to_owned()],
+            cpus: 1,
             start: 1_000,
         }
     }
 
     fn text(source: usize, event: usize, end: bool, args: [u64; 4]) -> String {
         let mut out = String::new();
-        let record = Record { time: 1_000_002_034, event, end, device: 0, args };
+        let record = Record { time: 1_000_002_034, event, end, device: 0, cpu: 1, args };
         line(&mut out, &names(), source, &record);
         out
+    }
+
+    #[test]
+    fn lines_tell_the_virtual_cpu_where_there_are_several() {
+        let names = Names { cpus: 2, ..names() };
+        let text = |source, event, cpu| {
+            let mut out = String::new();
+            let record = Record { time: 1_000, event, end: false, device: 0, cpu, args: [0; 4] };
+            line(&mut out, &names, source, &record);
+            out
+        };
+        assert_eq!(text(1, events::HALT, 0), "bh-cpu/0@0.000000000:cpu.halt begin\n");
+        assert_eq!(text(1, events::CPU_RESET, 1), "bh-cpu/1@0.000000000:ide0.cpu_reset begin request 0\n");
+        // A number that no vCPU has, and what only the CPU process has.
+        assert_eq!(text(1, events::HALT, u32::MAX), "bh-cpu/1@0.000000000:cpu.halt begin\n");
+        assert_eq!(text(0, events::LINK, 1), "bh-ide0@0.000000000:ide0.link begin\n");
+        let mut out = String::new();
+        lost(&mut out, &names, 1, 1_000, 3);
+        assert!(out.starts_with("bh-cpu@"), "they share a ring: {out}");
     }
 
     #[test]

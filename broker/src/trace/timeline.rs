@@ -1,6 +1,6 @@
 //! Records as a Perfetto trace: a sequence of `TracePacket`s in protocol-buffer encoding, which ui.perfetto.dev opens.
 //!
-//! One track a process. What lasts is a slice, the rest an instant; an arrow (a flow) leads from where a request or an
+//! One track a process, and for each vCPU of the CPU process. What lasts is a slice, the rest an instant; an arrow (a flow) leads from where a request or an
 //! interrupt leaves a process to where another sees it. Messages and field numbers are those of Perfetto's
 //! `protos/perfetto/trace/trace_packet.proto`, `track_event/track_event.proto`, `track_event/track_descriptor.proto` and
 //! `interned_data/interned_data.proto`. Every packet stands for itself, so a file that ends early is good up to there.
@@ -101,7 +101,7 @@ pub struct Timeline {
     /// Ids of names already told: events, then numbers of records.
     event_names: HashMap<String, u64>,
     number_names: HashMap<&'static str, u64>,
-    /// Slices that are open, by process.
+    /// Slices that are open, by track.
     open: Vec<Vec<(Id, u8)>>,
 }
 
@@ -113,19 +113,22 @@ impl Timeline {
             .bytes(field::track::NAME, title.as_bytes())
             .number(field::track::CHILD_ORDERING, EXPLICIT);
         self.descriptor(&root, CLEARED, out);
-        self.open = vec![Vec::new(); names.processes.len()];
-        // The CPU on top, then devices next to it; the broker is last already.
-        let rank = |kind: Kind, at: usize| match kind {
-            Kind::Cpu => 0,
-            _ => at as u64 + 1,
-        };
-        for (at, name) in names.processes.iter().enumerate() {
+        let tracks: Vec<(usize, u32)> = (0..names.processes.len())
+            .flat_map(|source| (0..names.cpus_of(source)).map(move |cpu| (source, cpu)))
+            .collect();
+        self.open = vec![Vec::new(); tracks.len()];
+        for (source, cpu) in tracks {
+            // The CPU on top, then devices next to it; the broker is last already.
+            let rank = match names.processes.get(source).map(|name| name.kind) {
+                Some(Kind::Cpu) => u64::from(cpu),
+                _ => source as u64 + u64::from(names.cpus),
+            };
             let mut track = Message::default();
             track
-                .number(field::track::UUID, uuid(at))
+                .number(field::track::UUID, uuid(track_of(names, source, cpu)))
                 .number(field::track::PARENT, ROOT)
-                .bytes(field::track::NAME, name.process.as_bytes())
-                .number(field::track::RANK, rank(name.kind, at));
+                .bytes(field::track::NAME, names.thread(source, cpu).as_bytes())
+                .number(field::track::RANK, rank);
             self.descriptor(&track, NEEDED, out);
         }
     }
@@ -143,23 +146,24 @@ impl Timeline {
     pub fn record(&mut self, names: &Names, source: usize, record: &Record, out: &mut Vec<u8>) {
         let Some(event) = EVENTS.get(record.event) else { return };
         let key = (record.event, record.device);
-        let is_open = self.open.get(source).is_some_and(|open| open.contains(&key));
+        let track = track_of(names, source, names.cpu(source, record));
+        let is_open = self.open.get(track).is_some_and(|open| open.contains(&key));
         if is_open {
             // The end of it, or a successor's new beginning: what is inside ends as well.
-            self.close(names, source, key, record, out);
+            self.close(names, track, key, record, out);
         }
         if record.end {
             return;
         }
         let kind = if event.end.is_some() { SLICE_BEGIN } else { INSTANT };
         if kind == SLICE_BEGIN
-            && let Some(open) = self.open.get_mut(source)
+            && let Some(open) = self.open.get_mut(track)
         {
             open.push(key);
         }
         let mut interned = Message::default();
         let name = text::name(names, source, event, record.device);
-        let mut body = self.event(source, kind);
+        let mut body = self.event(track, kind);
         body.number(field::event::NAME_ID, self.name_id(name, &mut interned));
         self.numbers(names, event.begin.fields, record, &mut body, &mut interned);
         if let Some(flow) = flow(names, source, event.crossing, record) {
@@ -174,23 +178,25 @@ impl Timeline {
         let mut interned = Message::default();
         let mut body = self.event(source, INSTANT);
         body.number(field::event::NAME_ID, self.name_id("lost records".to_owned(), &mut interned));
-        let told = Record { time, event: 0, end: false, device: 0, args: [count, 0, 0, 0] };
+        let told = Record { time, event: 0, end: false, device: 0, cpu: 0, args: [count, 0, 0, 0] };
         self.numbers(names, &[("count", Show::Dec)], &told, &mut body, &mut interned);
         emit(names, time, &body, &interned, out);
     }
 
     /// A process has died.
     pub fn close_all(&mut self, names: &Names, source: usize, time: u64, out: &mut Vec<u8>) {
-        let open = self.open.get_mut(source).map(std::mem::take).unwrap_or_default();
-        for _ in open {
-            emit(names, time, &self.event(source, SLICE_END), &Message::default(), out);
+        for track in (0..names.cpus_of(source)).map(|cpu| track_of(names, source, cpu)) {
+            let open = self.open.get_mut(track).map(std::mem::take).unwrap_or_default();
+            for _ in open {
+                emit(names, time, &self.event(track, SLICE_END), &Message::default(), out);
+            }
         }
     }
 
-    fn close(&mut self, names: &Names, source: usize, key: (Id, u8), record: &Record, out: &mut Vec<u8>) {
-        while let Some(top) = self.open.get_mut(source).and_then(Vec::pop) {
+    fn close(&mut self, names: &Names, track: usize, key: (Id, u8), record: &Record, out: &mut Vec<u8>) {
+        while let Some(top) = self.open.get_mut(track).and_then(Vec::pop) {
             let mut interned = Message::default();
-            let mut body = self.event(source, SLICE_END);
+            let mut body = self.event(track, SLICE_END);
             if top == key && record.end {
                 let fields = EVENTS.get(key.0).and_then(|event| event.end).map_or(&[][..], |end| end.fields);
                 self.numbers(names, fields, record, &mut body, &mut interned);
@@ -202,9 +208,9 @@ impl Timeline {
         }
     }
 
-    fn event(&self, source: usize, kind: u64) -> Message {
+    fn event(&self, track: usize, kind: u64) -> Message {
         let mut body = Message::default();
-        body.number(field::event::TYPE, kind).number(field::event::TRACK, uuid(source));
+        body.number(field::event::TYPE, kind).number(field::event::TRACK, uuid(track));
         body
     }
 
@@ -248,8 +254,16 @@ impl Timeline {
     }
 }
 
-fn uuid(source: usize) -> u64 {
-    ROOT + 1 + source as u64
+/// Tracks: one a process, then those of the vCPUs behind the first.
+fn track_of(names: &Names, source: usize, cpu: u32) -> usize {
+    match cpu {
+        0 => source,
+        _ => names.processes.len() + cpu as usize - 1,
+    }
+}
+
+fn uuid(track: usize) -> u64 {
+    ROOT + 1 + track as u64
 }
 
 fn append(packet: &Message, out: &mut Vec<u8>) {
@@ -276,15 +290,18 @@ fn flow(names: &Names, source: usize, crossing: Crossing, record: &Record) -> Op
     let kind = names.processes.get(source)?.kind;
     let device = match kind {
         Kind::Cpu => u64::from(record.device),
-        Kind::Device(device) => u64::from(device) & 0xff,
-        Kind::Block(_) | Kind::Char | Kind::Broker => 0,
+        Kind::Device(device) | Kind::Block(device, _) => u64::from(device) & 0xff,
+        Kind::Char | Kind::Broker => 0,
     };
     let [first, second, third, _] = record.args;
     let number =
         |class: u64, owner: u64, number: u64| Some(class << 60 | owner << 48 | number & ((1 << 48) - 1));
-    let drive = |class: u64| match kind {
-        Kind::Block(drive) => number(class, drive.into(), first),
-        _ => number(class, first & 0xff, second),
+    let drive = |class: u64| {
+        let (drive, sequence) = match kind {
+            Kind::Block(_, drive) => (drive.into(), first),
+            _ => (first, second),
+        };
+        number(class, device | (drive & 0xf) << 8, sequence)
     };
     match crossing {
         Crossing::None => None,

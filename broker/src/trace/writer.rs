@@ -12,7 +12,7 @@ use bulkhead_bus::trace::{EVENTS, Reader, Record, Scope, events};
 
 use super::timeline::Timeline;
 use super::{Names, text};
-use crate::fresh;
+use crate::{fail, fresh};
 
 /// How often the rings are looked at. A ring holds some milliseconds of the busiest device.
 const LOOK: Duration = Duration::from_millis(4);
@@ -66,15 +66,18 @@ impl Sink {
             // It may be in raw mode.
             Some(Place::Terminal) => {
                 let text = String::from_utf8_lossy(&bytes).replace('\n', "\r\n");
-                std::io::stderr().write_all(text.as_bytes())
+                // Piece by piece: whoever else has something to say must not wait for all of it to be read.
+                text.as_bytes().chunks(fail::PIECE).try_for_each(|piece| fail::put(piece, None))
             }
             None => Ok(()),
         };
         if let Err(error) = result {
             self.to = None;
-            // If nobody can read it, there is nobody to tell.
-            let reason = crate::fail::reason(&error);
-            let _ = write!(std::io::stderr(), "-trace {}: {reason}; nothing more is written\r\n", self.name);
+            fail::tell(format_args!(
+                "-trace {}: {}; nothing more is written\r",
+                self.name,
+                fail::reason(&error)
+            ));
         }
         self.bytes = bytes;
         self.bytes.clear();

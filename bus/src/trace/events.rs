@@ -61,7 +61,7 @@ pub enum Crossing {
     Request,
     /// An edge or level of a device's line: device, line and count.
     Line,
-    /// A block request on its way to the back end: drive, sequence number.
+    /// A block request on its way to the back end: device and drive, sequence number.
     Block,
     /// The same on its way back.
     BlockDone,

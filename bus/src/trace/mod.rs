@@ -14,7 +14,8 @@
 //! | `0x2800` | CPU process only: per device u64 since when a vCPU waits for it and u64 when it last looked in vain, 0 while none does or not for long | process |
 //! | `0x3000` | ring: [`RECORDS`] records of [`RECORD_BYTES`] | process |
 //!
-//! A record: u64 host's monotonic nanoseconds, u16 event, u8 1 for an end, u8 device (255: none), u32 spare, u64 × [`ARGS`].
+//! A record: u64 host's monotonic nanoseconds, u16 event, u8 1 for an end, u8 device (255: none), u32 vCPU that made it (0 in other
+//! processes than the CPU's), u64 × [`ARGS`].
 //!
 //! What is off costs one relaxed load and a branch. A record is written before the mark moves past it, so a process that dies
 //! leaves whole records only, and its successor goes on behind them. The mark is odd from before the clock is read: a reader
@@ -26,6 +27,7 @@
 
 pub mod events;
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -100,6 +102,15 @@ pub mod access {
     pub const WAITED: usize = 7;
 }
 
+thread_local! {
+    static CPU: Cell<u32> = const { Cell::new(0) };
+}
+
+/// CPU process: what this thread records from now on is of vCPU `number`. A thread that does not say so is the first one's.
+pub fn run_cpu(number: u32) {
+    CPU.set(number);
+}
+
 #[derive(Debug)]
 struct Ring {
     map: Arc<Mapping>,
@@ -118,7 +129,7 @@ impl Ring {
         let mark = self.map.dword(MARK);
         mark.swap(written.wrapping_mul(2) | 1, Ordering::SeqCst);
         let at = RING + (*written % RECORDS) as usize * RECORD_BYTES;
-        let head = event as u64 | u64::from(end) << 16 | u64::from(device) << 24;
+        let head = event as u64 | u64::from(end) << 16 | u64::from(device) << 24 | u64::from(CPU.get()) << 32;
         self.map.dword(at).store(sys::monotonic_ns(), Ordering::Relaxed);
         self.map.dword(at + 8).store(head, Ordering::Relaxed);
         for (number, arg) in args.into_iter().enumerate() {
@@ -277,6 +288,8 @@ pub struct Record {
     pub end: bool,
     /// Device of a [`Scope::CpuForDevice`] event.
     pub device: u8,
+    /// vCPU that made it, as the CPU process claims.
+    pub cpu: u32,
     /// Numbers.
     pub args: [u64; ARGS],
 }
@@ -307,9 +320,16 @@ impl Reader {
     }
 
     /// Takes out what has been recorded, at most one ring.
-    pub fn take(&mut self, mut to: impl FnMut(Record)) -> Taken {
-        let now = sys::monotonic_ns();
+    pub fn take(&mut self, to: impl FnMut(Record)) -> Taken {
+        self.take_by(sys::monotonic_ns, to)
+    }
+
+    fn take_by(&mut self, mut clock: impl FnMut() -> u64, mut to: impl FnMut(Record)) -> Taken {
+        let until = clock();
+        sys::fence_clock();
         let mark = self.map.dword(MARK).load(Ordering::SeqCst);
+        // The records up to the mark are older than this, and may be newer than `until`.
+        let now = clock();
         let (busy, written) = (mark & 1 != 0, mark / 2);
         let mut lost = 0u64;
         // Modulo 2^63, as the mark counts.
@@ -330,7 +350,7 @@ impl Reader {
         let total = self.map.dword(LOST).load(Ordering::Relaxed);
         lost = lost.saturating_add(total.saturating_sub(self.lost));
         self.lost = total;
-        Taken { lost, until: if busy { self.last } else { now } }
+        Taken { lost, until: if busy { self.last } else { until } }
     }
 
     fn load(&mut self, index: u64, now: u64) -> Option<Record> {
@@ -346,7 +366,7 @@ impl Reader {
         let time = time.min(now).max(self.last.saturating_add(1));
         self.last = time;
         let args = std::array::from_fn(|number| word(16 + number * 8));
-        Some(Record { time, event, end, device: (head >> 24) as u8, args })
+        Some(Record { time, event, end, device: (head >> 24) as u8, cpu: (head >> 32) as u32, args })
     }
 }
 

@@ -125,6 +125,23 @@ fn a_successor_goes_on_behind_the_whole_records_of_its_predecessor() {
 }
 
 #[test]
+fn a_record_made_while_the_reader_looks_keeps_its_time() {
+    let file = File::new();
+    let (tracer, panel, mut reader) = (file.tracer(), file.panel(), file.reader());
+    panel.set(None, events::TIMER, true);
+    let mut between = || {
+        let now = sys::monotonic_ns();
+        tracer.begin(events::TIMER, || [0; 4]);
+        now
+    };
+    let mut times = Vec::new();
+    let taken = reader.take_by(&mut between, |record| times.push(record.time));
+    let written = file.map().dword(RING).load(Ordering::SeqCst);
+    assert_eq!(times, [written]);
+    assert!(taken.until <= written, "older ones of other processes may still come");
+}
+
+#[test]
 fn threads_of_a_process_share_its_ring() {
     let file = File::new();
     let (tracer, panel, mut reader) = (file.tracer(), file.panel(), file.reader());
@@ -147,6 +164,29 @@ fn threads_of_a_process_share_its_ring() {
         assert_eq!((thread, number), (!not_thread, !not_number));
         assert_eq!(number, std::mem::replace(&mut next[thread as usize], number + 1));
     }
+}
+
+#[test]
+fn a_record_says_which_virtual_cpu_made_it() {
+    let file = File::new();
+    let (tracer, panel, mut reader) = (file.tracer(), file.panel(), file.reader());
+    let device = tracer.for_device(1);
+    panel.set(None, events::HALT, true);
+    panel.set(Some(1), events::CPU_READ, true);
+    tracer.begin(events::HALT, || [0; 4]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            run_cpu(254);
+            tracer.begin(events::HALT, || [0; 4]);
+            // A port is shared: its tracer alone does not tell.
+            device.begin(events::CPU_READ, || [0; 4]);
+        });
+    });
+    device.begin(events::CPU_READ, || [0; 4]);
+    let (records, _) = take(&mut reader);
+    let short: Vec<_> = records.iter().map(|r| (r.event, r.device, r.cpu)).collect();
+    let (halt, read) = (events::HALT, events::CPU_READ);
+    assert_eq!(short, [(halt, 255, 0), (halt, 255, 254), (read, 1, 254), (read, 1, 0)]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use bulkhead_bus::trace;
 use bulkhead_engine::{Code, CoreState, CpuBox};
 use bulkhead_x86::Cpu;
 
@@ -111,6 +112,7 @@ impl Cpus {
             let (gate, machine) = (gate.clone(), shared.clone());
             let (say, hear) = std::sync::mpsc::channel();
             let run = move || {
+                trace::run_cpu(number as u32);
                 let alarm = Alarm::new(number);
                 let failed = alarm.is_err();
                 if say.send(alarm).is_ok() && !failed {

@@ -16,12 +16,13 @@ fn names() -> Names {
         processes: vec![
             name("bh-ide0", Kind::Device(0)),
             name("bh-rtc", Kind::Device(1)),
-            name("bh-block-hda", Kind::Block(0)),
-            name("bh-block-hdc", Kind::Block(1)),
+            name("bh-block-hda", Kind::Block(0, 0)),
+            name("bh-block-hdc", Kind::Block(0, 1)),
             name("bh-cpu", Kind::Cpu),
             name("broker", Kind::Broker),
         ],
         devices: vec!["ide0".to_owned(), "rtc".to_owned()],
+        cpus: 1,
         start: 100,
     }
 }
@@ -42,7 +43,12 @@ struct Test {
 
 impl Test {
     fn new() -> Test {
-        let mut test = Test { names: names(), timeline: Timeline::default(), out: Vec::new(), now: 100 };
+        Test::with_cpus(1)
+    }
+
+    fn with_cpus(cpus: u32) -> Test {
+        let names = Names { cpus, ..names() };
+        let mut test = Test { names, timeline: Timeline::default(), out: Vec::new(), now: 100 };
         test.timeline.start(&test.names, "vm", &mut test.out);
         test
     }
@@ -52,8 +58,12 @@ impl Test {
     }
 
     fn put_for(&mut self, source: usize, event: Id, end: bool, args: [u64; 4], device: u8) {
+        self.put_on(0, source, event, end, args, device);
+    }
+
+    fn put_on(&mut self, cpu: u32, source: usize, event: Id, end: bool, args: [u64; 4], device: u8) {
         self.now += 10;
-        let record = Record { time: self.now, event, end, device, args };
+        let record = Record { time: self.now, event, end, device, cpu, args };
         self.timeline.record(&self.names, source, &record, &mut self.out);
     }
 
@@ -118,6 +128,88 @@ fn block_requests_cross_to_the_drive_they_name() {
 }
 
 #[test]
+fn a_device_draws_no_arrows_of_drives_that_are_not_its_own() {
+    let mut test = Test::new();
+    for drive in [0, 1, 1 << 8, u64::MAX] {
+        test.put(RTC, events::BLOCK_SUBMIT, false, [drive, 9, 0, 0]);
+        test.put(RTC, events::BLOCK_DONE, false, [drive, 9, 0, 0]);
+    }
+    for drive in [HDA, HDC] {
+        test.put(drive, events::BLOCK_RUN, false, [9, 0, 0, 0]);
+        test.put(drive, events::BLOCK_COMPLETE, false, [9, 0, 0, 0]);
+    }
+    let slices = test.slices();
+    let flows = |track: &str| -> Vec<u64> {
+        slices
+            .iter()
+            .filter(|slice| slice.event.track == track)
+            .flat_map(|slice| slice.event.flows.clone())
+            .collect()
+    };
+    let (claimed, real) = (flows("bh-rtc"), [flows("bh-block-hda"), flows("bh-block-hdc")].concat());
+    assert_eq!((claimed.len(), real.len()), (8, 4));
+    assert!(claimed.iter().all(|flow| !real.contains(flow)), "{claimed:x?} {real:x?}");
+}
+
+#[test]
+fn the_drives_of_a_machine_are_those_of_its_ide_controller() {
+    let opened = super::super::open(&bulkhead_config::Trace::default()).expect("nothing to open");
+    let mut tracing = super::super::Tracing::new(opened, vec!["rtc".to_owned(), "ide0".to_owned()], 1);
+    for (process, role, source) in [
+        ("bh-rtc", "rtc", 0),
+        ("bh-ide0", "ide", 1),
+        ("bh-block-hda", "block", 0),
+        ("bh-block-hdc", "block", 0),
+    ] {
+        tracing.add(process, role, source).expect("a trace file");
+    }
+    let kinds: Vec<Kind> = tracing.panels().map(|(_, kind, _)| kind).collect();
+    assert_eq!(kinds, [Kind::Device(0), Kind::Device(1), Kind::Block(1, 0), Kind::Block(1, 1)]);
+}
+
+#[test]
+fn virtual_cpus_have_tracks_of_their_own() {
+    let mut test = Test::with_cpus(2);
+    // The second one's access begins within the first one's, and ends behind it.
+    test.put_on(0, CPU, events::CPU_READ, false, [17, 0, 0, 0], 0);
+    test.put_on(1, CPU, events::CPU_READ, false, [5, 0, 0, 0], 1);
+    test.put_on(0, CPU, events::CPU_READ, true, [17, 0x50, 0, 0], 0);
+    test.put_on(1, CPU, events::CPU_READ, true, [5, 0x26, 0, 0], 1);
+    // Both sleep, and the first one wakes first.
+    for (cpu, end) in [(0, false), (1, false), (0, true), (1, true)] {
+        test.put_on(cpu, CPU, events::HALT, end, [0; 4], u8::MAX);
+    }
+    let slices = test.slices();
+    let (first, second) = (one(&slices, "ide0.cpu_read"), one(&slices, "rtc.cpu_read"));
+    assert_eq!((first.event.track.as_str(), first.end), ("bh-cpu/0", Some(30)));
+    assert_eq!((second.event.track.as_str(), second.end), ("bh-cpu/1", Some(40)));
+    assert_eq!((first.event.arg("value"), second.event.arg("value")), (Some("0x50"), Some("0x26")));
+    let halts: Vec<_> = slices
+        .iter()
+        .filter(|slice| slice.event.name == "cpu.halt")
+        .map(|slice| (slice.event.track.as_str(), slice.event.time, slice.end))
+        .collect();
+    assert_eq!(halts, [("bh-cpu/0", 50, Some(70)), ("bh-cpu/1", 60, Some(80))]);
+}
+
+#[test]
+fn whatever_is_open_on_any_virtual_cpu_ends_where_records_are_lost() {
+    let mut test = Test::with_cpus(3);
+    // The last claims a number that no vCPU has.
+    for cpu in [0, 1, u32::MAX] {
+        test.put_on(cpu, CPU, events::HALT, false, [0; 4], u8::MAX);
+    }
+    // Only the CPU process has vCPUs.
+    test.put_on(2, IDE, events::LINK, false, [0; 4], u8::MAX);
+    test.timeline.lost(&test.names, CPU, test.now + 5, 7, &mut test.out);
+    let slices = test.slices();
+    let open: Vec<&str> =
+        slices.iter().filter(|slice| slice.end.is_none()).map(|slice| slice.event.track.as_str()).collect();
+    assert_eq!(open, ["bh-ide0"], "{slices:#?}");
+    assert!(slices.iter().any(|slice| slice.event.track == "bh-cpu/2"), "{slices:#?}");
+}
+
+#[test]
 fn what_a_dead_process_left_open_ends_and_its_successor_begins_anew() {
     let mut test = Test::new();
     test.put(IDE, events::REQUEST, false, [1, 0, 0, 0]);
@@ -143,7 +235,7 @@ fn what_a_dead_process_left_open_ends_and_its_successor_begins_anew() {
 
 #[test]
 fn whatever_a_hostile_process_records_the_file_stays_readable() {
-    let mut test = Test::new();
+    let mut test = Test::with_cpus(2);
     let mut seed = 7u64;
     let mut random = || {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -153,7 +245,7 @@ fn whatever_a_hostile_process_records_the_file_stays_readable() {
         let event = random() as usize % EVENTS.len();
         let end = random() % 2 == 0 && EVENTS[event].end.is_some();
         let args = [random(), random(), random(), random()];
-        test.put_for(random() as usize % 6, event, end, args, random() as u8);
+        test.put_on(random() as u32, random() as usize % 6, event, end, args, random() as u8);
     }
     assert!(test.slices().len() > 1000);
 }

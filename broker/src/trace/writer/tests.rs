@@ -45,6 +45,7 @@ fn names() -> Names {
     Names {
         processes: vec![name("bh-ide0", "ide0", Kind::Device(0)), name("bh-cpu", "cpu", Kind::Cpu)],
         devices: vec!["ide0".to_owned()],
+        cpus: 1,
         start: monotonic_ns(),
     }
 }
@@ -165,4 +166,45 @@ fn nothing_is_written_while_nothing_is_on_and_all_of_it_when_a_switch_goes_off()
     }
     writer.finish();
     assert_eq!(text(file).lines().count(), 1);
+}
+
+/// Set for the program that the next test starts: itself.
+const INSIDE: &str = "BULKHEAD_TEST_STANDARD_ERROR";
+
+#[test]
+fn a_reader_of_standard_error_who_stops_does_not_stop_who_else_has_something_to_say() {
+    if std::env::var_os(INSIDE).is_some() {
+        // More than is ever read, while the other thread tries again and again.
+        std::thread::spawn(|| Sink::new("file", Place::Terminal).push(&vec![b'x'; 16 * PIECE]));
+        let end = std::time::Instant::now() + Duration::from_millis(500);
+        while std::time::Instant::now() < end {
+            fail::tell(format_args!("something else"));
+        }
+        std::process::exit(0);
+    }
+    let name = "trace::writer::tests::a_reader_of_standard_error_who_stops_does_not_stop_who_else_has_something_to_say";
+    let mut child = std::process::Command::new(std::env::current_exe().expect("path of the test"))
+        .args([name, "--exact"])
+        .env(INSIDE, "1")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut reader = child.stderr.take().expect("a pipe");
+    // What is read is room for both.
+    let mut some = vec![0; 64 << 10];
+    for _ in 0..40 {
+        let _ = reader.read(&mut some).expect("what they say");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        match child.try_wait().expect("a child") {
+            None if std::time::Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+            status => break status,
+        }
+    };
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(status.is_some_and(|status| status.success()), "it waits for the reader: {status:?}");
 }
