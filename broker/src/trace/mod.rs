@@ -444,7 +444,7 @@ mod tests {
         config.timeline = Some(folder.join("missing/file"));
         assert!(open(&config).is_err());
         config.timeline = Some(files[1].clone());
-        let mut tracing = Tracing::new(open(&config).expect("they can be written"), Vec::new());
+        let mut tracing = Tracing::new(open(&config).expect("they can be written"), Vec::new(), 1);
         tracing.complete().expect("nothing is wrong");
         assert!(all_hold("yesterday's"));
         tracing.begin().expect("they are files");
