@@ -279,10 +279,10 @@ fn wrong_words_are_one_line_and_help_names_every_event() {
     }
     // Before anything is started: here nothing could be.
     let alone = scratch.file(PROGRAM);
-    std::fs::hard_link(programs().join(PROGRAM), &alone).expect("link");
-    let output = Command::new(&alone).args(["-nographic", "-monitor", "none", "-trace", "bogus"]).output();
-    let errors = output.expect("program starts").stderr;
-    assert!(String::from_utf8_lossy(&errors).contains("no such trace event"), "{errors:?}");
+    std::fs::hard_link(bulkhead_tests::programs().join(PROGRAM), &alone).expect("link");
+    let mut vm = Vm::start(&alone, &["-nographic", "-monitor", "none", "-trace", "bogus"]);
+    vm.wait(60);
+    assert!(vm.errors().contains("no such trace event"), "{}", vm.errors());
     let (status, help, _) = run(&["-trace", "help"]);
     assert_eq!(status, Some(0));
     for event in ["cpu_read", "request", "line", "dma_write", "block_run", "interrupt", "process_end"] {
