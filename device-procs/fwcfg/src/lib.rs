@@ -39,11 +39,8 @@ pub const STEP: u32 = 4 << 20;
 const STEP_NS: u64 = 1_000;
 const BUFFER: usize = 16 << 10;
 
-const RULES: &[Rule] = &[
-    Rule::new(0, 1, Class::Sync, Class::Sync),
-    Rule::new(4, 8, Class::Mirror, Class::Posted),
-    Rule::new(8, 12, Class::Mirror, Class::Sync),
-];
+const RULES: &[Rule] =
+    &[Rule::new(4, 8, Class::Mirror, Class::Posted), Rule::new(8, 12, Class::Mirror, Class::Sync)];
 const REGIONS: &[Region] = &[Region { size: PORTS, rules: RULES }];
 
 /// An item by its key.
