@@ -21,6 +21,7 @@ mod field {
     pub const VERSION: usize = 0x206;
     pub const LOADER: usize = 0x210;
     pub const LOADFLAGS: usize = 0x211;
+    pub const SETUP_MOVE_SIZE: usize = 0x212;
     pub const RAMDISK_IMAGE: usize = 0x218;
     pub const RAMDISK_SIZE: usize = 0x21c;
     pub const HEAP_END: usize = 0x224;
@@ -126,10 +127,12 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
         return Err(LayoutError::Append(format!("longer than the {limit} bytes that this kernel takes")));
     }
     let high = version >= 0x0200 && flags & LOADED_HIGH != 0;
-    let (setup_at, line_at, code_at) = if high {
-        (0x1_0000u32, 0x2_0000u32, 0x10_0000u32)
+    let code_at = if high { 0x10_0000u32 } else { 0x1_0000 };
+    // Before 2.02 the setup runs at 90000h, and finds its command line within 64 KiB of itself.
+    let (setup_at, line_at) = if high && version >= 0x0202 {
+        (0x1_0000u32, 0x2_0000u32)
     } else {
-        (0x9_0000, 0x9_a000 - (command_line.len() as u32).next_multiple_of(16), 0x1_0000)
+        (0x9_0000, 0x9_a000 - (command_line.len() as u32).next_multiple_of(16))
     };
     if code_at as u64 + code.len() as u64 > low_ram.saturating_sub(FIRMWARE_BYTES)
         || (!high && code.len() > 0x8_0000)
@@ -157,6 +160,10 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
     } else {
         put(&mut setup, field::OLD_CMD_MAGIC, &0xa33fu16.to_le_bytes());
         put(&mut setup, field::OLD_CMD_OFFSET, &((line_at - setup_at) as u16).to_le_bytes());
+        if version >= 0x0200 {
+            let end = line_at - setup_at + command_line.len() as u32;
+            put(&mut setup, field::SETUP_MOVE_SIZE, &(end as u16).to_le_bytes());
+        }
     }
     let initrd = match initrd {
         None => None,
@@ -258,6 +265,21 @@ mod tests {
         let start = (64u32 << 20) - (512 << 10) - 8192;
         assert_eq!(get(setup, field::RAMDISK_IMAGE), Some(start.to_le_bytes()));
         assert_eq!(get(setup, field::RAMDISK_SIZE), Some(5000u32.to_le_bytes()));
+    }
+
+    #[test]
+    fn a_kernel_before_protocol_2_02_finds_its_command_line_by_its_offset() {
+        for version in [0x0200u16, 0x0201] {
+            let mut image = bzimage(4096);
+            put(&mut image, field::VERSION, &version.to_le_bytes());
+            let kernel = lay_out(&image, "quiet", None, 64 << 20).expect("valid");
+            assert_eq!((kernel.setup.0, kernel.code.0), (0x9_0000, 0x10_0000));
+            assert_eq!(kernel.command_line, (0x9_9ff0, b"quiet\0".to_vec()));
+            let setup = &kernel.setup.1;
+            assert_eq!(get(setup, field::OLD_CMD_MAGIC), Some(0xa33fu16.to_le_bytes()));
+            assert_eq!(get(setup, field::OLD_CMD_OFFSET), Some(0x9ff0u16.to_le_bytes()));
+            assert_eq!(get(setup, field::SETUP_MOVE_SIZE), Some(0x9ff6u16.to_le_bytes()));
+        }
     }
 
     #[test]
