@@ -28,6 +28,8 @@ mod field {
     pub const CMD_LINE: usize = 0x228;
     pub const INITRD_MAX: usize = 0x22c;
     pub const CMDLINE_SIZE: usize = 0x238;
+    pub const PREF_ADDRESS: usize = 0x258;
+    pub const INIT_SIZE: usize = 0x260;
     /// Before protocol 2.02: magic and offset of the command line.
     pub const OLD_CMD_MAGIC: usize = 0x20;
     pub const OLD_CMD_OFFSET: usize = 0x22;
@@ -174,12 +176,18 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
             } else {
                 0x37ff_ffff
             };
-            let end = (max + 1).min(low_ram.saturating_sub(FIRMWARE_BYTES));
+            let mut lowest = u64::from(code_at) + code.len() as u64;
+            if version >= 0x020a {
+                // Where the kernel unpacks itself before it knows its memory; that is at its preferred address, as it is loaded lower.
+                let at = u64::from_le_bytes(get(image, field::PREF_ADDRESS).ok_or_else(truncated)?);
+                let size = u32::from_le_bytes(get(image, field::INIT_SIZE).ok_or_else(truncated)?);
+                lowest = lowest.max(at.saturating_add(size.into()));
+            }
+            let end = (max + 1).min(low_ram.saturating_sub(FIRMWARE_BYTES)).min(memory_end(append));
             let start = end.checked_sub(data.len() as u64).map(|start| start & !0xfff);
-            let start =
-                start.filter(|start| *start >= u64::from(code_at) + code.len() as u64).ok_or_else(|| {
-                    LayoutError::Initrd(format!("{} bytes do not fit into the machine's memory", data.len()))
-                })?;
+            let start = start.filter(|start| *start >= lowest).ok_or_else(|| {
+                LayoutError::Initrd(format!("{} bytes do not fit into the machine's memory", data.len()))
+            })?;
             put(&mut setup, field::RAMDISK_IMAGE, &(start as u32).to_le_bytes());
             put(&mut setup, field::RAMDISK_SIZE, &(data.len() as u32).to_le_bytes());
             Some((start as u32, data))
@@ -205,6 +213,26 @@ fn video_mode(append: &str) -> Option<u16> {
             None => number.parse().ok(),
         },
     }
+}
+
+/// The end of memory that the `mem=` of a command line set, a word to the boot loader too (boot protocol, "Special Command Line
+/// Options"). The kernel takes away what is above each of them: the lowest counts.
+fn memory_end(append: &str) -> u64 {
+    let words = append.split_whitespace().filter_map(|word| word.strip_prefix("mem="));
+    words.filter_map(c_bytes).filter(|end| *end > 0).min().unwrap_or(u64::MAX)
+}
+
+/// An integer in C notation, in bytes or the unit behind it.
+fn c_bytes(text: &str) -> Option<u64> {
+    let units = [(['k', 'K'], 1u64 << 10), (['m', 'M'], 1 << 20), (['g', 'G'], 1 << 30)];
+    let with_unit = units.into_iter().find_map(|(letters, unit)| Some((text.strip_suffix(letters)?, unit)));
+    let (number, unit) = with_unit.unwrap_or((text, 1));
+    let (digits, radix) = match number.strip_prefix("0x").or(number.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if number.starts_with('0') => (number, 8),
+        None => (number, 10),
+    };
+    u64::from_str_radix(digits, radix).ok()?.checked_mul(unit)
 }
 
 impl Kernel {
@@ -308,6 +336,44 @@ mod tests {
     #[test]
     fn an_initrd_that_does_not_fit_is_refused() {
         let error = lay_out(&bzimage(4096), "", Some(vec![0; 3 << 20]), 4 << 20).expect_err("refused");
+        assert!(matches!(error, LayoutError::Initrd(_)));
+    }
+
+    #[test]
+    fn an_initrd_lies_above_what_the_kernel_unpacks_itself_to() {
+        let placed = |pref: u64, size: u32, version: u16| {
+            let mut image = bzimage(4096);
+            put(&mut image, field::VERSION, &version.to_le_bytes());
+            put(&mut image, field::PREF_ADDRESS, &pref.to_le_bytes());
+            put(&mut image, field::INIT_SIZE, &size.to_le_bytes());
+            lay_out(&image, "", Some(vec![0; 4096]), 64 << 20).map(|kernel| kernel.initrd.map(|part| part.0))
+        };
+        let at = (64u32 << 20) - (512 << 10) - 4096;
+        assert_eq!(placed(16 << 20, at - (16 << 20), 0x020a), Ok(Some(at)));
+        assert_eq!(placed(16 << 20, u32::MAX, 0x0209), Ok(Some(at)), "the older header has no such fields");
+        for (pref, size) in [(16 << 20, at - (16 << 20) + 1), (u64::MAX, 1), (0, u32::MAX)] {
+            assert!(matches!(placed(pref, size, 0x020a), Err(LayoutError::Initrd(_))), "{pref:#x} {size:#x}");
+        }
+    }
+
+    #[test]
+    fn an_initrd_lies_below_the_end_of_memory_on_the_command_line() {
+        let placed = |append: &str| {
+            let kernel = lay_out(&bzimage(4096), append, Some(vec![0; 4096]), 64 << 20).expect("valid");
+            kernel.initrd.map(|part| part.0 + 4096)
+        };
+        let top = Some((64 << 20) - (512 << 10));
+        for (append, end) in [
+            ("quiet mem=32M", Some(32 << 20)),
+            ("mem=0x1000000 mem=0x3000k", Some(12 << 20)),
+            ("mem=040000K mem=16m x", Some(16 << 20)),
+            ("mem=33554432", Some(32 << 20)),
+            ("mem=1G", top),
+            ("mem=nopentium mem= mem=0 mem=99999999999G highmem=2M", top),
+        ] {
+            assert_eq!(placed(append), end, "{append}");
+        }
+        let error = lay_out(&bzimage(4096), "mem=1M", Some(vec![0; 4096]), 64 << 20).expect_err("refused");
         assert!(matches!(error, LayoutError::Initrd(_)));
     }
 
