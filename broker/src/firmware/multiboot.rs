@@ -122,6 +122,9 @@ fn from_elf(file: &Reader) -> Result<(Vec<Piece>, u64), LayoutError> {
     let table = file.number(at(28, 32), word)?;
     let size = file.number(at(42, 54), 2)?;
     let count = file.number(at(44, 56), 2)?;
+    if count > 0 && size < at(32, 56) {
+        return Err(kernel("the ELF file's program headers are too short"));
+    }
     let mut pieces = Vec::new();
     let mut moved = false;
     for i in 0..count {
@@ -153,7 +156,9 @@ fn assemble(file: &[u8], pieces: &[Piece], top: u64) -> Result<(u64, Vec<u8>), L
     let start = pieces.iter().map(|piece| piece.2).min().ok_or_else(|| kernel("has nothing to load"))?;
     let ends = pieces.iter().map(|piece| piece.2.checked_add(piece.3));
     let end = ends.collect::<Option<Vec<u64>>>().and_then(|ends| ends.into_iter().max()).unwrap_or(u64::MAX);
-    if end > top {
+    // Thousands of segments may name the same bytes of the file, each to be copied.
+    let length = pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.1));
+    if end > top || length > top {
         return Err(kernel("does not fit into the machine's memory"));
     }
     if start < LOW || start < 0x10_0000 && end > 0xa_0000 {
@@ -431,6 +436,36 @@ mod tests {
         assert!(error(&elf, RAM).contains("truncated"));
         elf[44] = 0;
         assert!(error(&elf, RAM).contains("nothing to load"));
+    }
+
+    #[test]
+    fn an_elf_file_whose_segments_overlap_costs_no_more_than_memory() {
+        const LENGTH: u32 = 0x1_0000;
+        let load = |segments: u16, entry_size: u16| {
+            let mut elf = file(0x100, 0, [0; 5]);
+            elf.resize(0x1000 + LENGTH as usize, 0);
+            elf[..6].copy_from_slice(b"\x7fELF\x01\x01");
+            elf[18] = 3;
+            elf[28..32].copy_from_slice(&0x200u32.to_le_bytes());
+            elf[42..44].copy_from_slice(&entry_size.to_le_bytes());
+            elf[44..46].copy_from_slice(&segments.to_le_bytes());
+            for at in (0..usize::from(segments)).map(|i| 0x200 + 32 * i) {
+                let words = [1, 0x1000, 0x10_0000, 0x10_0000, LENGTH, LENGTH];
+                for (i, word) in words.into_iter().enumerate() {
+                    elf[at + 4 * i..at + 4 * i + 4].copy_from_slice(&word.to_le_bytes());
+                }
+            }
+            match lay_out(&elf, "k", &[], (2 << 20) + FIRMWARE_BYTES) {
+                Ok(loaded) => Ok(loaded.image.1.len()),
+                Err(LayoutError::Kernel(why)) => Err(why),
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(load(32, 32), Ok(LENGTH as usize), "2 MiB in all");
+        assert_eq!(load(33, 32), Err("does not fit into the machine's memory".to_owned()));
+        for size in [0, 31] {
+            assert_eq!(load(1, size), Err("the ELF file's program headers are too short".to_owned()));
+        }
     }
 
     #[test]
