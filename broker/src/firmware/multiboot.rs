@@ -2,6 +2,9 @@
 //!
 //! The kernel's memory image, the modules of `-initrd` and the boot information are laid out here and loaded by the boot ROM
 //! ([`optionrom::multiboot`]), which adds the memory map that the firmware gives.
+//!
+//! # Deviations from the specification
+//! A kernel that demands a video mode (header flag bit 2) is started in text mode without information about it, as by QEMU.
 
 use std::path::Path;
 
@@ -274,18 +277,17 @@ fn lay_out(
 /// The boot information with what it points to, for [`INFO`] in the area at `area`. The boot ROM fills in the sizes of memory and the
 /// length of the memory map.
 fn information(command_line: &str, modules: &[(u32, u32, &str)], area: u32) -> Vec<u8> {
-    /// Fields: flags, boot device, command line, modules, memory map, loader's name (specification section 3.3).
+    /// Fields: flags, command line, modules, memory map, loader's name (specification section 3.3).
     mod field {
         pub const FLAGS: usize = 0;
-        pub const BOOT_DEVICE: usize = 12;
         pub const COMMAND_LINE: usize = 16;
         pub const MODULES: usize = 20;
         pub const MODULES_AT: usize = 24;
         pub const MAP_AT: usize = 48;
         pub const LOADER: usize = 64;
     }
-    // Memory sizes, boot device, command line, modules, memory map, loader's name.
-    const GIVEN: u32 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
+    // Memory sizes, command line, modules, memory map, loader's name. No boot device: the kernel comes from no disk of the BIOS.
+    const GIVEN: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
     let base = area + INFO;
     let mut info = optionrom::multiboot_start(base);
     let list_at = info.len();
@@ -311,8 +313,6 @@ fn information(command_line: &str, modules: &[(u32, u32, &str)], area: u32) -> V
     let loader = string(&mut info, "Bulkhead");
     for (at, value) in [
         (field::FLAGS, GIVEN),
-        // The first hard disk, no partition.
-        (field::BOOT_DEVICE, 0x80ff_ffff),
         (field::COMMAND_LINE, line),
         (field::MODULES, modules.len() as u32),
         (field::MODULES_AT, base + list_at as u32),
@@ -383,6 +383,7 @@ mod tests {
         let loaded = lay_out(&image, "k", &modules, RAM).expect("valid");
         assert_eq!((loaded.modules.0, loaded.modules.1.len()), (0x10_3000, 8192));
         let info = &loaded.info;
+        assert_eq!((word(info, 0), word(info, 12)), (0x24d, 0), "no boot device");
         assert_eq!(word(info, 20), 2);
         let base = loaded.area + INFO;
         let list = (word(info, 24) - base) as usize;
