@@ -98,7 +98,11 @@ pub fn load(names: &[&str], folder: Option<&Path>) -> Result<Vec<u8>, Fail> {
             }
         }));
     };
-    read_given("firmware", &path, BIOS_MAX)
+    let image = read_given("firmware", &path, BIOS_MAX)?;
+    if image.is_empty() {
+        return Err(Fail(format!("firmware {}: is empty", path.display())));
+    }
+    Ok(image)
 }
 
 /// Reads the system firmware.
@@ -219,5 +223,16 @@ mod tests {
     fn firmware_without_an_end_is_refused() {
         let error = load_bios(Some("/dev/zero"), &[], None).expect_err("no size at all");
         assert_eq!(error, Fail("-bios /dev/zero: larger than 16777216 bytes".to_owned()));
+    }
+
+    #[test]
+    fn empty_firmware_is_refused_by_its_name() {
+        let folder = std::env::temp_dir().join(format!("bulkhead-firmware-{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("folder");
+        std::fs::write(folder.join("vgabios.bin"), b"").expect("file");
+        let loaded = load(&["vgabios.bin"], Some(&folder));
+        std::fs::remove_dir_all(&folder).expect("folder");
+        let path = folder.join("vgabios.bin");
+        assert_eq!(loaded, Err(Fail(format!("firmware {}: is empty", path.display()))));
     }
 }
