@@ -264,11 +264,11 @@ impl Kernel {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A bzImage of protocol 2.10 with one setup sector and `code` bytes of protected-mode code.
-    fn bzimage(code: usize) -> Vec<u8> {
+    pub fn bzimage(code: usize) -> Vec<u8> {
         let mut image = vec![0u8; 1024 + code];
         put(&mut image, field::SETUP_SECTS, &[1]);
         put(&mut image, 0x1f4, &((code / 16) as u32).to_le_bytes());
