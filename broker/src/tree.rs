@@ -342,7 +342,7 @@ fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], par
         wires: Vec::new(),
         functions: Vec::new(),
         bulks: Vec::new(),
-        roms: vec![RomImage { base: (1u64 << 32) - bios_bytes, size: bios_bytes, bios: true }],
+        roms: vec![RomImage { size: bios_bytes, bios: true }],
         no_hpet: config.no_hpet,
         no_acpi: config.no_acpi,
         no_reboot: config.no_reboot,
@@ -381,7 +381,7 @@ fn cpu_config(config: &MachineConfig, machine: &Machine, slots: &[Slot<'_>], par
         if let Some((devfn, template)) = slot.device.function {
             let rom = match (template, &parts.vga_bios) {
                 (PciTemplate::StdVga, Some(rom)) => {
-                    out.roms.push(RomImage { base: 0, size: rom_bytes(rom), bios: false });
+                    out.roms.push(RomImage { size: rom_bytes(rom), bios: false });
                     Some(out.roms.len() as u32 - 1)
                 }
                 _ => None,

@@ -187,11 +187,10 @@ pub struct BulkMap {
 /// A read-only image in guest memory: descriptor `rom<index>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RomImage {
-    /// Guest-physical address of the first byte; 0 for a PCI expansion ROM.
-    pub base: u64,
     /// Bytes, a multiple of 4096.
     pub size: u64,
-    /// The last up to 128 KiB also appear below 1 MiB (system BIOS), subject to the chipset's shadow registers.
+    /// The system firmware, which ends at 4 GiB; its last up to 128 KiB also appear below 1 MiB, subject to the chipset's shadow
+    /// registers. Else the expansion ROM of a PCI function.
     pub bios: bool,
 }
 

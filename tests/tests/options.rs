@@ -530,6 +530,9 @@ fn tables_names_and_memory_reach_a_64_bit_linux() {
             "{name}: {value} is not in\n{have}"
         );
     }
+    // Behind the board's last string and its two zero bytes comes the end of the table (type 127, of 4 bytes).
+    let structures = linux.run("hexdump -v -e '1/1 \"%02x\"' /sys/firmware/dmi/tables/DMI");
+    assert!(structures.contains("4e203800007f04"), "{structures}");
     // The firmware found management mode to set up: SMRAM is there and closed.
     assert_eq!(
         linux.run("hexdump -s 114 -n 1 -e '1/1 \"%02x\"' /sys/bus/pci/devices/0000:00:00.0/config"),

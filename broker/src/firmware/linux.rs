@@ -21,12 +21,15 @@ mod field {
     pub const VERSION: usize = 0x206;
     pub const LOADER: usize = 0x210;
     pub const LOADFLAGS: usize = 0x211;
+    pub const SETUP_MOVE_SIZE: usize = 0x212;
     pub const RAMDISK_IMAGE: usize = 0x218;
     pub const RAMDISK_SIZE: usize = 0x21c;
     pub const HEAP_END: usize = 0x224;
     pub const CMD_LINE: usize = 0x228;
     pub const INITRD_MAX: usize = 0x22c;
     pub const CMDLINE_SIZE: usize = 0x238;
+    pub const PREF_ADDRESS: usize = 0x258;
+    pub const INIT_SIZE: usize = 0x260;
     /// Before protocol 2.02: magic and offset of the command line.
     pub const OLD_CMD_MAGIC: usize = 0x20;
     pub const OLD_CMD_OFFSET: usize = 0x22;
@@ -126,10 +129,12 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
         return Err(LayoutError::Append(format!("longer than the {limit} bytes that this kernel takes")));
     }
     let high = version >= 0x0200 && flags & LOADED_HIGH != 0;
-    let (setup_at, line_at, code_at) = if high {
-        (0x1_0000u32, 0x2_0000u32, 0x10_0000u32)
+    let code_at = if high { 0x10_0000u32 } else { 0x1_0000 };
+    // Before 2.02 the setup runs at 90000h, and finds its command line within 64 KiB of itself.
+    let (setup_at, line_at) = if high && version >= 0x0202 {
+        (0x1_0000u32, 0x2_0000u32)
     } else {
-        (0x9_0000, 0x9_a000 - (command_line.len() as u32).next_multiple_of(16), 0x1_0000)
+        (0x9_0000, 0x9_a000 - (command_line.len() as u32).next_multiple_of(16))
     };
     if code_at as u64 + code.len() as u64 > low_ram.saturating_sub(FIRMWARE_BYTES)
         || (!high && code.len() > 0x8_0000)
@@ -157,6 +162,10 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
     } else {
         put(&mut setup, field::OLD_CMD_MAGIC, &0xa33fu16.to_le_bytes());
         put(&mut setup, field::OLD_CMD_OFFSET, &((line_at - setup_at) as u16).to_le_bytes());
+        if version >= 0x0200 {
+            let end = line_at - setup_at + command_line.len() as u32;
+            put(&mut setup, field::SETUP_MOVE_SIZE, &(end as u16).to_le_bytes());
+        }
     }
     let initrd = match initrd {
         None => None,
@@ -167,12 +176,18 @@ fn lay_out(image: &[u8], append: &str, initrd: Option<Vec<u8>>, low_ram: u64) ->
             } else {
                 0x37ff_ffff
             };
-            let end = (max + 1).min(low_ram.saturating_sub(FIRMWARE_BYTES));
+            let mut lowest = u64::from(code_at) + code.len() as u64;
+            if version >= 0x020a {
+                // Where the kernel unpacks itself before it knows its memory; that is at its preferred address, as it is loaded lower.
+                let at = u64::from_le_bytes(get(image, field::PREF_ADDRESS).ok_or_else(truncated)?);
+                let size = u32::from_le_bytes(get(image, field::INIT_SIZE).ok_or_else(truncated)?);
+                lowest = lowest.max(at.saturating_add(size.into()));
+            }
+            let end = (max + 1).min(low_ram.saturating_sub(FIRMWARE_BYTES)).min(memory_end(append));
             let start = end.checked_sub(data.len() as u64).map(|start| start & !0xfff);
-            let start =
-                start.filter(|start| *start >= u64::from(code_at) + code.len() as u64).ok_or_else(|| {
-                    LayoutError::Initrd(format!("{} bytes do not fit into the machine's memory", data.len()))
-                })?;
+            let start = start.filter(|start| *start >= lowest).ok_or_else(|| {
+                LayoutError::Initrd(format!("{} bytes do not fit into the machine's memory", data.len()))
+            })?;
             put(&mut setup, field::RAMDISK_IMAGE, &(start as u32).to_le_bytes());
             put(&mut setup, field::RAMDISK_SIZE, &(data.len() as u32).to_le_bytes());
             Some((start as u32, data))
@@ -198,6 +213,26 @@ fn video_mode(append: &str) -> Option<u16> {
             None => number.parse().ok(),
         },
     }
+}
+
+/// The end of memory that the `mem=` of a command line set, a word to the boot loader too (boot protocol, "Special Command Line
+/// Options"). The kernel takes away what is above each of them: the lowest counts.
+fn memory_end(append: &str) -> u64 {
+    let words = append.split_whitespace().filter_map(|word| word.strip_prefix("mem="));
+    words.filter_map(c_bytes).filter(|end| *end > 0).min().unwrap_or(u64::MAX)
+}
+
+/// An integer in C notation, in bytes or the unit behind it.
+fn c_bytes(text: &str) -> Option<u64> {
+    let units = [(['k', 'K'], 1u64 << 10), (['m', 'M'], 1 << 20), (['g', 'G'], 1 << 30)];
+    let with_unit = units.into_iter().find_map(|(letters, unit)| Some((text.strip_suffix(letters)?, unit)));
+    let (number, unit) = with_unit.unwrap_or((text, 1));
+    let (digits, radix) = match number.strip_prefix("0x").or(number.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if number.starts_with('0') => (number, 8),
+        None => (number, 10),
+    };
+    u64::from_str_radix(digits, radix).ok()?.checked_mul(unit)
 }
 
 impl Kernel {
@@ -229,11 +264,11 @@ impl Kernel {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A bzImage of protocol 2.10 with one setup sector and `code` bytes of protected-mode code.
-    fn bzimage(code: usize) -> Vec<u8> {
+    pub fn bzimage(code: usize) -> Vec<u8> {
         let mut image = vec![0u8; 1024 + code];
         put(&mut image, field::SETUP_SECTS, &[1]);
         put(&mut image, 0x1f4, &((code / 16) as u32).to_le_bytes());
@@ -258,6 +293,21 @@ mod tests {
         let start = (64u32 << 20) - (512 << 10) - 8192;
         assert_eq!(get(setup, field::RAMDISK_IMAGE), Some(start.to_le_bytes()));
         assert_eq!(get(setup, field::RAMDISK_SIZE), Some(5000u32.to_le_bytes()));
+    }
+
+    #[test]
+    fn a_kernel_before_protocol_2_02_finds_its_command_line_by_its_offset() {
+        for version in [0x0200u16, 0x0201] {
+            let mut image = bzimage(4096);
+            put(&mut image, field::VERSION, &version.to_le_bytes());
+            let kernel = lay_out(&image, "quiet", None, 64 << 20).expect("valid");
+            assert_eq!((kernel.setup.0, kernel.code.0), (0x9_0000, 0x10_0000));
+            assert_eq!(kernel.command_line, (0x9_9ff0, b"quiet\0".to_vec()));
+            let setup = &kernel.setup.1;
+            assert_eq!(get(setup, field::OLD_CMD_MAGIC), Some(0xa33fu16.to_le_bytes()));
+            assert_eq!(get(setup, field::OLD_CMD_OFFSET), Some(0x9ff0u16.to_le_bytes()));
+            assert_eq!(get(setup, field::SETUP_MOVE_SIZE), Some(0x9ff6u16.to_le_bytes()));
+        }
     }
 
     #[test]
@@ -286,6 +336,44 @@ mod tests {
     #[test]
     fn an_initrd_that_does_not_fit_is_refused() {
         let error = lay_out(&bzimage(4096), "", Some(vec![0; 3 << 20]), 4 << 20).expect_err("refused");
+        assert!(matches!(error, LayoutError::Initrd(_)));
+    }
+
+    #[test]
+    fn an_initrd_lies_above_what_the_kernel_unpacks_itself_to() {
+        let placed = |pref: u64, size: u32, version: u16| {
+            let mut image = bzimage(4096);
+            put(&mut image, field::VERSION, &version.to_le_bytes());
+            put(&mut image, field::PREF_ADDRESS, &pref.to_le_bytes());
+            put(&mut image, field::INIT_SIZE, &size.to_le_bytes());
+            lay_out(&image, "", Some(vec![0; 4096]), 64 << 20).map(|kernel| kernel.initrd.map(|part| part.0))
+        };
+        let at = (64u32 << 20) - (512 << 10) - 4096;
+        assert_eq!(placed(16 << 20, at - (16 << 20), 0x020a), Ok(Some(at)));
+        assert_eq!(placed(16 << 20, u32::MAX, 0x0209), Ok(Some(at)), "the older header has no such fields");
+        for (pref, size) in [(16 << 20, at - (16 << 20) + 1), (u64::MAX, 1), (0, u32::MAX)] {
+            assert!(matches!(placed(pref, size, 0x020a), Err(LayoutError::Initrd(_))), "{pref:#x} {size:#x}");
+        }
+    }
+
+    #[test]
+    fn an_initrd_lies_below_the_end_of_memory_on_the_command_line() {
+        let placed = |append: &str| {
+            let kernel = lay_out(&bzimage(4096), append, Some(vec![0; 4096]), 64 << 20).expect("valid");
+            kernel.initrd.map(|part| part.0 + 4096)
+        };
+        let top = Some((64 << 20) - (512 << 10));
+        for (append, end) in [
+            ("quiet mem=32M", Some(32 << 20)),
+            ("mem=0x1000000 mem=0x3000k", Some(12 << 20)),
+            ("mem=040000K mem=16m x", Some(16 << 20)),
+            ("mem=33554432", Some(32 << 20)),
+            ("mem=1G", top),
+            ("mem=nopentium mem= mem=0 mem=99999999999G highmem=2M", top),
+        ] {
+            assert_eq!(placed(append), end, "{append}");
+        }
+        let error = lay_out(&bzimage(4096), "mem=1M", Some(vec![0; 4096]), 64 << 20).expect_err("refused");
         assert!(matches!(error, LayoutError::Initrd(_)));
     }
 

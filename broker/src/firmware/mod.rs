@@ -98,7 +98,11 @@ pub fn load(names: &[&str], folder: Option<&Path>) -> Result<Vec<u8>, Fail> {
             }
         }));
     };
-    read_given("firmware", &path, BIOS_MAX)
+    let image = read_given("firmware", &path, BIOS_MAX)?;
+    if image.is_empty() {
+        return Err(Fail(format!("firmware {}: is empty", path.display())));
+    }
+    Ok(image)
 }
 
 /// Reads the system firmware.
@@ -131,6 +135,7 @@ pub fn add_kernel(
     items: &mut Items,
 ) -> Result<(), Fail> {
     let image = read_given("-kernel", kernel, linux::FILE_MAX)?;
+    let low_ram = low_ram.saturating_sub(items.table_bytes());
     if multiboot::is_multiboot(&image) {
         multiboot::load(kernel, &image, append, initrd, low_ram)?.add_to(items);
     } else {
@@ -165,6 +170,12 @@ impl Items {
     /// Adds a file.
     pub fn file(&mut self, name: &str, data: impl Into<Vec<u8>>) {
         self.files.push((name.to_owned(), data.into()));
+    }
+
+    /// Bytes of the tables of which the firmware has copies at the top of the low RAM, besides its own.
+    fn table_bytes(&self) -> u64 {
+        let copied = |item: &&(u16, Vec<u8>)| matches!(item.0, key::ACPI_TABLES | key::SMBIOS);
+        self.items.iter().filter(copied).map(|(_, data)| data.len() as u64).sum()
     }
 
     /// The device's configuration, and its bulk memory's contents.
@@ -219,5 +230,34 @@ mod tests {
     fn firmware_without_an_end_is_refused() {
         let error = load_bios(Some("/dev/zero"), &[], None).expect_err("no size at all");
         assert_eq!(error, Fail("-bios /dev/zero: larger than 16777216 bytes".to_owned()));
+    }
+
+    #[test]
+    fn empty_firmware_is_refused_by_its_name() {
+        let folder = std::env::temp_dir().join(format!("bulkhead-firmware-{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("folder");
+        std::fs::write(folder.join("vgabios.bin"), b"").expect("file");
+        let loaded = load(&["vgabios.bin"], Some(&folder));
+        std::fs::remove_dir_all(&folder).expect("folder");
+        let path = folder.join("vgabios.bin");
+        assert_eq!(loaded, Err(Fail(format!("firmware {}: is empty", path.display()))));
+    }
+
+    #[test]
+    fn an_initrd_lies_below_the_firmwares_copies_of_the_tables_given() {
+        let path = std::env::temp_dir().join(format!("bulkhead-tables-{}", std::process::id()));
+        std::fs::write(&path, linux::tests::bzimage(4096)).expect("kernel");
+        let start = |tables: &[(u16, usize)]| {
+            let mut items = Items::default();
+            tables.iter().for_each(|(key, size)| items.add(*key, vec![0; *size]));
+            // Any file serves as a ramdisk.
+            add_kernel(&path, "", Some(&path), 64 << 20, &mut items).expect("valid");
+            let item = items.items.iter().find(|item| item.0 == key::INITRD_ADDR).expect("an initrd");
+            u32::from_le_bytes(item.1[..].try_into().expect("four bytes"))
+        };
+        let [plain, below] =
+            [&[][..], &[(key::ACPI_TABLES, 5 << 20), (key::SMBIOS, 4096), (key::UUID, 16)]].map(start);
+        std::fs::remove_file(&path).expect("kernel");
+        assert_eq!(plain - below, (5 << 20) + 4096);
     }
 }

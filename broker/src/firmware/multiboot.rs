@@ -2,6 +2,9 @@
 //!
 //! The kernel's memory image, the modules of `-initrd` and the boot information are laid out here and loaded by the boot ROM
 //! ([`optionrom::multiboot`]), which adds the memory map that the firmware gives.
+//!
+//! # Deviations from the specification
+//! A kernel that demands a video mode (header flag bit 2) is started in text mode without information about it, as by QEMU.
 
 use std::path::Path;
 
@@ -122,6 +125,9 @@ fn from_elf(file: &Reader) -> Result<(Vec<Piece>, u64), LayoutError> {
     let table = file.number(at(28, 32), word)?;
     let size = file.number(at(42, 54), 2)?;
     let count = file.number(at(44, 56), 2)?;
+    if count > 0 && size < at(32, 56) {
+        return Err(kernel("the ELF file's program headers are too short"));
+    }
     let mut pieces = Vec::new();
     let mut moved = false;
     for i in 0..count {
@@ -153,7 +159,9 @@ fn assemble(file: &[u8], pieces: &[Piece], top: u64) -> Result<(u64, Vec<u8>), L
     let start = pieces.iter().map(|piece| piece.2).min().ok_or_else(|| kernel("has nothing to load"))?;
     let ends = pieces.iter().map(|piece| piece.2.checked_add(piece.3));
     let end = ends.collect::<Option<Vec<u64>>>().and_then(|ends| ends.into_iter().max()).unwrap_or(u64::MAX);
-    if end > top {
+    // Thousands of segments may name the same bytes of the file, each to be copied.
+    let length = pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.1));
+    if end > top || length > top {
         return Err(kernel("does not fit into the machine's memory"));
     }
     if start < LOW || start < 0x10_0000 && end > 0xa_0000 {
@@ -269,18 +277,17 @@ fn lay_out(
 /// The boot information with what it points to, for [`INFO`] in the area at `area`. The boot ROM fills in the sizes of memory and the
 /// length of the memory map.
 fn information(command_line: &str, modules: &[(u32, u32, &str)], area: u32) -> Vec<u8> {
-    /// Fields: flags, boot device, command line, modules, memory map, loader's name (specification section 3.3).
+    /// Fields: flags, command line, modules, memory map, loader's name (specification section 3.3).
     mod field {
         pub const FLAGS: usize = 0;
-        pub const BOOT_DEVICE: usize = 12;
         pub const COMMAND_LINE: usize = 16;
         pub const MODULES: usize = 20;
         pub const MODULES_AT: usize = 24;
         pub const MAP_AT: usize = 48;
         pub const LOADER: usize = 64;
     }
-    // Memory sizes, boot device, command line, modules, memory map, loader's name.
-    const GIVEN: u32 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
+    // Memory sizes, command line, modules, memory map, loader's name. No boot device: the kernel comes from no disk of the BIOS.
+    const GIVEN: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
     let base = area + INFO;
     let mut info = optionrom::multiboot_start(base);
     let list_at = info.len();
@@ -306,8 +313,6 @@ fn information(command_line: &str, modules: &[(u32, u32, &str)], area: u32) -> V
     let loader = string(&mut info, "Bulkhead");
     for (at, value) in [
         (field::FLAGS, GIVEN),
-        // The first hard disk, no partition.
-        (field::BOOT_DEVICE, 0x80ff_ffff),
         (field::COMMAND_LINE, line),
         (field::MODULES, modules.len() as u32),
         (field::MODULES_AT, base + list_at as u32),
@@ -378,6 +383,7 @@ mod tests {
         let loaded = lay_out(&image, "k", &modules, RAM).expect("valid");
         assert_eq!((loaded.modules.0, loaded.modules.1.len()), (0x10_3000, 8192));
         let info = &loaded.info;
+        assert_eq!((word(info, 0), word(info, 12)), (0x24d, 0), "no boot device");
         assert_eq!(word(info, 20), 2);
         let base = loaded.area + INFO;
         let list = (word(info, 24) - base) as usize;
@@ -431,6 +437,36 @@ mod tests {
         assert!(error(&elf, RAM).contains("truncated"));
         elf[44] = 0;
         assert!(error(&elf, RAM).contains("nothing to load"));
+    }
+
+    #[test]
+    fn an_elf_file_whose_segments_overlap_costs_no_more_than_memory() {
+        const LENGTH: u32 = 0x1_0000;
+        let load = |segments: u16, entry_size: u16| {
+            let mut elf = file(0x100, 0, [0; 5]);
+            elf.resize(0x1000 + LENGTH as usize, 0);
+            elf[..6].copy_from_slice(b"\x7fELF\x01\x01");
+            elf[18] = 3;
+            elf[28..32].copy_from_slice(&0x200u32.to_le_bytes());
+            elf[42..44].copy_from_slice(&entry_size.to_le_bytes());
+            elf[44..46].copy_from_slice(&segments.to_le_bytes());
+            for at in (0..usize::from(segments)).map(|i| 0x200 + 32 * i) {
+                let words = [1, 0x1000, 0x10_0000, 0x10_0000, LENGTH, LENGTH];
+                for (i, word) in words.into_iter().enumerate() {
+                    elf[at + 4 * i..at + 4 * i + 4].copy_from_slice(&word.to_le_bytes());
+                }
+            }
+            match lay_out(&elf, "k", &[], (2 << 20) + FIRMWARE_BYTES) {
+                Ok(loaded) => Ok(loaded.image.1.len()),
+                Err(LayoutError::Kernel(why)) => Err(why),
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(load(32, 32), Ok(LENGTH as usize), "2 MiB in all");
+        assert_eq!(load(33, 32), Err("does not fit into the machine's memory".to_owned()));
+        for size in [0, 31] {
+            assert_eq!(load(1, size), Err("the ELF file's program headers are too short".to_owned()));
+        }
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn rom(
     put(&mut rom, 0x1a, &(PNP as u16).to_le_bytes());
     put(&mut rom, PNP, b"$PnP\x01\x02");
     put(&mut rom, PNP + 0x10, &(NAME as u16).to_le_bytes());
-    // Indicators: may be shadowed, is an initial program load device.
+    // Indicators (3.2): only needed when it is chosen as boot device, is an initial program load device.
     put(&mut rom, PNP + 0x15, &[0x14]);
     put(&mut rom, PNP + 0x1a, &(CODE as u16).to_le_bytes());
     put(&mut rom, NAME, name);

@@ -91,7 +91,7 @@ pub struct PhysMap {
     /// Frame buffers and the like.
     pub memories: Vec<Mapping>,
     /// Firmware to be copied into RAM at reset, with its address: a machine without shadow registers.
-    resident: Vec<(u64, Vec<u8>)>,
+    resident: Option<(u64, Vec<u8>)>,
 }
 
 /// A copy in whole host pages behind `fill_front` bytes of ones: a page of the guest is one of the host.
@@ -115,24 +115,22 @@ impl PhysMap {
             bios: in_pages(bios, 0)?,
             low_rom: in_pages(low, SHADOW_BYTES - tail)?,
             memories,
-            resident: Vec::new(),
+            resident: None,
         })
     }
 
-    /// A machine without a host bridge: firmware lies in RAM below 1 MiB, put there by every reset. `roms` are images besides
-    /// the system firmware, with their addresses.
-    pub fn keep_firmware_in_ram(&mut self, roms: Vec<(u64, Vec<u8>)>) {
-        self.resident = roms;
+    /// A machine without a host bridge: the system firmware lies in RAM below 1 MiB, put there by every reset.
+    pub fn keep_firmware_in_ram(&mut self) {
         let tail = self.bios.len().min(0x2_0000);
         let mut low = vec![0; tail];
         let _ = self.bios.read(self.bios.len() - tail, &mut low);
-        self.resident.push((MEGABYTE - tail as u64, low));
+        self.resident = Some((MEGABYTE - tail as u64, low));
         self.reset(|_| {});
     }
 
     /// Puts firmware into RAM where it belongs there, and calls `changed` with each page of that.
     pub fn reset(&self, changed: impl Fn(u64)) {
-        for (base, bytes) in &self.resident {
+        if let Some((base, bytes)) = &self.resident {
             let _ = self.ram.write(*base, bytes);
             let end = base.saturating_add(bytes.len() as u64);
             (base & !0xfff..end).step_by(4096).for_each(&changed);

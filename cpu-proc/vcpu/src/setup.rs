@@ -64,7 +64,7 @@ pub fn start() -> Result<Vm, StartError> {
         memories.push(manifest.map(&format!("bulk{}", bulk.device), bulk.size as usize, true)?);
     }
     let mut bios = Vec::new();
-    let (mut roms, mut resident) = (Vec::new(), Vec::new());
+    let mut roms = Vec::new();
     for (index, rom) in config.roms.iter().enumerate() {
         let mapping = manifest.map(&format!("rom{index}"), rom.size as usize, false)?;
         if rom.bios {
@@ -75,10 +75,6 @@ pub fn start() -> Result<Vm, StartError> {
         {
             roms.push((function.devfn, memories.len()));
             memories.push(mapping);
-        } else if rom.base != 0 {
-            let mut bytes = vec![0; rom.size as usize];
-            let _ = mapping.read(0, &mut bytes);
-            resident.push((rom.base, bytes));
         }
     }
     let model = match (config.model.as_str(), config.long_mode) {
@@ -90,7 +86,7 @@ pub fn start() -> Result<Vm, StartError> {
     let board = board(&config, choice.has_tsc_deadline())?;
     let mut phys = PhysMap::new(ram, &bios, memories).map_err(refused)?;
     if config.chipset == Chipset::Isa {
-        phys.keep_firmware_in_ram(resident);
+        phys.keep_firmware_in_ram();
     }
     let devices = Devices::new(ports, clock.clone());
     let pipe = manifest.descriptor("log").is_some().then(|| manifest.take("log")).transpose()?;

@@ -10,7 +10,8 @@
 //!
 //! # Deviations from hardware
 //! There is no hardware; where the specification leaves it open: a selector written by bytes is ignored, bytes beyond
-//! the end of an item read as zero, a DMA access structure outside of RAM is dropped.
+//! the end of an item read as zero, a DMA access structure outside of RAM is dropped. Like every PCI master this one does not reach
+//! what lies behind video memory, system-management RAM (82441FX, 4.1).
 //!
 //! # Not emulated
 //! Writable items: a DMA write ends with the error bit, a write to the data port is dropped.
@@ -38,11 +39,8 @@ pub const STEP: u32 = 4 << 20;
 const STEP_NS: u64 = 1_000;
 const BUFFER: usize = 16 << 10;
 
-const RULES: &[Rule] = &[
-    Rule::new(0, 1, Class::Sync, Class::Sync),
-    Rule::new(4, 8, Class::Mirror, Class::Posted),
-    Rule::new(8, 12, Class::Mirror, Class::Sync),
-];
+const RULES: &[Rule] =
+    &[Rule::new(4, 8, Class::Mirror, Class::Posted), Rule::new(8, 12, Class::Mirror, Class::Sync)];
 const REGIONS: &[Region] = &[Region { size: PORTS, rules: RULES }];
 
 /// An item by its key.
@@ -175,7 +173,7 @@ impl FwCfg {
         self.state.busy = 0;
         let Some(ram) = env.ram else { return };
         let mut words = [0u8; ACCESS_BYTES];
-        if !ram.read(access, &mut words) {
+        if !ram.is_open_to_masters(access, ACCESS_BYTES as u64) || !ram.read(access, &mut words) {
             return;
         }
         let word = |at: usize| {
@@ -224,7 +222,8 @@ impl FwCfg {
             let count = self.state.left.min(budget).min(BUFFER as u32);
             let part = buffer.get_mut(..count as usize).unwrap_or_default();
             self.take(part, env.bulk);
-            if !ram.write(self.state.target, part) {
+            let open = ram.is_open_to_masters(self.state.target, count.into());
+            if !open || !ram.write(self.state.target, part) {
                 return self.end_dma(false, env);
             }
             self.state.target = self.state.target.wrapping_add(count.into());

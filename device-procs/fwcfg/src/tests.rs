@@ -151,6 +151,29 @@ fn access_structure_outside_of_memory_is_dropped() {
 }
 
 #[test]
+fn what_lies_behind_video_memory_is_not_reached() {
+    let mut bench = bench();
+    let select = CONTROL_SELECT | CONTROL_READ | 0x20 << 16;
+    for target in [0x9_fffe, 0xa_8000, 0xb_fffe] {
+        assert!(bench.ram.write(target, &[0xee; 4]));
+        assert_eq!(dma(&mut bench, select, 4, target), CONTROL_ERROR, "{target:#x}");
+        assert_eq!(memory(&bench, target, 4), [0xee; 4], "{target:#x}");
+    }
+    assert_eq!(dma(&mut bench, select, 4, 0x9_fffc), 0);
+    assert_eq!(dma(&mut bench, select, 4, 0xc_0000), 0);
+    // An access structure there is neither read nor answered.
+    for access in [0x9_fff8u32, 0xa_8000, 0xb_fff8] {
+        let mut words = [0; ACCESS_BYTES];
+        words[..4].copy_from_slice(&(CONTROL_SELECT | 0x20 << 16).to_be_bytes());
+        assert!(bench.ram.write(access.into(), &words));
+        bench.write(0, SELECTOR, 2, KEY_SIGNATURE.into());
+        bench.write(0, DMA + 4, 4, u64::from(access.swap_bytes()));
+        assert_eq!(memory(&bench, access.into(), ACCESS_BYTES), words, "{access:#x}");
+        assert_eq!(bench.read(0, DATA, 1), u64::from(b'Q'), "{access:#x}");
+    }
+}
+
+#[test]
 fn long_transfer_goes_on_by_timer_and_survives_a_restart() {
     let mut bench = bench();
     let control = dma(&mut bench, CONTROL_SELECT | CONTROL_READ | 0x21 << 16, BULK_LEN, 0x10_0000);

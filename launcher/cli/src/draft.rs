@@ -73,12 +73,19 @@ impl Draft {
                 reason: "only with one CPU (-smp 1)".to_owned(),
             });
         }
-        // SeaBIOS tells of nodes in an ACPI table, and of nothing where it finds no power management.
-        if !self.nodes.is_empty() && (config.machine == Machine::IsaPc || config.no_acpi) {
+        // SeaBIOS tells of nodes in an ACPI table, and makes and takes none where it finds no power management.
+        let acpi_options = [
+            ("-numa", !self.nodes.is_empty(), "to tell the guest of its nodes"),
+            ("-acpitable", !config.acpi_tables.is_empty(), "to add a table to"),
+        ];
+        let given = acpi_options.into_iter().find(|(_, given, _)| *given);
+        if let Some((option, _, purpose)) =
+            given.filter(|_| config.machine == Machine::IsaPc || config.no_acpi)
+        {
             let reason = if config.no_acpi { "needs ACPI (-no-acpi)" } else { "machine isapc has no ACPI" };
             return Err(OptionError::Value {
-                what: "-numa".to_owned(),
-                reason: format!("{reason} to tell the guest of its nodes"),
+                what: option.to_owned(),
+                reason: format!("{reason} {purpose}"),
             });
         }
         config.numa = numa::spread(self.nodes, config.ram_bytes, config.cpus)?;

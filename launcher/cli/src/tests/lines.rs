@@ -557,6 +557,11 @@ fn every_bad_line_names_the_option_and_the_reason() {
             "-acpitable oem_id=TOOLONG: oem_id=TOOLONG: must be at most 6 ASCII characters",
         ),
         (vec!["-acpitable", "data=a::b"], "-acpitable data=a::b: data= holds an empty file name"),
+        (
+            vec!["-acpitable", "sig=TEST", "-M", "isapc"],
+            "-acpitable: machine isapc has no ACPI to add a table to",
+        ),
+        (vec!["-no-acpi", "-acpitable", "sig=TEST"], "-acpitable: needs ACPI (-no-acpi) to add a table to"),
         (vec!["-acpitable", "x=y"], "-acpitable x=y: unknown parameter \"x\""),
         (vec!["-smbios", "type=2"], "-smbios type=2: fields are known for type 0 and 1 only, not 2"),
         (vec!["-smbios", "vendor=x"], "-smbios vendor=x: needs file=, type=0 or type=1"),
