@@ -82,12 +82,17 @@ impl Host {
         self.output.clone()
     }
 
-    /// Whether the other side of a pseudo-terminal is closed.
-    pub fn is_hung_up(&self) -> bool {
-        let Some(input) = &self.input else { return true };
+    /// What a look at the input sees.
+    pub fn look(&self) -> PollFlags {
+        let Some(input) = &self.input else { return PollFlags::POLLHUP };
         let mut fds = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::ZERO);
-        fds.iter().filter_map(PollFd::revents).any(|events| events.contains(PollFlags::POLLHUP))
+        fds.iter().filter_map(PollFd::revents).fold(PollFlags::empty(), |all, events| all | events)
+    }
+
+    /// Whether the other side of a pseudo-terminal is closed.
+    pub fn is_hung_up(&self) -> bool {
+        self.look().contains(PollFlags::POLLHUP)
     }
 
     /// The client at a socket has gone: the broker may accept the next.

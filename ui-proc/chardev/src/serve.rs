@@ -260,9 +260,15 @@ pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
             PollTimeout::NONE
         };
         let ready = wait(shared, &host, !stuck && !hung_up, monitor_open, timeout);
-        if hung_up && !host.is_hung_up() {
-            hung_up = false;
-            arrive(shared, &mut keys, host.input.clone());
+        if hung_up {
+            let events = host.look();
+            if !events.contains(PollFlags::POLLHUP) {
+                hung_up = false;
+                arrive(shared, &mut keys, host.input.clone());
+            } else if let Some(input) = host.input.as_ref().filter(|_| events.contains(PollFlags::POLLIN)) {
+                // Somebody had it open between two looks. Left there, what was written would be read at the next one's arrival.
+                keys.fetch(input);
+            }
         }
         for event in ready {
             match event {

@@ -14,8 +14,9 @@ use bulkhead_bus::sys::{self, Mapping};
 use bulkhead_bus::wire;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// What the broker keeps of a back end whose output is a pipe.
+/// What the broker keeps of a back end.
 struct Host {
+    kind: CharKind,
     files: Vec<(&'static str, OwnedFd)>,
     /// The device's end of the link.
     device: ByteEnd,
@@ -23,7 +24,13 @@ struct Host {
 }
 
 impl Host {
+    /// Whose output is a pipe.
     fn new(output: OwnedFd) -> Host {
+        Host::with(CharKind::Stream, "output", output)
+    }
+
+    /// With the host side as descriptor `name`.
+    fn with(kind: CharKind, name: &'static str, side: OwnedFd) -> Host {
         let mut files = Vec::new();
         for (name, len) in [
             ("bytes0", BYTES_LINK),
@@ -38,17 +45,17 @@ impl Host {
             files.push((read, pipe.0.into()));
             files.push((write, pipe.1.into()));
         }
-        files.push(("output", output));
+        files.push((name, side));
         let map = |at: usize, len| Mapping::shared(files[at].1.as_fd(), len, true).expect("mapping");
         let device = ByteEnd::new(map(0, BYTES_LINK), Arc::new(Bell::new(map(2, BELL_BYTES))), Side::Device);
         let bell = Bell::new(map(2, BELL_BYTES));
-        Host { files, device, bell }
+        Host { kind, files, device, bell }
     }
 
     /// Starts the back end and waits until it serves.
     fn start(&self) -> Process {
         let config = CharConfig {
-            kind: CharKind::Stream,
+            kind: self.kind,
             monitor: false,
             mux: false,
             escape: 1,
@@ -75,6 +82,18 @@ impl Host {
         let file = self.files.iter().find(|(name, _)| *name == pipe).map(|(_, file)| file);
         let copy = file.and_then(|file| file.try_clone().ok()).expect("descriptor");
         std::fs::File::from(copy).write_all(bytes).expect("room");
+    }
+
+    /// The device gets just these bytes next.
+    fn expect_typed(&self, bytes: &[u8]) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.device.waiting() < bytes.len() {
+            assert!(Instant::now() < end, "nothing arrives");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut got = [0u8; 16];
+        let count = self.device.receive(&mut got);
+        assert_eq!(got.get(..count), Some(bytes));
     }
 
     /// Sends until neither the link nor `output` takes more.
@@ -151,12 +170,18 @@ fn successor_hands_on_what_lies_in_the_pipe_though_nobody_types_more() {
     let host = Host::new(write.into());
     host.leave("input-write", b"ping");
     let _process = host.start();
-    let end = Instant::now() + Duration::from_secs(20);
-    while host.device.waiting() == 0 {
-        assert!(Instant::now() < end, "nothing arrives");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let mut got = [0u8; 16];
-    let count = host.device.receive(&mut got);
-    assert_eq!(got.get(..count), Some(b"ping".as_slice()));
+    host.expect_typed(b"ping");
+}
+
+#[test]
+fn what_a_short_lived_opener_writes_to_a_pseudo_terminal_arrives_while_nobody_has_it_open() {
+    let pair = nix::pty::openpty(None, None).expect("pseudo-terminal");
+    let path = nix::unistd::ttyname(&pair.slave).expect("name");
+    drop(pair.slave);
+    let host = Host::with(CharKind::Pty, "input", pair.master);
+    let _process = host.start();
+    // Until it has seen that nobody is there.
+    std::thread::sleep(Duration::from_millis(100));
+    std::fs::write(path, "quit").expect("writable");
+    host.expect_typed(b"quit");
 }
