@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bulkhead_bus::config::{CharConfig, CharKind};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::StartError;
+use bulkhead_bus::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A descriptor that is closed by the one system call that the policy has for it. With debug assertions the standard library looks at
@@ -93,6 +94,17 @@ impl Host {
     /// Whether the other side of a pseudo-terminal is closed.
     pub fn is_hung_up(&self) -> bool {
         self.look().contains(PollFlags::POLLHUP)
+    }
+
+    /// Whether a client has ended its input and all of it was taken, which is how a leave looks to whoever reads.
+    pub fn has_left(&self) -> bool {
+        let Some(client) = self.input.as_ref().filter(|_| self.is_socket()) else { return false };
+        !self.look().is_empty() && sys::readable_bytes(client.as_fd()).is_ok_and(|count| count == 0)
+    }
+
+    /// Whether its input is a client, whose end is the end of output too.
+    pub fn is_socket(&self) -> bool {
+        matches!(self.kind, CharKind::Listen { .. } | CharKind::Connect)
     }
 
     /// The client at a socket has gone: the broker may accept the next.

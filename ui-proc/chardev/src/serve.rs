@@ -163,6 +163,8 @@ impl Shared {
 pub fn device_side(shared: &Shared, bell: &Bell) -> ! {
     if let Some(link) = &shared.link {
         link.set_connected(shared.connected.load(Ordering::SeqCst));
+        // A predecessor may have died between taking the device's flag back and waking it.
+        link.announce();
     }
     // A predecessor may have died between pipe and host, and the device need not send more.
     locked(&shared.sink).drain();
@@ -252,6 +254,10 @@ pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
     shared.wake_monitor();
     loop {
         let stuck = !deal(shared, &mut keys);
+        // Input is not read meanwhile, and the broker accepts nobody before it knows.
+        if stuck && host.has_left() {
+            lose(shared, &mut host);
+        }
         let timeout = if stuck {
             PollTimeout::from(RETRY_MS)
         } else if hung_up {
@@ -370,11 +376,10 @@ fn wait(shared: &Shared, host: &Host, room: bool, monitor_open: bool, timeout: P
 
 /// The host side's input has ended.
 fn lose(shared: &Shared, host: &mut Host) {
-    match host.kind {
-        CharKind::Listen { .. } | CharKind::Connect => {
-            host.release();
-            shared.connect(None);
-        }
-        CharKind::Stream | CharKind::Null | CharKind::Pty => host.input = None,
+    if host.is_socket() {
+        host.release();
+        shared.connect(None);
+    } else {
+        host.input = None;
     }
 }

@@ -2,13 +2,15 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::bench::Process;
 use bulkhead_bus::config::{CharConfig, CharKind, JOURNAL_BYTES};
-use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
+use bulkhead_bus::links::{BYTES_CAPACITY, BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::sys::{self, Mapping};
 use bulkhead_bus::wire;
@@ -184,4 +186,56 @@ fn what_a_short_lived_opener_writes_to_a_pseudo_terminal_arrives_while_nobody_ha
     std::thread::sleep(Duration::from_millis(100));
     std::fs::write(path, "quit").expect("writable");
     host.expect_typed(b"quit");
+}
+
+#[test]
+fn client_that_leaves_while_the_device_has_no_room_makes_place_and_loses_nothing() {
+    let (broker, clients) = UnixStream::pair().expect("sockets");
+    let (mut user, client) = UnixStream::pair().expect("sockets");
+    let mut host = Host::with(CharKind::Listen { telnet: false }, fd::CLIENTS, clients.into());
+    host.files.push(("client", client.into()));
+    let _process = host.start();
+    user.write_all(&[0x55; BYTES_CAPACITY as usize]).expect("writable");
+    user.write_all(b"the rest").expect("writable");
+    let end = Instant::now() + Duration::from_secs(20);
+    while host.device.waiting() < BYTES_CAPACITY as usize {
+        assert!(Instant::now() < end, "nothing arrives");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Until it has met the end of the room.
+    std::thread::sleep(Duration::from_millis(50));
+    drop(user);
+    broker.set_read_timeout(Some(Duration::from_secs(20))).expect("socket");
+    let mut word = [0u8; 1];
+    (&broker).read_exact(&mut word).expect("word that the client has gone");
+    assert_eq!(&word, b"l");
+    let mut got = vec![0u8; BYTES_CAPACITY as usize];
+    assert_eq!(host.device.receive(&mut got), got.len());
+    host.expect_typed(b"the rest");
+}
+
+#[test]
+fn successor_wakes_a_device_whose_flag_was_taken_back_without_a_wake() {
+    let (_read, write) = std::io::pipe().expect("pipe");
+    let host = Host::new(write.into());
+    let bell = || {
+        let file = host.files.iter().find(|(name, _)| *name == "bytes0-peer").map(|(_, file)| file.as_fd());
+        Mapping::shared(file.expect("bell"), BELL_BYTES, true).expect("mapping")
+    };
+    let (flag, theirs) = (bell(), bell());
+    let asleep = std::thread::spawn(move || {
+        let start = Instant::now();
+        // A bell's own sleep, but without its bound.
+        theirs.word(0).store(1, Ordering::SeqCst);
+        sys::futex_wait(theirs.word(0), 1, Some(Duration::from_secs(60)));
+        start.elapsed()
+    });
+    while flag.word(0).load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    // As a predecessor that died in the middle of ringing.
+    flag.word(0).store(0, Ordering::SeqCst);
+    let _process = host.start();
+    assert!(asleep.join().expect("woken") < Duration::from_secs(50), "nobody woke it");
 }
