@@ -315,10 +315,10 @@ pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
 
 /// Somebody sees the output from now on.
 fn arrive(shared: &Shared, keys: &mut Keys, output: Option<Arc<Held>>) {
-    shared.connect(output);
-    if keys.mux.focus == Focus::Monitor && keys.tell(shared.monitor.as_ref(), REDRAW) {
-        shared.wake_monitor();
+    if keys.mux.focus == Focus::Monitor {
+        keys.want_redraw();
     }
+    shared.connect(output);
 }
 
 /// Deals with typed bytes. False when some have to wait for room.
