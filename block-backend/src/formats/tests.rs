@@ -97,6 +97,28 @@ fn raw_on_storage_of_large_blocks_agrees_with_an_array_and_keeps_the_length() {
     assert!(len == BYTES || len == SHOWN, "grown by no more than the last sector: {len}");
 }
 
+/// The process dies between its write of whole blocks and the cut: the image is as long as before when the write was run again.
+#[test]
+fn raw_on_storage_of_large_blocks_keeps_the_length_across_a_death_in_front_of_the_cut() {
+    for (bytes, shown) in [(4096 + 512, 4096 + 512), (4096 + 100, 4096 + 512)] {
+        let file = disk_file(false).expect("a temporary file");
+        file.set_len(2 * 4096).expect("size");
+        let mut successor = Raw::new(file.try_clone().expect("dup").into(), bytes, false, false).strict();
+        successor.write(4096, &[7; 512]).expect("write");
+        assert_eq!(file.metadata().expect("a file").len(), shown);
+    }
+}
+
+/// Somebody has made the file longer meanwhile.
+#[test]
+fn raw_on_storage_of_large_blocks_cuts_nothing_that_it_has_not_written() {
+    let file = disk_file(false).expect("a temporary file");
+    file.set_len(5 * 4096).expect("size");
+    let mut raw = Raw::new(file.try_clone().expect("dup").into(), 4096 + 512, false, false).strict();
+    raw.write(4096, &[7; 512]).expect("write");
+    assert_eq!(file.metadata().expect("a file").len(), 5 * 4096);
+}
+
 #[test]
 fn raw_with_direct_input_and_output_agrees_with_an_array() {
     let Some(file) = disk_file(true) else {
