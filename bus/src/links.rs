@@ -289,8 +289,8 @@ pub const BLOCK_DATA: usize = 128 << 10;
 /// Bytes of a block-link file. Layout: `0x00` u64 image bytes, `0x08` u32 flags (1 read-only, 2 medium present, 4 write cache),
 /// `0x0c` u32 medium generation; `0x20` u32 completions and back ends ever, `0x24` u32 1 once the back end serves (a futex word),
 /// `0x28` u64 the host's monotonic time of that; from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
-/// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status, `0x18` u64 sequence
-/// number, `0x20` what has died of it (a [`Note`], by that number); data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
+/// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status (a submitted one has 0 here, a
+/// flush from the moment of its failure 1), `0x18` u64 sequence number, `0x20` what has died of it (a [`Note`], by that number); data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
 /// succeeded by one that runs every submitted request again in sequence order.
 pub const BLOCK_LINK: usize = 0x1000 + BLOCK_SLOTS * BLOCK_DATA;
 
@@ -410,6 +410,7 @@ impl BlockClient {
         self.map.word(at + 0x04).store(op as u32, Ordering::Relaxed);
         self.map.dword(at + 0x08).store(offset, Ordering::Relaxed);
         self.map.word(at + 0x10).store(length as u32, Ordering::Relaxed);
+        self.map.word(at + 0x14).store(0, Ordering::Relaxed);
         self.map.dword(at + 0x18).store(sequence, Ordering::Relaxed);
         self.tracer.count(counter::BLOCKS, 1);
         self.tracer.begin(events::BLOCK_SUBMIT, || {
@@ -612,6 +613,16 @@ impl BlockServer {
             [self.sequence(request.slot), request.offset, operation, 0]
         });
         true
+    }
+
+    /// Records that the host could not do a submitted request. For what it says only once: whoever runs that again is not told.
+    pub fn note_failure(&self, request: &BlockRequest) {
+        self.map.word(slot_at(request.slot) + 0x14).store(BlockStatus::Error as u32, Ordering::SeqCst);
+    }
+
+    /// Whether a predecessor has recorded that.
+    pub fn has_failed(&self, request: &BlockRequest) -> bool {
+        self.map.word(slot_at(request.slot) + 0x14).load(Ordering::SeqCst) != 0
     }
 
     /// Records that a request has run with this outcome, which may still have to be made durable.
