@@ -190,6 +190,59 @@ fn overlay_cut_off_between_cluster_and_bit_shows_old_or_new() {
     }
 }
 
+/// A drive full of zeros.
+struct Zeros(u64);
+
+impl Image for Zeros {
+    fn bytes(&self) -> u64 {
+        self.0
+    }
+
+    fn read(&mut self, _offset: u64, to: &mut [u8]) -> Result<(), ImageError> {
+        to.fill(0);
+        Ok(())
+    }
+
+    fn write(&mut self, _offset: u64, _from: &[u8]) -> Result<(), ImageError> {
+        Err(ImageError::ReadOnly)
+    }
+
+    fn flush(&mut self) -> Result<(), ImageError> {
+        Ok(())
+    }
+
+    fn is_write_through(&self) -> bool {
+        false
+    }
+}
+
+/// Its bits alone are as much as the jail leaves a back end, and more than is kept.
+#[test]
+fn overlay_of_a_large_drive_keeps_what_was_written_all_over_it() {
+    // What a page of bits stands for.
+    const SPAN: u64 = 128 << 20;
+    let bytes = 2 << 40;
+    let above = file();
+    let new = || {
+        let above = above.as_fd().try_clone_to_owned().expect("dup");
+        Overlay::new(Box::new(Zeros(bytes)), above).expect("overlay")
+    };
+    let mut overlay = new();
+    let ends: Vec<u64> = (1..=1100).map(|page| page * SPAN).chain([bytes - 4096]).collect();
+    let fill = |at: u64| (at / SPAN) as u8 | 1;
+    for at in &ends {
+        // On both sides of the end of a page.
+        overlay.write(at - 512, &[fill(*at); 1024]).expect("write");
+    }
+    for mut overlay in [overlay, new()] {
+        for at in &ends {
+            let mut got = [1; 2048];
+            overlay.read(at - 1024, &mut got).expect("read");
+            assert!(got == [[0; 512], [fill(*at); 512], [fill(*at); 512], [0; 512]].concat()[..], "at {at}");
+        }
+    }
+}
+
 #[test]
 fn read_only_image_refuses_writes() {
     let mut raw = Raw::new(file(), 4096, true, false);
