@@ -15,9 +15,8 @@ use crate::trace::{Tracer, counter, events};
 /// Bytes a direction can hold.
 pub const BYTES_CAPACITY: u32 = 1 << 16;
 /// Bytes of a byte-link file. Layout: per direction 128 bytes of indices (`0x00` u32 tail, `0x40` u32 head) at `0x000`
-/// (device to back end) and `0x080` (back end to device); u32 words for out-of-band state at `0x100`: connected,
-/// `0x104` breaks sent to the device; `0x108` u32 each the positions in both directions and the breaks at which the device's
-/// state counted 0, see [`ByteEnd::rebase`]; data from `0x1000` and `0x11000`.
+/// (device to back end) and `0x080` (back end to device); `0x104` u32 breaks sent to the device; `0x108` u32 each the positions in both
+/// directions and the breaks at which the device's state counted 0, see [`ByteEnd::rebase`]; data from `0x1000` and `0x11000`.
 pub const BYTES_LINK: usize = 0x1000 + 2 * BYTES_CAPACITY as usize;
 
 /// Offsets of the device's bases.
@@ -229,17 +228,6 @@ impl ByteEnd {
         count
     }
 
-    /// Whether a client is connected (back end's word).
-    pub fn is_connected(&self) -> bool {
-        self.map.word(0x100).load(Ordering::Acquire) != 0
-    }
-
-    /// Back end: a client came or went.
-    pub fn set_connected(&self, connected: bool) {
-        sys::publish(self.map.word(0x100), u32::from(connected));
-        self.peer.ring();
-    }
-
     /// Break conditions ever sent by the back end, or since the device lost its state.
     pub fn breaks(&self) -> u32 {
         let base = match self.side {
@@ -274,9 +262,7 @@ impl ByteEnd {
     pub fn news(&self) -> u32 {
         let incoming = self.map.word(self.lane(false).0).load(Ordering::Acquire);
         let room = self.map.word(self.lane(true).0 + 0x40).load(Ordering::Acquire);
-        // In the top bit, where no byte or break that comes with a change takes it back.
-        let connected = u32::from(self.is_connected()) << 31;
-        incoming.wrapping_add(room).wrapping_add(self.breaks()).wrapping_add(connected)
+        incoming.wrapping_add(room).wrapping_add(self.breaks())
     }
 }
 
@@ -684,7 +670,7 @@ impl BlockServer {
         word.load(Ordering::SeqCst) != 0
     }
 
-    /// The oldest submitted request. A request with an unknown operation, length or state is completed with an error here.
+    /// The oldest submitted request, for a test that plays a back end. A request with an unknown operation, length or state is completed with an error here.
     pub fn next(&self) -> Option<BlockRequest> {
         self.pending().into_iter().next()
     }

@@ -69,7 +69,7 @@ impl Host {
                 host.input = Some(Held::new(manifest.take("client")?));
                 host.output = host.input.clone();
             }
-            CharKind::Listen { .. } => {
+            CharKind::Listen => {
                 host.clients = Some(UnixStream::from(manifest.take(fd::CLIENTS)?));
                 host.input = optional("client")?;
                 host.output = host.input.clone();
@@ -104,7 +104,7 @@ impl Host {
 
     /// Whether its input is a client, whose end is the end of output too.
     pub fn is_socket(&self) -> bool {
-        matches!(self.kind, CharKind::Listen { .. } | CharKind::Connect)
+        matches!(self.kind, CharKind::Listen | CharKind::Connect)
     }
 
     /// The client at a socket has gone: the broker may accept the next.

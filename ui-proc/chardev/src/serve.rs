@@ -112,9 +112,6 @@ impl Shared {
         *locked(&self.output) = sink.outlet();
         drop(sink);
         self.connected.store(connected, Ordering::SeqCst);
-        if let Some(link) = &self.link {
-            link.set_connected(connected);
-        }
     }
 
     fn wake_monitor(&self) {
@@ -162,7 +159,6 @@ impl Shared {
 /// The device's thread: shows what the device sends; at the broker's request, the last of it, and ends.
 pub fn device_side(shared: &Shared, bell: &Bell) -> ! {
     if let Some(link) = &shared.link {
-        link.set_connected(shared.connected.load(Ordering::SeqCst));
         // A predecessor may have died between taking the device's flag back and waking it.
         link.announce();
     }

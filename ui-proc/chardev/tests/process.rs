@@ -192,7 +192,7 @@ fn what_a_short_lived_opener_writes_to_a_pseudo_terminal_arrives_while_nobody_ha
 fn client_that_leaves_while_the_device_has_no_room_makes_place_and_loses_nothing() {
     let (broker, clients) = UnixStream::pair().expect("sockets");
     let (mut user, client) = UnixStream::pair().expect("sockets");
-    let mut host = Host::with(CharKind::Listen { telnet: false }, fd::CLIENTS, clients.into());
+    let mut host = Host::with(CharKind::Listen, fd::CLIENTS, clients.into());
     host.files.push(("client", client.into()));
     let _process = host.start();
     user.write_all(&[0x55; BYTES_CAPACITY as usize]).expect("writable");
