@@ -46,7 +46,9 @@ fn run(server: &BlockServer, image: &mut dyn Image, request: BlockRequest) -> Bl
         BlockOp::Write => {
             server.with_data(request.slot, request.length, |data| image.write(request.offset, data))
         }
-        BlockOp::Flush => image.flush(),
+        BlockOp::Flush if server.has_failed(&request) => return BlockStatus::Error,
+        // The kernel tells a failure to write back once an open file (fsync(2)), and successors have the same one.
+        BlockOp::Flush => image.flush().inspect_err(|_| server.note_failure(&request)),
         // A hint that a raw file on every file system can ignore.
         BlockOp::Discard => Ok(()),
     })

@@ -196,6 +196,30 @@ fn snapshot_survives_its_process_and_spares_the_image() {
     assert!(below.iter().all(|byte| *byte == 0));
 }
 
+/// One bit for each cluster of it is as much as the jail leaves a back end in all.
+#[test]
+fn snapshot_of_a_large_image_finds_room_in_its_jail() {
+    let bytes = 2u64 << 40;
+    let files = [image("process-large.img", bytes), image("process-large-overlay.img", 0)];
+    let host = Host::new();
+    let config = config(bytes, true, BlockCache::Writeback);
+    let mut number = 0;
+    for last in [false, true] {
+        let mut running = host.start(&config, &[("image0", &files[0]), ("overlay", &files[1])]);
+        for at in [0, bytes / 2, bytes - 512] {
+            number += 1;
+            assert!(last || host.client.write_data(0, 0, &[0x77; 512]));
+            host.request(0, if last { BlockOp::Read } else { BlockOp::Write }, at, 512, number);
+            assert_eq!(host.wait(0), BlockStatus::Ok);
+            let mut got = [0; 512];
+            assert!(host.client.read_data(0, 0, &mut got));
+            assert_eq!(got, [0x77; 512], "at {at}");
+            assert!(host.client.write_data(0, 0, &[0; 512]));
+        }
+        running.kill();
+    }
+}
+
 #[test]
 fn empty_drive_serves_and_refuses() {
     let host = Host::new();

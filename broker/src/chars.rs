@@ -199,8 +199,6 @@ fn waiting(title: &str) {
     tell(format_args!("QEMU waiting for connection on: {title}"));
 }
 
-const LISTEN: CharKind = CharKind::Listen { telnet: false };
-
 fn unix(path: &Path, server: bool, wait: bool) -> std::io::Result<HostChar> {
     let title = format!("unix:{}", path.display());
     if !server {
@@ -215,7 +213,7 @@ fn unix(path: &Path, server: bool, wait: bool) -> std::io::Result<HostChar> {
     }
     let listener = UnixListener::bind(path)?;
     let title = format!("{title},server");
-    let mut char = HostChar::new(LISTEN, title.clone());
+    let mut char = HostChar::new(CharKind::Listen, title.clone());
     char.name = Some(OwnName::new(path)?);
     if wait {
         waiting(&title);
@@ -249,7 +247,7 @@ fn tcp(host: &str, port: u16, server: bool, wait: bool, nodelay: bool) -> std::i
     }
     let listener = TcpListener::bind(addresses.as_slice())?;
     let title = format!("tcp:{},server", listener.local_addr()?);
-    let mut char = HostChar::new(LISTEN, title.clone());
+    let mut char = HostChar::new(CharKind::Listen, title.clone());
     char.nodelay = nodelay;
     if wait {
         waiting(&title);

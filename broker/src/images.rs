@@ -63,7 +63,10 @@ pub fn open(drive: &Drive) -> Result<OpenDrive, Fail> {
             cache: match drive.cache {
                 Some(Cache::None) => BlockCache::None,
                 Some(Cache::Writeback) => BlockCache::Writeback,
-                Some(Cache::Writethrough) | None => BlockCache::Writethrough,
+                Some(Cache::Writethrough) => BlockCache::Writethrough,
+                // Manual, 3.3 `-drive`: "When using the -snapshot option, writeback caching is used by default."
+                None if drive.snapshot => BlockCache::Writeback,
+                None => BlockCache::Writethrough,
             },
             format: "raw".to_owned(),
             bytes: 0,
@@ -227,6 +230,26 @@ impl OpenDrive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_is_cached_for_writing_unless_asked_otherwise() {
+        let path = std::env::temp_dir().join(format!("bulkhead-cache-{}", std::process::id()));
+        std::fs::write(&path, [0; 4096]).expect("a file for a test");
+        let with = |snapshot, cache| {
+            let drive = Drive {
+                file: Some(path.clone()),
+                media: Media::Disk,
+                snapshot,
+                cache,
+                ..Drive::empty_cdrom()
+            };
+            open(&drive).expect("an image").config.cache
+        };
+        assert_eq!(with(false, None), BlockCache::Writethrough);
+        assert_eq!(with(true, None), BlockCache::Writeback);
+        assert_eq!(with(true, Some(Cache::Writethrough)), BlockCache::Writethrough);
+        std::fs::remove_file(&path).expect("it exists");
+    }
 
     #[test]
     fn an_image_that_is_not_raw_is_known_by_its_first_bytes_or_its_last_sector() {

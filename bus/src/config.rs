@@ -223,10 +223,7 @@ pub enum CharKind {
     Pty,
     /// Descriptor `clients`: a socket to the broker, which accepts one client at a time, keeps it, and sends it here; a byte
     /// into it says that the client has gone. `client`: the one that is there at start.
-    Listen {
-        /// Negotiate and strip telnet (not built yet, always false).
-        telnet: bool,
-    },
+    Listen,
     /// Descriptor `client`: a connected stream socket; its end ends the back end's input and output for good.
     Connect,
 }

@@ -15,9 +15,8 @@ use crate::trace::{Tracer, counter, events};
 /// Bytes a direction can hold.
 pub const BYTES_CAPACITY: u32 = 1 << 16;
 /// Bytes of a byte-link file. Layout: per direction 128 bytes of indices (`0x00` u32 tail, `0x40` u32 head) at `0x000`
-/// (device to back end) and `0x080` (back end to device); u32 words for out-of-band state at `0x100`: connected,
-/// `0x104` breaks sent to the device; `0x108` u32 each the positions in both directions and the breaks at which the device's
-/// state counted 0, see [`ByteEnd::rebase`]; data from `0x1000` and `0x11000`.
+/// (device to back end) and `0x080` (back end to device); `0x104` u32 breaks sent to the device; `0x108` u32 each the positions in both
+/// directions and the breaks at which the device's state counted 0, see [`ByteEnd::rebase`]; data from `0x1000` and `0x11000`.
 pub const BYTES_LINK: usize = 0x1000 + 2 * BYTES_CAPACITY as usize;
 
 /// Offsets of the device's bases.
@@ -229,17 +228,6 @@ impl ByteEnd {
         count
     }
 
-    /// Whether a client is connected (back end's word).
-    pub fn is_connected(&self) -> bool {
-        self.map.word(0x100).load(Ordering::Acquire) != 0
-    }
-
-    /// Back end: a client came or went.
-    pub fn set_connected(&self, connected: bool) {
-        sys::publish(self.map.word(0x100), u32::from(connected));
-        self.peer.ring();
-    }
-
     /// Break conditions ever sent by the back end, or since the device lost its state.
     pub fn breaks(&self) -> u32 {
         let base = match self.side {
@@ -274,9 +262,7 @@ impl ByteEnd {
     pub fn news(&self) -> u32 {
         let incoming = self.map.word(self.lane(false).0).load(Ordering::Acquire);
         let room = self.map.word(self.lane(true).0 + 0x40).load(Ordering::Acquire);
-        // In the top bit, where no byte or break that comes with a change takes it back.
-        let connected = u32::from(self.is_connected()) << 31;
-        incoming.wrapping_add(room).wrapping_add(self.breaks()).wrapping_add(connected)
+        incoming.wrapping_add(room).wrapping_add(self.breaks())
     }
 }
 
@@ -289,8 +275,8 @@ pub const BLOCK_DATA: usize = 128 << 10;
 /// Bytes of a block-link file. Layout: `0x00` u64 image bytes, `0x08` u32 flags (1 read-only, 2 medium present, 4 write cache),
 /// `0x0c` u32 medium generation; `0x20` u32 completions and back ends ever, `0x24` u32 1 once the back end serves (a futex word),
 /// `0x28` u64 the host's monotonic time of that; from `0x100` 64 bytes a slot: `0x00` u32 state (0 free, 1
-/// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status, `0x18` u64 sequence
-/// number, `0x20` what has died of it (a [`Note`], by that number); data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
+/// submitted, 2 done), `0x04` u32 operation, `0x08` u64 byte offset, `0x10` u32 length, `0x14` u32 status (a submitted one has 0 here, a
+/// flush from the moment of its failure 1), `0x18` u64 sequence number, `0x20` what has died of it (a [`Note`], by that number); data from `0x1000`, [`BLOCK_DATA`] a slot. The file is the in-flight table: a back end that died is
 /// succeeded by one that runs every submitted request again in sequence order.
 pub const BLOCK_LINK: usize = 0x1000 + BLOCK_SLOTS * BLOCK_DATA;
 
@@ -410,6 +396,7 @@ impl BlockClient {
         self.map.word(at + 0x04).store(op as u32, Ordering::Relaxed);
         self.map.dword(at + 0x08).store(offset, Ordering::Relaxed);
         self.map.word(at + 0x10).store(length as u32, Ordering::Relaxed);
+        self.map.word(at + 0x14).store(0, Ordering::Relaxed);
         self.map.dword(at + 0x18).store(sequence, Ordering::Relaxed);
         self.tracer.count(counter::BLOCKS, 1);
         self.tracer.begin(events::BLOCK_SUBMIT, || {
@@ -614,6 +601,16 @@ impl BlockServer {
         true
     }
 
+    /// Records that the host could not do a submitted request. For what it says only once: whoever runs that again is not told.
+    pub fn note_failure(&self, request: &BlockRequest) {
+        self.map.word(slot_at(request.slot) + 0x14).store(BlockStatus::Error as u32, Ordering::SeqCst);
+    }
+
+    /// Whether a predecessor has recorded that.
+    pub fn has_failed(&self, request: &BlockRequest) -> bool {
+        self.map.word(slot_at(request.slot) + 0x14).load(Ordering::SeqCst) != 0
+    }
+
     /// Records that a request has run with this outcome, which may still have to be made durable.
     pub fn end(&self, request: &BlockRequest, status: BlockStatus) {
         let bytes = match (request.op, status) {
@@ -673,7 +670,7 @@ impl BlockServer {
         word.load(Ordering::SeqCst) != 0
     }
 
-    /// The oldest submitted request. A request with an unknown operation, length or state is completed with an error here.
+    /// The oldest submitted request, for a test that plays a back end. A request with an unknown operation, length or state is completed with an error here.
     pub fn next(&self) -> Option<BlockRequest> {
         self.pending().into_iter().next()
     }

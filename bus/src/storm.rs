@@ -141,7 +141,6 @@ pub(crate) enum Step {
     HostSend(usize, Vec<u8>),
     HostReceive(usize, usize),
     HostBreak(usize),
-    HostConnect(usize, bool),
     Serve(usize, u64),
     Medium(usize, Medium),
     /// The peer of a link writes a word of it: link number (drives after byte links), offset, value.
@@ -219,8 +218,7 @@ pub(crate) fn step<C: Chip>(chip: &C, setup: &Setup, random: &mut impl Source) -
             Step::HostSend(link, (0..1 + random.below(40)).map(|_| random.draw() as u8).collect())
         }
         93..95 if setup.bytes > 0 => Step::HostReceive(link, random.below(100) as usize),
-        95 if setup.bytes > 0 => Step::HostBreak(link),
-        96 if setup.bytes > 0 => Step::HostConnect(link, random.below(2) == 0),
+        95..97 if setup.bytes > 0 => Step::HostBreak(link),
         90..97 if setup.blocks > 0 => Step::Serve(drive, random.draw()),
         97 if setup.blocks > 0 => Step::Medium(
             drive,
@@ -302,9 +300,6 @@ pub(crate) fn run<C: Chip>(bench: &mut Bench<C>, step: &Step) -> Vec<u8> {
             }
         }
         Step::HostBreak(link) => bench.hosts.get(*link).iter().for_each(|host| host.send_break()),
-        Step::HostConnect(link, connected) => {
-            bench.hosts.get(*link).iter().for_each(|host| host.set_connected(*connected));
-        }
         Step::Serve(drive, seed) => seen.extend(serve(bench, *drive, *seed)),
         Step::Medium(drive, medium) => {
             bench.servers.get(*drive).iter().for_each(|server| server.set_medium(*medium));

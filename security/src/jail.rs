@@ -183,7 +183,7 @@ impl Confined {
         }
     }
 
-    /// No new descriptors (but clients, and the listener while it is handed over), processes, locked memory or files, and
+    /// No new descriptors (but clients, and the filter's listener until the broker has it), processes, locked memory or files, and
     /// bounded memory.
     fn limit(&self, role: &str) -> Result<(), String> {
         let clients = if role == "char" { CLIENTS } else { 0 };

@@ -2,9 +2,13 @@
 //!
 //! Layout of the temporary file: 4 KiB clusters at the offsets that they have in the drive; from the drive's size rounded up
 //! to a cluster, one bit a cluster that says whether it is here. The bit is written after the cluster, so that a successor
-//! that reads the bits again never believes in a cluster that is not whole.
+//! that reads the bits again never believes in a cluster that is not whole. The bits are read page by page when they are first
+//! needed, and only so many pages are kept: those of a large drive find no room in the jail's memory.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
 
 use super::raw::{read_all, write_all};
 use super::{Image, ImageError};
@@ -12,54 +16,87 @@ use super::{Image, ImageError};
 /// Bytes of a cluster.
 const CLUSTER: u64 = 4096;
 
+/// Bytes of a page of bits, which stand for 128 MiB of the drive.
+const PAGE: u64 = 4096;
+/// Clusters whose bits are in one.
+const PAGE_CLUSTERS: u64 = PAGE * 8;
+/// Pages that are kept.
+const PAGES: usize = 1024;
+
 /// A writable view of a drive whose image is never written.
 pub struct Overlay {
     below: Box<dyn Image>,
     file: OwnedFd,
     bitmap_at: u64,
-    bitmap: Vec<u8>,
+    /// Pages of bits by their number, as they are in the file.
+    pages: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Overlay {
     /// Over the image `below` and the temporary file, empty or left by a predecessor.
     ///
     /// # Errors
-    /// When the image is too large or the temporary file cannot be read.
+    /// When the image is too large.
     pub fn new(below: Box<dyn Image>, file: OwnedFd) -> Result<Overlay, ImageError> {
         let clusters = below.bytes().div_ceil(CLUSTER);
         let bitmap_at = clusters.checked_mul(CLUSTER).ok_or(ImageError::Range)?;
-        let mut bitmap = Vec::new();
-        let len = usize::try_from(clusters.div_ceil(8)).map_err(|_| ImageError::Range)?;
-        bitmap.try_reserve_exact(len).map_err(|_| ImageError::Host(nix::errno::Errno::ENOMEM))?;
-        bitmap.resize(len, 0);
-        read_all(&file, bitmap_at, &mut bitmap, u64::MAX)?;
-        Ok(Overlay { below, file, bitmap_at, bitmap })
+        Ok(Overlay { below, file, bitmap_at, pages: BTreeMap::new() })
     }
 
-    fn has(&self, cluster: u64) -> bool {
-        self.bitmap.get((cluster / 8) as usize).is_some_and(|byte| byte >> (cluster % 8) & 1 != 0)
+    /// The bits of the clusters that share a page with `cluster`.
+    fn page(&mut self, cluster: u64) -> Result<&mut [u8], ImageError> {
+        let number = cluster / PAGE_CLUSTERS;
+        if !self.pages.contains_key(&number) {
+            if self.pages.len() >= PAGES {
+                self.pages.clear();
+            }
+            let mut page = Vec::new();
+            page.try_reserve_exact(PAGE as usize).map_err(|_| Errno::ENOMEM)?;
+            page.resize(PAGE as usize, 0);
+            read_all(&self.file, self.bitmap_at + number * PAGE, &mut page, u64::MAX)?;
+            self.pages.insert(number, page);
+        }
+        self.pages.get_mut(&number).map(Vec::as_mut_slice).ok_or(ImageError::Range)
+    }
+
+    fn has(&mut self, cluster: u64) -> Result<bool, ImageError> {
+        let byte = (cluster % PAGE_CLUSTERS / 8) as usize;
+        Ok(self.page(cluster)?.get(byte).is_some_and(|byte| byte >> (cluster % 8) & 1 != 0))
     }
 
     /// Records that clusters `first..=last` are here now: in the file, then in memory.
     fn record(&mut self, first: u64, last: u64) -> Result<(), ImageError> {
-        if (first..=last).all(|cluster| self.has(cluster)) {
-            return Ok(());
+        let mut from = first;
+        while from <= last {
+            // As far as the page goes.
+            let to = last.min((from / PAGE_CLUSTERS + 1) * PAGE_CLUSTERS - 1);
+            self.record_in_page(from, to)?;
+            from = to + 1;
         }
-        let range = (first / 8) as usize..=(last / 8) as usize;
-        let mut bits = self.bitmap.get(range.clone()).ok_or(ImageError::Range)?.to_vec();
+        Ok(())
+    }
+
+    fn record_in_page(&mut self, first: u64, last: u64) -> Result<(), ImageError> {
+        let byte = |cluster: u64| (cluster % PAGE_CLUSTERS / 8) as usize;
+        let range = byte(first)..=byte(last);
+        let old = self.page(first)?.get(range.clone()).ok_or(ImageError::Range)?.to_vec();
+        let mut bits = old.clone();
         for cluster in first..=last {
-            if let Some(byte) = bits.get_mut((cluster / 8 - first / 8) as usize) {
-                *byte |= 1 << (cluster % 8);
+            if let Some(bits) = bits.get_mut(byte(cluster) - byte(first)) {
+                *bits |= 1 << (cluster % 8);
             }
         }
+        if bits == old {
+            return Ok(());
+        }
         write_all(&self.file, self.bitmap_at + first / 8, &bits)?;
-        self.bitmap.get_mut(range).ok_or(ImageError::Range)?.copy_from_slice(&bits);
+        self.page(first)?.get_mut(range).ok_or(ImageError::Range)?.copy_from_slice(&bits);
         Ok(())
     }
 
     /// Copies a cluster up, so that part of it can be overwritten.
     fn copy_up(&mut self, cluster: u64) -> Result<(), ImageError> {
-        if self.has(cluster) {
+        if self.has(cluster)? {
             return Ok(());
         }
         let mut data = [0u8; CLUSTER as usize];
@@ -78,10 +115,10 @@ impl Image for Overlay {
         let mut done = 0usize;
         while done < to.len() {
             let at = offset + done as u64;
-            let here = self.has(at / CLUSTER);
+            let here = self.has(at / CLUSTER)?;
             // The longest run of clusters from the same place.
             let mut end = (at / CLUSTER + 1) * CLUSTER;
-            while end < limit && self.has(end / CLUSTER) == here {
+            while end < limit && self.has(end / CLUSTER)? == here {
                 end += CLUSTER;
             }
             let len = ((end - at) as usize).min(to.len() - done);

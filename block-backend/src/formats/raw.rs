@@ -68,22 +68,45 @@ impl Raw {
     fn write_widened(&mut self, offset: u64, from: &[u8]) -> Result<(), ImageError> {
         let (start, len) = widened(offset, from.len())?;
         let skip = (offset - start) as usize;
+        let limit = i64::try_from(start + len as u64).map_err(|_| ImageError::Range)?;
         // The file must not come out longer than by an ordinary write.
-        let before = nix::unistd::lseek(&self.file, 0, nix::unistd::Whence::SeekEnd)?;
+        let before = match self.length()? {
+            // Just what a predecessor leaves that died before it cut the file.
+            found if found == limit => found.min(self.shown()),
+            found => found,
+        };
         let end = before.max(i64::try_from(offset + from.len() as u64).map_err(|_| ImageError::Range)?);
         self.with_room(len, |raw, room| {
             read_all(&raw.file, start, room, u64::MAX)?;
             room.get_mut(skip..skip + from.len()).ok_or(ImageError::Range)?.copy_from_slice(from);
-            write_all(&raw.file, start, room)?;
-            if (start + len as u64) as i64 > end {
-                match nix::unistd::ftruncate(&raw.file, end) {
-                    // A device is as long as it is.
-                    Ok(()) | Err(Errno::EINVAL) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Ok(())
+            let written = write_all(&raw.file, start, room);
+            // Also after a write that has failed on its way.
+            let cut = if limit > end { raw.cut(end) } else { Ok(()) };
+            written.and(cut)
         })?
+    }
+
+    /// The drive's whole sectors in bytes, as the file may be after ordinary writes.
+    fn shown(&self) -> i64 {
+        let bytes = self.bytes.checked_next_multiple_of(SECTOR).unwrap_or(self.bytes);
+        i64::try_from(bytes).unwrap_or(i64::MAX)
+    }
+
+    /// Length of the file or device.
+    fn length(&self) -> Result<i64, ImageError> {
+        Ok(nix::unistd::lseek(&self.file, 0, nix::unistd::Whence::SeekEnd)?)
+    }
+
+    /// Takes back what is longer than `end`.
+    fn cut(&self, end: i64) -> Result<(), ImageError> {
+        if self.length()? <= end {
+            return Ok(());
+        }
+        match nix::unistd::ftruncate(&self.file, end) {
+            // A device is as long as it is.
+            Ok(()) | Err(Errno::EINVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

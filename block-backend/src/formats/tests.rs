@@ -97,6 +97,28 @@ fn raw_on_storage_of_large_blocks_agrees_with_an_array_and_keeps_the_length() {
     assert!(len == BYTES || len == SHOWN, "grown by no more than the last sector: {len}");
 }
 
+/// The process dies between its write of whole blocks and the cut: the image is as long as before when the write was run again.
+#[test]
+fn raw_on_storage_of_large_blocks_keeps_the_length_across_a_death_in_front_of_the_cut() {
+    for (bytes, shown) in [(4096 + 512, 4096 + 512), (4096 + 100, 4096 + 512)] {
+        let file = disk_file(false).expect("a temporary file");
+        file.set_len(2 * 4096).expect("size");
+        let mut successor = Raw::new(file.try_clone().expect("dup").into(), bytes, false, false).strict();
+        successor.write(4096, &[7; 512]).expect("write");
+        assert_eq!(file.metadata().expect("a file").len(), shown);
+    }
+}
+
+/// Somebody has made the file longer meanwhile.
+#[test]
+fn raw_on_storage_of_large_blocks_cuts_nothing_that_it_has_not_written() {
+    let file = disk_file(false).expect("a temporary file");
+    file.set_len(5 * 4096).expect("size");
+    let mut raw = Raw::new(file.try_clone().expect("dup").into(), 4096 + 512, false, false).strict();
+    raw.write(4096, &[7; 512]).expect("write");
+    assert_eq!(file.metadata().expect("a file").len(), 5 * 4096);
+}
+
 #[test]
 fn raw_with_direct_input_and_output_agrees_with_an_array() {
     let Some(file) = disk_file(true) else {
@@ -165,6 +187,59 @@ fn overlay_cut_off_between_cluster_and_bit_shows_old_or_new() {
         successor.read(0, &mut got).expect("read");
         want[6 * 512..11 * 512].copy_from_slice(&data);
         assert!(got == want);
+    }
+}
+
+/// A drive full of zeros.
+struct Zeros(u64);
+
+impl Image for Zeros {
+    fn bytes(&self) -> u64 {
+        self.0
+    }
+
+    fn read(&mut self, _offset: u64, to: &mut [u8]) -> Result<(), ImageError> {
+        to.fill(0);
+        Ok(())
+    }
+
+    fn write(&mut self, _offset: u64, _from: &[u8]) -> Result<(), ImageError> {
+        Err(ImageError::ReadOnly)
+    }
+
+    fn flush(&mut self) -> Result<(), ImageError> {
+        Ok(())
+    }
+
+    fn is_write_through(&self) -> bool {
+        false
+    }
+}
+
+/// Its bits alone are as much as the jail leaves a back end, and more than is kept.
+#[test]
+fn overlay_of_a_large_drive_keeps_what_was_written_all_over_it() {
+    // What a page of bits stands for.
+    const SPAN: u64 = 128 << 20;
+    let bytes = 2 << 40;
+    let above = file();
+    let new = || {
+        let above = above.as_fd().try_clone_to_owned().expect("dup");
+        Overlay::new(Box::new(Zeros(bytes)), above).expect("overlay")
+    };
+    let mut overlay = new();
+    let ends: Vec<u64> = (1..=1100).map(|page| page * SPAN).chain([bytes - 4096]).collect();
+    let fill = |at: u64| (at / SPAN) as u8 | 1;
+    for at in &ends {
+        // On both sides of the end of a page.
+        overlay.write(at - 512, &[fill(*at); 1024]).expect("write");
+    }
+    for mut overlay in [overlay, new()] {
+        for at in &ends {
+            let mut got = [1; 2048];
+            overlay.read(at - 1024, &mut got).expect("read");
+            assert!(got == [[0; 512], [fill(*at); 512], [fill(*at); 512], [0; 512]].concat()[..], "at {at}");
+        }
     }
 }
 

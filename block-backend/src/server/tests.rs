@@ -7,7 +7,7 @@ use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::links::{BLOCK_DATA, BLOCK_LINK, BlockClient, BlockOp, BlockServer, BlockStatus};
 use bulkhead_bus::sys::{Mapping, memfd};
 
-use super::serve_pending;
+use super::{run, serve_pending};
 use crate::formats::{Image, ImageError};
 
 /// An image that notes what is asked of it.
@@ -87,6 +87,54 @@ fn write_back_leaves_durability_to_the_flush() {
     assert!(client.submit(1, BlockOp::Flush, 0, 0, 1));
     serve_pending(&server, &mut image);
     assert_eq!(image.log, ["write 0 512", "flush"]);
+}
+
+/// An image whose host could not write back, which it says once.
+struct Lossy {
+    inner: Noted,
+    lost: bool,
+}
+
+impl Image for Lossy {
+    fn bytes(&self) -> u64 {
+        self.inner.bytes()
+    }
+
+    fn read(&mut self, offset: u64, to: &mut [u8]) -> Result<(), ImageError> {
+        self.inner.read(offset, to)
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), ImageError> {
+        self.inner.write(offset, from)
+    }
+
+    fn flush(&mut self) -> Result<(), ImageError> {
+        match std::mem::take(&mut self.lost) {
+            true => Err(ImageError::Host(nix::errno::Errno::EIO)),
+            false => self.inner.flush(),
+        }
+    }
+
+    fn is_write_through(&self) -> bool {
+        self.inner.is_write_through()
+    }
+}
+
+#[test]
+fn failure_of_a_flush_is_reported_though_its_back_end_dies_before_it_can() {
+    let (client, server) = link();
+    let mut image = Lossy { inner: noted(false), lost: true };
+    assert!(client.submit(0, BlockOp::Flush, 0, 0, 7));
+    let request = server.pending().remove(0);
+    // One that dies before it has completed the request.
+    let _ = run(&server, &mut image, request);
+    assert!(serve_pending(&server, &mut image));
+    assert_eq!(client.poll(0), Some(Some(BlockStatus::Error)));
+    // The next one in the same place is another request.
+    client.release(0);
+    assert!(client.submit(0, BlockOp::Flush, 0, 0, 8));
+    assert!(serve_pending(&server, &mut image));
+    assert_eq!(client.poll(0), Some(Some(BlockStatus::Ok)));
 }
 
 /// 2008-0928, on this side of the link: a device process that was taken over asks past the end of the image.

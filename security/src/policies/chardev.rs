@@ -11,5 +11,5 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_close, "end of a client"),
     any(libc::SYS_sigaltstack, "orderly end: the standard library takes down its signal stack"),
     any(libc::SYS_splice, "bytes to and from the pipes that outlive the process"),
-    only(libc::SYS_ioctl, &[Test::Is(1, libc::FIONREAD)], "bytes in those pipes"),
+    only(libc::SYS_ioctl, &[Test::Is(1, libc::FIONREAD)], "bytes in those pipes and of a client"),
 ];

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bulkhead_bus::config::{CharConfig, CharKind};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::StartError;
+use bulkhead_bus::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A descriptor that is closed by the one system call that the policy has for it. With debug assertions the standard library looks at
@@ -68,7 +69,7 @@ impl Host {
                 host.input = Some(Held::new(manifest.take("client")?));
                 host.output = host.input.clone();
             }
-            CharKind::Listen { .. } => {
+            CharKind::Listen => {
                 host.clients = Some(UnixStream::from(manifest.take(fd::CLIENTS)?));
                 host.input = optional("client")?;
                 host.output = host.input.clone();
@@ -82,12 +83,28 @@ impl Host {
         self.output.clone()
     }
 
-    /// Whether the other side of a pseudo-terminal is closed.
-    pub fn is_hung_up(&self) -> bool {
-        let Some(input) = &self.input else { return true };
+    /// What a look at the input sees.
+    pub fn look(&self) -> PollFlags {
+        let Some(input) = &self.input else { return PollFlags::POLLHUP };
         let mut fds = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::ZERO);
-        fds.iter().filter_map(PollFd::revents).any(|events| events.contains(PollFlags::POLLHUP))
+        fds.iter().filter_map(PollFd::revents).fold(PollFlags::empty(), |all, events| all | events)
+    }
+
+    /// Whether the other side of a pseudo-terminal is closed.
+    pub fn is_hung_up(&self) -> bool {
+        self.look().contains(PollFlags::POLLHUP)
+    }
+
+    /// Whether a client has ended its input and all of it was taken, which is how a leave looks to whoever reads.
+    pub fn has_left(&self) -> bool {
+        let Some(client) = self.input.as_ref().filter(|_| self.is_socket()) else { return false };
+        !self.look().is_empty() && sys::readable_bytes(client.as_fd()).is_ok_and(|count| count == 0)
+    }
+
+    /// Whether its input is a client, whose end is the end of output too.
+    pub fn is_socket(&self) -> bool {
+        matches!(self.kind, CharKind::Listen | CharKind::Connect)
     }
 
     /// The client at a socket has gone: the broker may accept the next.

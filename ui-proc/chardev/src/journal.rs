@@ -49,6 +49,8 @@ pub struct Input {
     pub texts: u32,
     /// See `Text` in the module `serve`.
     pub text: u32,
+    /// 1: the monitor is to be told to redraw its prompt before it gets what is typed.
+    pub redraw: u32,
 }
 
 /// The device side's part.

@@ -125,6 +125,10 @@ impl Keys {
     /// Deals with the next byte, or with a run of bytes that mean nothing but themselves. Typed bytes that kill every process are left
     /// out, with what came together with them.
     pub fn next(&mut self, link: Option<&ByteEnd>, monitor: Option<&Monitor>) -> Done {
+        if self.state.redraw != 0 {
+            self.redraw(monitor);
+            return Done::Some(Effect::Monitor);
+        }
         if self.state.done >= self.state.have {
             return Done::All;
         }
@@ -226,13 +230,16 @@ impl Keys {
         Done::Some(if to_monitor { Effect::Monitor } else { Effect::None })
     }
 
-    /// Sends keys that nobody typed to the monitor, if it has room. True when it has.
-    pub fn tell(&mut self, monitor: Option<&Monitor>, bytes: &[u8]) -> bool {
-        let Some(monitor) = monitor else { return false };
-        let count = monitor.keys.send_at(self.state.told, bytes);
+    /// The monitor is to redraw its prompt: [`Keys::next`] sends the key for that, which nobody types, before anything else.
+    pub fn want_redraw(&mut self) {
+        self.commit(Input { redraw: 1, ..self.state });
+    }
+
+    /// Sends it, unless the monitor has no room. Where a predecessor has sent it, there was room and is now.
+    fn redraw(&mut self, monitor: Option<&Monitor>) {
+        let count = monitor.map_or(0, |monitor| monitor.keys.send_at(self.state.told, REDRAW));
         let told = self.state.told.wrapping_add(count as u32);
-        self.commit(Input { told, ..self.state });
-        count > 0
+        self.commit(Input { told, redraw: 0, ..self.state });
     }
 }
 
@@ -243,26 +250,54 @@ mod tests {
     use bulkhead_bus::device::DEATHS_MAX;
     use bulkhead_bus::links::{BYTES_LINK, Side};
     use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::journal::INPUT;
 
+    /// What the broker keeps of a back end.
+    struct Kept {
+        journal: Arc<Mapping>,
+        pipe: (std::io::PipeReader, std::io::PipeWriter),
+        link: OwnedFd,
+    }
+
+    impl Kept {
+        fn new() -> Kept {
+            Kept {
+                journal: Arc::new(Mapping::anonymous(JOURNAL_BYTES).expect("mapping")),
+                pipe: std::io::pipe().expect("pipe"),
+                link: sys::memfd("link", BYTES_LINK as u64).expect("memfd"),
+            }
+        }
+
+        fn end(&self, side: Side) -> ByteEnd {
+            let bell = Arc::new(Bell::new(Mapping::anonymous(BELL_BYTES).expect("mapping")));
+            ByteEnd::new(Mapping::shared(self.link.as_fd(), BYTES_LINK, true).expect("mapping"), bell, side)
+        }
+
+        /// One that succeeds whoever was there before.
+        fn start(&self, mux: Mux) -> Keys {
+            let pipe = (
+                self.pipe.0.try_clone().expect("pipe").into(),
+                self.pipe.1.try_clone().expect("pipe").into(),
+            );
+            Keys::new(self.journal.clone(), mux, pipe, Part::take_up(self.journal.clone(), INPUT))
+        }
+    }
+
+    fn received(end: &ByteEnd) -> Vec<u8> {
+        let mut got = [0u8; 16];
+        let count = end.receive(&mut got);
+        got.get(..count).unwrap_or_default().to_vec()
+    }
+
     #[test]
     fn typed_bytes_that_kill_are_left_out_and_the_next_ones_arrive() {
-        let journal = Arc::new(Mapping::anonymous(JOURNAL_BYTES).expect("mapping"));
-        let memory = sys::memfd("link", BYTES_LINK as u64).expect("memfd");
-        let end = |side| {
-            let bell = Arc::new(Bell::new(Mapping::anonymous(BELL_BYTES).expect("mapping")));
-            ByteEnd::new(Mapping::shared(memory.as_fd(), BYTES_LINK, true).expect("mapping"), bell, side)
-        };
-        let (host, device) = (end(Side::Host), end(Side::Device));
-        let (read, write) = std::io::pipe().expect("pipe");
+        let kept = Kept::new();
+        let (host, device) = (kept.end(Side::Host), kept.end(Side::Device));
         let (input, mut user) = std::io::pipe().expect("pipe");
-        let start = || {
-            let pipe = (read.try_clone().expect("descriptor"), write.try_clone().expect("descriptor"));
-            let part = Part::take_up(journal.clone(), INPUT);
-            Keys::new(journal.clone(), Mux::new(false, 1, true, false), (pipe.0.into(), pipe.1.into()), part)
-        };
+        let start = || kept.start(Mux::new(false, 1, true, false));
         user.write_all(b"deadly").expect("writable");
         assert!(start().fetch(&input));
         for _ in 0..DEATHS_MAX {
@@ -276,8 +311,30 @@ mod tests {
         user.write_all(b"fine").expect("writable");
         assert!(keys.fetch(&input));
         assert_eq!(keys.next(Some(&host), None), Done::Some(Effect::None));
-        let mut got = [0u8; 16];
-        assert_eq!(device.receive(&mut got), 4);
-        assert!(got.starts_with(b"fine"));
+        assert_eq!(received(&device), b"fine");
+    }
+
+    #[test]
+    fn byte_typed_behind_a_redraw_arrives_though_the_sender_of_that_dies_before_it_commits() {
+        let kept = Kept::new();
+        let (stream, _broker) = UnixStream::pair().expect("sockets");
+        let monitor = Monitor { stream, keys: kept.end(Side::Device) };
+        let broker = kept.end(Side::Host);
+        let (input, mut user) = std::io::pipe().expect("pipe");
+        let start = || kept.start(Mux::new(true, 1, false, true));
+        let mut keys = start();
+        keys.want_redraw();
+        let mut before = vec![0u8; JOURNAL_BYTES];
+        assert!(kept.journal.read(0, &mut before));
+        assert_eq!(keys.next(None, Some(&monitor)), Done::Some(Effect::Monitor));
+        assert_eq!(received(&broker), REDRAW);
+        // Without its last commit.
+        assert!(kept.journal.write(0, &before));
+        let mut keys = start();
+        user.write_all(b"x").expect("writable");
+        while keys.next(None, Some(&monitor)) != Done::All {}
+        assert!(keys.fetch(&input));
+        assert_eq!(keys.next(None, Some(&monitor)), Done::Some(Effect::Monitor));
+        assert_eq!(received(&broker), b"x");
     }
 }

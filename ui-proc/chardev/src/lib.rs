@@ -5,7 +5,7 @@
 //! the other: input that the device has no room for is kept and tried again. The third sleeps until the machine ends, and ends the
 //! process when the host takes nothing more, whatever the others wait for.
 //!
-//! *Death*: the broker keeps the listener, the client, two pipes and the journal, and hands them to the successor. A byte is at
+//! *Death*: the broker keeps the client, two pipes and the journal, and hands them to the successor; listeners never leave it. A byte is at
 //! every moment in exactly one of: the host's stream, a pipe, the journal, a link. README.md says what that is worth.
 
 pub mod journal;

@@ -44,6 +44,11 @@ impl Outlet {
     }
 }
 
+/// Whether the host side takes no bytes from a pipe at all.
+fn refuses(spliced: &std::io::Result<usize>) -> bool {
+    spliced.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINVAL as i32))
+}
+
 /// The way to the host.
 pub struct Sink {
     out: Outlet,
@@ -71,12 +76,26 @@ impl Sink {
             }
             part.intend(None);
         }
-        Sink { out: Outlet { to, ..Outlet::default() }, read, write, part, state }
+        let mut sink = Sink { out: Outlet { to, ..Outlet::default() }, read, write, part, state };
+        sink.probe();
+        sink
+    }
+
+    /// Finds out, before there is a first piece, whether the host side takes bytes from a pipe: one that it refuses would have to be read
+    /// out of the pipe again, and be lost by a death before it is written.
+    fn probe(&mut self) {
+        let Some(to) = &self.out.to else { return };
+        let is_empty = sys::readable_bytes(self.read.as_fd()).is_ok_and(|count| count == 0);
+        // An empty pipe is refused like a full one, by a host side that takes none.
+        if self.state.plain == 0 && is_empty && refuses(&sys::splice(self.read.as_fd(), to.as_fd(), PIECE)) {
+            self.commit(Output { plain: 1, ..self.state });
+        }
     }
 
     /// Output goes there from now on. What the last one did not take is lost with it.
     pub fn direct(&mut self, to: Option<Arc<Held>>) {
         self.out.to = to;
+        self.probe();
     }
 
     /// For whoever cannot wait for this.
@@ -147,7 +166,7 @@ impl Sink {
             let Some(to) = self.out.to.clone() else { return self.discard() };
             match sys::splice(self.read.as_fd(), to.as_fd(), PIECE) {
                 Ok(1..) => self.out.note_taken(),
-                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                refused if refuses(&refused) => {
                     self.commit(Output { plain: 1, ..self.state });
                     let mut bytes = [0u8; PIECE];
                     let count = nix::unistd::read(&self.read, &mut bytes).unwrap_or(0);
@@ -185,6 +204,42 @@ impl Sink {
                 }
                 Err(_) => return,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use bulkhead_bus::config::JOURNAL_BYTES;
+    use bulkhead_bus::sys::Mapping;
+
+    use super::*;
+    use crate::journal::OUTPUT;
+
+    #[test]
+    fn output_that_takes_nothing_from_a_pipe_is_known_before_its_first_piece() {
+        for (flags, plain) in [(0, 0), (nix::libc::O_APPEND, 1)] {
+            let file = std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(nix::libc::O_TMPFILE | flags)
+                .open(std::env::temp_dir())
+                .expect("a temporary file");
+            let copy = file.try_clone().expect("a descriptor");
+            let journal = Arc::new(Mapping::anonymous(JOURNAL_BYTES).expect("mapping"));
+            let (read, write) = std::io::pipe().expect("pipe");
+            let part = Part::take_up(journal.clone(), OUTPUT);
+            let mut sink = Sink::new(Some(Held::new(file.into())), (read.into(), write.into()), part);
+            // What a successor of one that dies here would know.
+            let known = Part::<Output>::take_up(journal, OUTPUT).1;
+            assert_eq!(known.unwrap_or_default().plain, plain);
+            for received in 1..=2 {
+                sink.show(b"ab", Output { received: received * 2, ..sink.state });
+            }
+            assert_eq!(sink.state, Output { received: 4, plain, ..Output::default() });
+            assert_eq!(copy.metadata().expect("a file").len(), 4);
         }
     }
 }

@@ -114,9 +114,6 @@ impl Shared {
         *locked(&self.output) = sink.outlet();
         drop(sink);
         self.connected.store(connected, Ordering::SeqCst);
-        if let Some(link) = &self.link {
-            link.set_connected(connected);
-        }
     }
 
     fn wake_monitor(&self) {
@@ -165,7 +162,8 @@ impl Shared {
 /// The device's thread: shows what the device sends; at the broker's request, the last of it, and ends.
 pub fn device_side(shared: &Shared, bell: &Bell) -> ! {
     if let Some(link) = &shared.link {
-        link.set_connected(shared.connected.load(Ordering::SeqCst));
+        // A predecessor may have died between taking the device's flag back and waking it.
+        link.announce();
     }
     // A predecessor may have died between pipe and host, and the device need not send more.
     locked(&shared.sink).drain();
@@ -255,6 +253,10 @@ pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
     shared.wake_monitor();
     loop {
         let stuck = !deal(shared, &mut keys);
+        // Input is not read meanwhile, and the broker accepts nobody before it knows.
+        if stuck && host.has_left() {
+            lose(shared, &mut host);
+        }
         let timeout = if stuck {
             PollTimeout::from(RETRY_MS)
         } else if hung_up {
@@ -263,9 +265,15 @@ pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
             PollTimeout::NONE
         };
         let ready = wait(shared, &host, !stuck && !hung_up, monitor_open, timeout);
-        if hung_up && !host.is_hung_up() {
-            hung_up = false;
-            arrive(shared, &mut keys, host.input.clone());
+        if hung_up {
+            let events = host.look();
+            if !events.contains(PollFlags::POLLHUP) {
+                hung_up = false;
+                arrive(shared, &mut keys, host.input.clone());
+            } else if let Some(input) = host.input.as_ref().filter(|_| events.contains(PollFlags::POLLIN)) {
+                // Somebody had it open between two looks. Left there, what was written would be read at the next one's arrival.
+                keys.fetch(input);
+            }
         }
         for event in ready {
             match event {
@@ -306,10 +314,10 @@ pub fn host_side(shared: &Shared, mut host: Host, mut keys: Keys) {
 
 /// Somebody sees the output from now on.
 fn arrive(shared: &Shared, keys: &mut Keys, output: Option<Arc<Held>>) {
-    shared.connect(output);
-    if keys.mux.focus == Focus::Monitor && keys.tell(shared.monitor.as_ref(), REDRAW) {
-        shared.wake_monitor();
+    if keys.mux.focus == Focus::Monitor {
+        keys.want_redraw();
     }
+    shared.connect(output);
 }
 
 /// Deals with typed bytes. False when some have to wait for room.
@@ -367,12 +375,11 @@ fn wait(shared: &Shared, host: &Host, room: bool, monitor_open: bool, timeout: P
 
 /// The host side's input has ended.
 fn lose(shared: &Shared, host: &mut Host) {
-    match host.kind {
-        CharKind::Listen { .. } | CharKind::Connect => {
-            host.release();
-            shared.connect(None);
-        }
-        CharKind::Stream | CharKind::Null | CharKind::Pty => host.input = None,
+    if host.is_socket() {
+        host.release();
+        shared.connect(None);
+    } else {
+        host.input = None;
     }
 }
 

@@ -2,20 +2,23 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
 use bulkhead_bus::bench::Process;
 use bulkhead_bus::config::{CharConfig, CharKind, JOURNAL_BYTES};
-use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
+use bulkhead_bus::links::{BYTES_CAPACITY, BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::sys::{self, Mapping};
 use bulkhead_bus::wire;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// What the broker keeps of a back end whose output is a pipe.
+/// What the broker keeps of a back end.
 struct Host {
+    kind: CharKind,
     files: Vec<(&'static str, OwnedFd)>,
     /// The device's end of the link.
     device: ByteEnd,
@@ -25,7 +28,13 @@ struct Host {
 }
 
 impl Host {
+    /// Whose output is a pipe.
     fn new(output: OwnedFd) -> Host {
+        Host::with(CharKind::Stream, "output", output)
+    }
+
+    /// With the host side as descriptor `name`.
+    fn with(kind: CharKind, name: &'static str, side: OwnedFd) -> Host {
         let mut files = Vec::new();
         for (name, len) in [
             ("bytes0", BYTES_LINK),
@@ -40,17 +49,17 @@ impl Host {
             files.push((read, pipe.0.into()));
             files.push((write, pipe.1.into()));
         }
-        files.push(("output", output));
+        files.push((name, side));
         let map = |at: usize, len| Mapping::shared(files[at].1.as_fd(), len, true).expect("mapping");
         let device = ByteEnd::new(map(0, BYTES_LINK), Arc::new(Bell::new(map(2, BELL_BYTES))), Side::Device);
         let bell = Bell::new(map(2, BELL_BYTES));
-        Host { files, device, bell, mux: false }
+        Host { kind, files, device, bell, mux: false }
     }
 
     /// Starts the back end and waits until it serves.
     fn start(&self) -> Process {
         let config = CharConfig {
-            kind: CharKind::Stream,
+            kind: self.kind,
             monitor: false,
             mux: self.mux,
             escape: 1,
@@ -77,6 +86,18 @@ impl Host {
         let file = self.files.iter().find(|(name, _)| *name == pipe).map(|(_, file)| file);
         let copy = file.and_then(|file| file.try_clone().ok()).expect("descriptor");
         std::fs::File::from(copy).write_all(bytes).expect("room");
+    }
+
+    /// The device gets just these bytes next.
+    fn expect_typed(&self, bytes: &[u8]) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.device.waiting() < bytes.len() {
+            assert!(Instant::now() < end, "nothing arrives");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut got = [0u8; 16];
+        let count = self.device.receive(&mut got);
+        assert_eq!(got.get(..count), Some(bytes));
     }
 
     /// Sends until neither the link nor `output` takes more.
@@ -167,14 +188,72 @@ fn successor_hands_on_what_lies_in_the_pipe_though_nobody_types_more() {
     let host = Host::new(write.into());
     host.leave("input-write", b"ping");
     let _process = host.start();
+    host.expect_typed(b"ping");
+}
+
+#[test]
+fn what_a_short_lived_opener_writes_to_a_pseudo_terminal_arrives_while_nobody_has_it_open() {
+    let pair = nix::pty::openpty(None, None).expect("pseudo-terminal");
+    let path = nix::unistd::ttyname(&pair.slave).expect("name");
+    drop(pair.slave);
+    let host = Host::with(CharKind::Pty, "input", pair.master);
+    let _process = host.start();
+    // Until it has seen that nobody is there.
+    std::thread::sleep(Duration::from_millis(100));
+    std::fs::write(path, "quit").expect("writable");
+    host.expect_typed(b"quit");
+}
+
+#[test]
+fn client_that_leaves_while_the_device_has_no_room_makes_place_and_loses_nothing() {
+    let (broker, clients) = UnixStream::pair().expect("sockets");
+    let (mut user, client) = UnixStream::pair().expect("sockets");
+    let mut host = Host::with(CharKind::Listen, fd::CLIENTS, clients.into());
+    host.files.push(("client", client.into()));
+    let _process = host.start();
+    user.write_all(&[0x55; BYTES_CAPACITY as usize]).expect("writable");
+    user.write_all(b"the rest").expect("writable");
     let end = Instant::now() + Duration::from_secs(20);
-    while host.device.waiting() == 0 {
+    while host.device.waiting() < BYTES_CAPACITY as usize {
         assert!(Instant::now() < end, "nothing arrives");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let mut got = [0u8; 16];
-    let count = host.device.receive(&mut got);
-    assert_eq!(got.get(..count), Some(b"ping".as_slice()));
+    // Until it has met the end of the room.
+    std::thread::sleep(Duration::from_millis(50));
+    drop(user);
+    broker.set_read_timeout(Some(Duration::from_secs(20))).expect("socket");
+    let mut word = [0u8; 1];
+    (&broker).read_exact(&mut word).expect("word that the client has gone");
+    assert_eq!(&word, b"l");
+    let mut got = vec![0u8; BYTES_CAPACITY as usize];
+    assert_eq!(host.device.receive(&mut got), got.len());
+    host.expect_typed(b"the rest");
+}
+
+#[test]
+fn successor_wakes_a_device_whose_flag_was_taken_back_without_a_wake() {
+    let (_read, write) = std::io::pipe().expect("pipe");
+    let host = Host::new(write.into());
+    let bell = || {
+        let file = host.files.iter().find(|(name, _)| *name == "bytes0-peer").map(|(_, file)| file.as_fd());
+        Mapping::shared(file.expect("bell"), BELL_BYTES, true).expect("mapping")
+    };
+    let (flag, theirs) = (bell(), bell());
+    let asleep = std::thread::spawn(move || {
+        let start = Instant::now();
+        // A bell's own sleep, but without its bound.
+        theirs.word(0).store(1, Ordering::SeqCst);
+        sys::futex_wait(theirs.word(0), 1, Some(Duration::from_secs(60)));
+        start.elapsed()
+    });
+    while flag.word(0).load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    // As a predecessor that died in the middle of ringing.
+    flag.word(0).store(0, Ordering::SeqCst);
+    let _process = host.start();
+    assert!(asleep.join().expect("woken") < Duration::from_secs(50), "nobody woke it");
 }
 
 #[test]

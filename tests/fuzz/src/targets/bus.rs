@@ -183,8 +183,7 @@ pub fn byte_link(bytes: &[u8]) {
             5 => assert!(end.receive_at(source.draw() as u32, &mut vec![0; count]) <= count),
             6 => end.send_break(),
             _ => {
-                end.set_connected(source.below(2) == 0);
-                let _ = (end.room(), end.waiting(), end.is_connected(), end.breaks(), end.news());
+                let _ = (end.room(), end.waiting(), end.breaks(), end.news());
             }
         }
     }
