@@ -126,7 +126,7 @@ impl Keys {
     /// out, with what came together with them.
     pub fn next(&mut self, link: Option<&ByteEnd>, monitor: Option<&Monitor>) -> Done {
         if self.state.redraw != 0 {
-            self.redraw(monitor);
+            self.send_redraw(monitor);
             return Done::Some(Effect::Monitor);
         }
         if self.state.done >= self.state.have {
@@ -182,7 +182,7 @@ impl Keys {
             }
             Key::Switched => {
                 text(Text::Switched);
-                (self.redraw(), Effect::Text)
+                (self.redraw_key(), Effect::Text)
             }
             Key::Exit => {
                 text(Text::Terminated);
@@ -190,7 +190,7 @@ impl Keys {
             }
             Key::Commit => {
                 text(Text::NoCommit);
-                (self.redraw(), Effect::Text)
+                (self.redraw_key(), Effect::Text)
             }
         };
         if let Some(monitor) = monitor.filter(|_| !told.is_empty()) {
@@ -207,7 +207,7 @@ impl Keys {
     }
 
     /// What has the monitor show its prompt below a text, if it is the one that is shown.
-    fn redraw(&self) -> &'static [u8] {
+    fn redraw_key(&self) -> &'static [u8] {
         if self.mux.focus == Focus::Monitor { REDRAW } else { &[] }
     }
 
@@ -236,7 +236,7 @@ impl Keys {
     }
 
     /// Sends it, unless the monitor has no room. Where a predecessor has sent it, there was room and is now.
-    fn redraw(&mut self, monitor: Option<&Monitor>) {
+    fn send_redraw(&mut self, monitor: Option<&Monitor>) {
         let count = monitor.map_or(0, |monitor| monitor.keys.send_at(self.state.told, REDRAW));
         let told = self.state.told.wrapping_add(count as u32);
         self.commit(Input { told, redraw: 0, ..self.state });
