@@ -169,8 +169,8 @@ impl FwCfg {
     fn start_dma(&mut self, env: &mut Env<'_>) {
         let access = u64::from_be_bytes(self.state.dma);
         self.state.dma = [0; 8];
-        // A new transfer takes the place of one that the guest did not wait for.
-        self.state.busy = 0;
+        // A new transfer takes the place of one that the guest did not wait for, even if nothing comes of it.
+        self.forget_dma();
         let Some(ram) = env.ram else { return };
         let mut words = [0u8; ACCESS_BYTES];
         if !ram.is_open_to_masters(access, ACCESS_BYTES as u64) || !ram.read(access, &mut words) {
@@ -206,6 +206,11 @@ impl FwCfg {
             // The structure was RAM when the transfer began, and RAM does not move.
             let _ = ram.write(self.state.access, &control.to_be_bytes());
         }
+        self.forget_dma();
+    }
+
+    /// No transfer is under way.
+    fn forget_dma(&mut self) {
         self.state.busy = 0;
         self.state.left = 0;
         self.state.target = 0;

@@ -186,6 +186,16 @@ fn long_transfer_goes_on_by_timer_and_survives_a_restart() {
 }
 
 #[test]
+fn transfer_begun_over_another_leaves_a_state_of_its_own_though_nothing_comes_of_it() {
+    let mut bench = bench();
+    dma(&mut bench, CONTROL_SELECT | CONTROL_READ | 0x21 << 16, BULK_LEN, 0x10_0000);
+    // An access structure beyond memory.
+    bench.write(0, DMA, 8, u64::MAX);
+    assert_eq!(bench.outputs().deadline, None);
+    bench.restart(fwcfg()).expect("own state");
+}
+
+#[test]
 fn transfer_of_four_gigabytes_is_bounded_by_memory() {
     let mut bench = bench();
     dma(&mut bench, CONTROL_SELECT | CONTROL_READ | 0x20 << 16, u32::MAX, 0x10_0000);
