@@ -491,7 +491,7 @@ fn start(
         fds.extend(privileges.descriptors());
         let mut recipe = Recipe::new(program, manifest, &fds)?;
         if privileges.hides_programs() {
-            recipe.hold_program()?;
+            recipe.hold_program(privileges.encloses())?;
         }
         recipes.push(recipe);
         Ok::<usize, Fail>(recipes.len() - 1)

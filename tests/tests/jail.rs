@@ -357,6 +357,10 @@ fn chroot_encloses_every_process_and_its_successors() {
         }
     };
     assert_all_in();
+    // At its program's name in there lies what must never be started.
+    let planted = format!("{cell}{}", here.file("bh-rtc"));
+    std::fs::create_dir_all(Path::new(&planted).parent().expect("folder")).expect("folder");
+    std::fs::write(&planted, "#!/planted").expect("file");
     let (_, before) = jails(&mut monitor).remove("bh-rtc").expect("bh-rtc");
     let (pid, jail) = succeed(&mut monitor, "bh-rtc");
     assert_eq!(jail, before);
