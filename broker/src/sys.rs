@@ -250,6 +250,13 @@ pub fn restore_terminal() {
     if let Ok(saved) = SAVED.try_lock() {
         for (fd, mode) in saved.iter().rev() {
             // SAFETY: a mode that tcgetattr gave.
+/// Puts back the default for the end of a child. A shell that ignores it hands that down, and the kernel then collects children
+/// before anybody has asked how they ended.
+pub fn keep_ended_children() {
+    // SAFETY: no handler is given.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
             unsafe { libc::tcsetattr(*fd, libc::TCSANOW, std::ptr::from_ref(mode)) };
         }
     }

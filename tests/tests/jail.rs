@@ -418,3 +418,26 @@ fn an_ordinary_users_machine_has_its_jails_too() {
     }
     drop(vm);
 }
+
+#[test]
+fn a_starter_that_ignores_the_end_of_children_changes_nothing() {
+    let here = Installed::new("chld");
+    let program = here.file(PROGRAM);
+    let start = |args: &[&str]| {
+        Vm::start("/usr/bin/env", &[&["--ignore-signal=CHLD", program.as_str()], args].concat())
+    };
+    let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
+    let (pid, jail) = jails(&mut monitor).remove("bh-rtc").expect("bh-rtc");
+    assert!(!jail.contains("no-namespaces"), "{jail}");
+    // SAFETY: a process of this machine.
+    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+    let end = Instant::now() + Duration::from_secs(30);
+    let row = loop {
+        let table = monitor.ask("info restarts");
+        if let Some(row) = table.lines().find(|row| row.contains(" bh-rtc ")) {
+            break row.to_owned();
+        }
+        assert!(Instant::now() < end, "{table}");
+    };
+    assert!(row.contains("was killed by SIGKILL"), "{row}");
+}
