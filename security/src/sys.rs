@@ -156,7 +156,9 @@ pub fn empty_root() -> io::Result<()> {
             // The old root lies on top of the new one.
             check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
         } else {
-            // The very first root of a system cannot be moved.
+            // The very first root of a system cannot be moved, but covered: whoever joins comes to what lies on top. Where that
+            // fails, too, whoever looks at the root of the namespace finds out.
+            libc::mount(c".".as_ptr(), c"/".as_ptr(), none, libc::MS_MOVE, none.cast());
             check(libc::chroot(c".".as_ptr()))?;
         }
         check(libc::chdir(c"/".as_ptr()))
@@ -168,6 +170,16 @@ pub fn empty_root() -> io::Result<()> {
 pub fn drop_bounding_set() -> io::Result<()> {
     for capability in 0..64 {
         // SAFETY: plain values; EINVAL behind the last capability that this kernel has.
+/// The file system that is the root of this process.
+pub fn root_device() -> io::Result<u64> {
+    // SAFETY: a zeroed stat is a valid value to be filled in; a valid C string.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        check(libc::stat(c"/".as_ptr(), &raw mut stat))?;
+        Ok(stat.st_dev)
+    }
+}
+
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             let error = io::Error::last_os_error();
             let known = [Some(libc::EINVAL), Some(libc::EPERM)];

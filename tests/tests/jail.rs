@@ -441,3 +441,25 @@ fn a_starter_that_ignores_the_end_of_children_changes_nothing() {
     };
     assert!(row.contains("was killed by SIGKILL"), "{row}");
 }
+
+#[test]
+fn below_another_root_there_is_nothing_in_the_jails_either() {
+    if !is_root() {
+        eprintln!("only the superuser can change the root");
+        return;
+    }
+    // Who enters the namespaces comes to the first root of all, which this machine has never seen.
+    let script = "mount --rbind / $CELL && exec chroot $CELL \"$0\" \"$@\"";
+    let here = Installed::new("another-root");
+    let cell = here.file("cell");
+    std::fs::create_dir(&cell).expect("folder");
+    let (cell, program) = (format!("CELL={cell}"), here.file(PROGRAM));
+    let words = [cell.as_str(), "unshare", "--mount", "sh", "-c", script, &program];
+    let start = |args: &[&str]| Vm::start("/usr/bin/env", &[&words[..], args].concat());
+    let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
+    succeed(&mut monitor, "bh-rtc");
+    for (name, (pid, jail)) in jails(&mut monitor) {
+        assert_powerless(pid, &name);
+        assert_apart(pid, &name, &jail);
+    }
+}
