@@ -52,9 +52,9 @@ pub struct Confined {
     lacks: Lacks,
     report: Option<RawFd>,
     highest: RawFd,
-    /// Bytes mapped, and those of them that are its own; where the process table tells.
-    mapped: Option<u64>,
-    data: Option<u64>,
+    /// Bytes mapped, and those of them that are its own.
+    mapped: u64,
+    data: u64,
 }
 
 /// Locks this process down for good: [`confine`], then [`Confined::seal`].
@@ -85,7 +85,7 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
     let terms = terms.into();
     let mut lacks = Lacks::NOTHING;
     let parent = sys::parent();
-    let (mapped, data) = sys::memory_in_use().unzip();
+    let (mapped, data) = step("memory in use", sys::memory_in_use())?;
     step("process name", sys::take_name(terms.name))?;
     step("parent death signal", sys::die_with_parent())?;
     step("dumpable", sys::not_dumpable())?;
@@ -189,10 +189,8 @@ impl Confined {
         let clients = if role == "char" { CLIENTS } else { 0 };
         let room = if role == "cpu" { CPU_ROOM } else { ROOM };
         step("limits", sys::limit(libc::RLIMIT_NOFILE, self.highest as u64 + 2 + clients))?;
-        step("limits", sys::limit(libc::RLIMIT_DATA, self.data.unwrap_or(CPU_ROOM) + room))?;
-        if let Some(mapped) = self.mapped {
-            step("limits", sys::limit(libc::RLIMIT_AS, mapped + room))?;
-        }
+        step("limits", sys::limit(libc::RLIMIT_DATA, self.data + room))?;
+        step("limits", sys::limit(libc::RLIMIT_AS, self.mapped + room))?;
         step("limits", sys::limit(libc::RLIMIT_NPROC, 0))?;
         step("limits", sys::limit(libc::RLIMIT_MEMLOCK, 0))?;
         step("limits", sys::limit(libc::RLIMIT_MSGQUEUE, 0))?;

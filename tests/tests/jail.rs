@@ -81,6 +81,15 @@ fn assert_powerless(pid: u32, name: &str) {
     }
 }
 
+/// The limits of address space and data of a process, in bytes.
+fn memory_limits(pid: u32) -> [u64; 2] {
+    let limits = proc(pid, "limits");
+    ["Max address space", "Max data size"].map(|title| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(title)).expect("limit");
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect(line)
+    })
+}
+
 /// Whether a process shares none of our namespaces that its jail says it has left.
 fn assert_apart(pid: u32, name: &str, jail: &str) {
     let whole = !jail.contains("no-namespaces");
@@ -361,10 +370,15 @@ fn chroot_encloses_every_process_and_its_successors() {
     let planted = format!("{cell}{}", here.file("bh-rtc"));
     std::fs::create_dir_all(Path::new(&planted).parent().expect("folder")).expect("folder");
     std::fs::write(&planted, "#!/planted").expect("file");
-    let (_, before) = jails(&mut monitor).remove("bh-rtc").expect("bh-rtc");
+    let (first, before) = jails(&mut monitor).remove("bh-rtc").expect("bh-rtc");
+    let limits = memory_limits(first);
     let (pid, jail) = succeed(&mut monitor, "bh-rtc");
     assert_eq!(jail, before);
     assert_powerless(pid, "bh-rtc");
+    // But for the stack.
+    for (limit, before) in memory_limits(pid).into_iter().zip(limits) {
+        assert!(limit.abs_diff(before) < 1 << 20, "{limit}, {before} for its predecessor");
+    }
     assert_all_in();
     assert_all_are(&vm, "12345", "12346");
     // The monitor's files are in there.
