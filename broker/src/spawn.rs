@@ -187,7 +187,16 @@ fn folder() -> Result<&'static Path, Fail> {
     Ok(FOLDER.get_or_init(|| own.parent().map(PathBuf::from).unwrap_or_default()))
 }
 
-/// A sealed memory file holding `bytes`, readable by whoever gets it.
+/// A memory file of sealed contents: whoever gets it may only read.
+///
+/// # Errors
+/// The kernel's.
+pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Fail> {
+    bus_sys::memfd_of(&format!("bh-{name}"), bytes)
+        .map_err(|e| Fail(format!("cannot allocate {} bytes for {name}: {}", bytes.len(), reason(&e))))
+}
+
+/// A memory file of sealed size that begins as `bytes`.
 ///
 /// # Errors
 /// The kernel's.
@@ -231,7 +240,7 @@ pub fn spawn(
         return Err(fail("too many descriptors".to_owned()));
     }
     let bytes = serve::encode_manifest(&manifest).map_err(|_| fail("its manifest is too long".to_owned()))?;
-    let memory = memory_with("manifest", &bytes)?;
+    let memory = sealed("manifest", &bytes)?;
     let mut numbers: Vec<RawFd> = vec![memory.as_raw_fd()];
     numbers.extend(fds.iter().map(|(_, fd)| fd.as_raw_fd()));
     let path = folder()?.join(program);

@@ -651,7 +651,7 @@ fn start(
 fn rom_memory(name: &str, rom: &[u8]) -> Result<OwnedFd, Fail> {
     let mut padded = rom.to_vec();
     padded.resize(rom_bytes(rom) as usize, 0xff);
-    spawn::memory_with(name, &padded)
+    spawn::sealed(name, &padded)
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is one part of the machine")]
