@@ -110,14 +110,22 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
         Some(root) if superuser => step("chroot", sys::chroot_into(root))?,
         // It comes with the namespace.
         _ if apart && is(libc::CLONE_NEWNS) => {}
-        _ if superuser => step("chroot", sys::chroot_into_nothing())?,
+        // The superuser of a container may have no capability for it.
+        _ if superuser => match sys::chroot_into_nothing() {
+            Err(error) if sys::is_refusal(&error) => lacks |= Lacks::ROOT,
+            result => step("chroot", result)?,
+        },
         // A successor, whose broker is in the folder already.
         Some(_) => {}
         None => lacks |= Lacks::ROOT,
     }
     step("capability bounds", sys::drop_bounding_set())?;
     match terms.run_as {
-        Some((user, group)) if superuser => step("dropping privileges", sys::drop_to(user, group))?,
+        // With `-runas` the broker does not go on, since it cannot do it either.
+        Some((user, group)) if superuser => match sys::drop_to(user, group) {
+            Err(error) if sys::is_refusal(&error) => lacks |= Lacks::USER,
+            result => step("dropping privileges", result)?,
+        },
         None if superuser => lacks |= Lacks::USER,
         _ => {}
     }

@@ -7,6 +7,11 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether the kernel did not allow it.
+pub fn is_refusal(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
 /// Kills this process when the thread that started it ends. Cleared by the kernel when credentials change.
 pub fn die_with_parent() -> io::Result<()> {
     // SAFETY: plain values.
@@ -165,11 +170,6 @@ pub fn empty_root() -> io::Result<()> {
     }
 }
 
-/// Takes every capability out of the bounding set. Who may not do that has none to lose, and gains none: there are no new
-/// privileges in a jail.
-pub fn drop_bounding_set() -> io::Result<()> {
-    for capability in 0..64 {
-        // SAFETY: plain values; EINVAL behind the last capability that this kernel has.
 /// The file system that is the root of this process.
 pub fn root_device() -> io::Result<u64> {
     // SAFETY: a zeroed stat is a valid value to be filled in; a valid C string.
@@ -180,6 +180,11 @@ pub fn root_device() -> io::Result<u64> {
     }
 }
 
+/// Takes every capability out of the bounding set. Who may not do that has none to lose, and gains none: there are no new
+/// privileges in a jail.
+pub fn drop_bounding_set() -> io::Result<()> {
+    for capability in 0..64 {
+        // SAFETY: plain values; EINVAL behind the last capability that this kernel has.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             let error = io::Error::last_os_error();
             let known = [Some(libc::EINVAL), Some(libc::EPERM)];

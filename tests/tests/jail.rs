@@ -477,3 +477,23 @@ fn below_another_root_there_is_nothing_in_the_jails_either() {
         assert_apart(pid, &name, &jail);
     }
 }
+
+#[test]
+fn a_superuser_without_capabilities_has_a_machine_that_says_what_its_jails_lack() {
+    if !is_root() {
+        eprintln!("this user is none");
+        return;
+    }
+    let here = Installed::new("no-capabilities");
+    let program = here.file(PROGRAM);
+    let words = ["--bounding-set=-all", "--inh-caps=-all", &program];
+    let start = |args: &[&str]| Vm::start("/usr/bin/setpriv", &[&words[..], args].concat());
+    let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
+    succeed(&mut monitor, "bh-rtc");
+    for (name, (pid, jail)) in jails(&mut monitor) {
+        assert_powerless(pid, &name);
+        assert_eq!(jail, "no-root,no-user,no-namespaces", "{name}");
+    }
+    let run_as = [&words[..], &["-nographic", "-runas", "daemon"]].concat();
+    refused("setpriv", &run_as, "-runas: operation not permitted");
+}
