@@ -478,6 +478,48 @@ fn below_another_root_there_is_nothing_in_the_jails_either() {
     }
 }
 
+/// Shuts down the only socket of a process, as nobody in it would.
+fn shut_down_socket(pid: u32) {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten();
+    let is_socket =
+        |path: &Path| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
+    let sockets: Vec<i32> = entries
+        .filter(|entry| is_socket(&entry.path()))
+        .map(|entry| entry.file_name().to_string_lossy().parse().expect("number"))
+        .collect();
+    let [socket] = sockets.as_slice() else { panic!("{sockets:?}") };
+    // SAFETY: numbers only; the descriptors made here stay with this process.
+    let done = unsafe {
+        let process = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        let own = libc::syscall(libc::SYS_pidfd_getfd, process, *socket, 0);
+        libc::shutdown(own as i32, libc::SHUT_RDWR)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_back_end_that_shuts_its_monitors_socket_down_does_not_take_the_monitor_with_it() {
+    if !is_root() {
+        eprintln!("only the superuser gets at a descriptor of a process that is not dumpable");
+        return;
+    }
+    let mut vm = Vm::start(PROGRAM, &["-nographic", "-S"]);
+    vm.send("\x01c");
+    vm.expect("(qemu) ", 30);
+    for _ in 0..2 {
+        let pid = |vm: &Vm| vm.processes().into_iter().find(|(_, name)| name == "bh-char-serial0");
+        let (before, _) = pid(&vm).expect("bh-char-serial0");
+        shut_down_socket(before);
+        let end = Instant::now() + Duration::from_secs(30);
+        while pid(&vm).is_none_or(|(now, _)| now == before) {
+            assert!(Instant::now() < end, "no successor");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    vm.send("info status\r");
+    vm.expect("VM status: paused", 30);
+}
+
 #[test]
 fn a_superuser_without_capabilities_has_a_machine_that_says_what_its_jails_lack() {
     if !is_root() {
