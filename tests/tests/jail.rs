@@ -478,20 +478,29 @@ fn below_another_root_there_is_nothing_in_the_jails_either() {
     }
 }
 
-/// Shuts down the only socket of a process, as nobody in it would.
-fn shut_down_socket(pid: u32) {
+/// The sockets of a process.
+fn sockets(pid: u32) -> Vec<i32> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten();
     let is_socket =
         |path: &Path| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
-    let sockets: Vec<i32> = entries
-        .filter(|entry| is_socket(&entry.path()))
-        .map(|entry| entry.file_name().to_string_lossy().parse().expect("number"))
-        .collect();
-    let [socket] = sockets.as_slice() else { panic!("{sockets:?}") };
+    let names = entries.filter(|entry| is_socket(&entry.path())).map(|entry| entry.file_name());
+    names.map(|name| name.to_string_lossy().parse().expect("number")).collect()
+}
+
+/// Shuts down the only socket that a process has in its jail, as nobody in it would.
+fn shut_down_socket(pid: u32) {
+    let end = Instant::now() + Duration::from_secs(30);
+    // On its way there it has one more.
+    let socket = loop {
+        match sockets(pid).as_slice() {
+            [socket] => break *socket,
+            more => assert!(Instant::now() < end, "{more:?}"),
+        }
+    };
     // SAFETY: numbers only; the descriptors made here stay with this process.
     let done = unsafe {
         let process = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        let own = libc::syscall(libc::SYS_pidfd_getfd, process, *socket, 0);
+        let own = libc::syscall(libc::SYS_pidfd_getfd, process, socket, 0);
         libc::shutdown(own as i32, libc::SHUT_RDWR)
     };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
