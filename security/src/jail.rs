@@ -43,6 +43,8 @@ pub struct Terms {
     /// The namespaces of [`crate::make_void`] to join, in their order. With one for users they are joined as the user to become;
     /// without one for mounts the root stays what it is otherwise.
     pub namespaces: Vec<RawFd>,
+    /// Where the longest file that a back end writes ends; without it there is no such limit. Nobody else writes files.
+    pub longest_file: Option<u64>,
 }
 
 /// A process that is confined and not yet filtered.
@@ -52,6 +54,7 @@ pub struct Confined {
     lacks: Lacks,
     report: Option<RawFd>,
     highest: RawFd,
+    longest_file: Option<u64>,
     /// Bytes mapped, and those of them that are its own.
     mapped: u64,
     data: u64,
@@ -72,7 +75,7 @@ type Parts = (String, Option<(u32, u32)>, Option<RawFd>, Option<RawFd>, Vec<RawF
 
 impl From<Parts> for Terms {
     fn from((name, run_as, root, report, namespaces): Parts) -> Terms {
-        Terms { name: Some(name), run_as, root, report, namespaces }
+        Terms { name: Some(name), run_as, root, report, namespaces, longest_file: None }
     }
 }
 
@@ -153,7 +156,7 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
         Err(error) => return Err(format!("jail: landlock: {error}")),
     }
     let highest = kept.into_iter().max().unwrap_or(STDERR);
-    Ok(Confined { lacks, report: terms.report, highest, mapped, data })
+    Ok(Confined { lacks, report: terms.report, highest, longest_file: terms.longest_file, mapped, data })
 }
 
 impl Confined {
@@ -202,9 +205,9 @@ impl Confined {
         step("limits", sys::limit(libc::RLIMIT_NPROC, 0))?;
         step("limits", sys::limit(libc::RLIMIT_MEMLOCK, 0))?;
         step("limits", sys::limit(libc::RLIMIT_MSGQUEUE, 0))?;
-        // Back ends write files; nobody else has one to write.
-        if !matches!(role, "block" | "char") {
-            step("limits", sys::limit(libc::RLIMIT_FSIZE, 0))?;
+        let longest = if matches!(role, "block" | "char") { self.longest_file } else { Some(0) };
+        if let Some(longest) = longest {
+            step("limits", sys::limit(libc::RLIMIT_FSIZE, longest))?;
         }
         Ok(())
     }

@@ -60,11 +60,16 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lowers a resource limit to `value` for good.
+/// Lowers a resource limit to `value` for good; one that is lower already stays.
 pub fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: the structure lives over the call.
-    check(unsafe { libc::setrlimit(resource, &raw const limit) })
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives over the calls.
+    unsafe {
+        check(libc::getrlimit(resource, &raw mut limit))?;
+        limit.rlim_max = value.min(limit.rlim_max);
+        limit.rlim_cur = limit.rlim_max;
+        check(libc::setrlimit(resource, &raw const limit))
+    }
 }
 
 /// Makes a fresh directory that is already unlinked the root: nothing is in it, nothing can be put into it.

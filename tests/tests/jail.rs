@@ -548,3 +548,21 @@ fn a_superuser_without_capabilities_has_a_machine_that_says_what_its_jails_lack(
     let run_as = [&words[..], &["-nographic", "-runas", "daemon"]].concat();
     refused("setpriv", &run_as, "-runas: operation not permitted");
 }
+
+#[test]
+fn a_block_back_end_makes_no_file_longer_than_its_drive_needs() {
+    let scratch = Scratch::new("longest");
+    let disk = scratch.file("disk");
+    // A last sector that is not whole, in a last block that is not whole; below 32 clusters and their bits.
+    std::fs::write(&disk, vec![0u8; 127 << 10 | 100]).expect("disk");
+    for (more, longest) in [(&["-hda", &disk][..], "131072"), (&["-snapshot", "-hda", &disk], "131076")] {
+        let start = |args: &[&str]| Vm::start(PROGRAM, args);
+        let (_vm, mut monitor) = stopped(start, &scratch.file(longest), more);
+        let jails = jails(&mut monitor);
+        for (name, longest) in [("bh-block-hda", longest), ("bh-block-hdc", "0")] {
+            let limits = proc(jails[name].0, "limits");
+            let line = limits.lines().find_map(|line| line.strip_prefix("Max file size")).expect("limit");
+            assert_eq!(line.split_whitespace().next(), Some(longest), "{name} {more:?}");
+        }
+    }
+}

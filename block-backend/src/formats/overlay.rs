@@ -36,6 +36,12 @@ impl Overlay {
         Ok(Overlay { below, file, bitmap_at, bitmap })
     }
 
+    /// Where the last bit of a drive of `bytes` bytes ends in the temporary file: nothing is written behind it.
+    pub fn longest(bytes: u64) -> u64 {
+        let clusters = bytes.div_ceil(CLUSTER);
+        clusters.saturating_mul(CLUSTER).saturating_add(clusters.div_ceil(8))
+    }
+
     fn has(&self, cluster: u64) -> bool {
         self.bitmap.get((cluster / 8) as usize).is_some_and(|byte| byte >> (cluster % 8) & 1 != 0)
     }
