@@ -9,6 +9,7 @@ use bulkhead_bus::manifest::{Manifest, fd};
 use bulkhead_bus::serve::{self, StartError};
 use bulkhead_bus::standby::Standby;
 use bulkhead_bus::wire;
+use bulkhead_security::Terms;
 
 fn main() {
     let error = match start() {
@@ -36,7 +37,9 @@ fn start() -> Result<std::convert::Infallible, StartError> {
         .iter()
         .filter_map(|name| manifest.descriptor(name))
         .collect();
-    bulkhead_security::enter(&manifest.role, &keep, manifest.terms()).map_err(StartError::Refused)?;
+    let longest = if config.snapshot { Overlay::longest(config.bytes) } else { Raw::longest(config.bytes) };
+    let terms = Terms { longest_file: Some(longest), ..manifest.terms().into() };
+    bulkhead_security::enter(&manifest.role, &keep, terms).map_err(StartError::Refused)?;
     bulkhead_bus::sys::release_program_pages();
     standby.wait(&manifest, &tracer);
     // A predecessor has changed what an image says of itself.

@@ -66,6 +66,7 @@ fn start(config: &MachineConfig, notice: Option<&str>) -> Result<i32, Fail> {
     };
     let io = |e: std::io::Error| Fail(reason(&e));
     sys::die_tidily();
+    sys::keep_ended_children();
     raise_descriptor_limit();
     sys::reserve_descriptors().map_err(io)?;
     let machine = match config.machine {

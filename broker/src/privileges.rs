@@ -121,6 +121,11 @@ impl Privileges {
         self.root.is_some() || self.run_as.is_some()
     }
 
+    /// Whether names lead elsewhere then: into the folder of `-chroot`.
+    pub fn encloses(&self) -> bool {
+        self.root.is_some()
+    }
+
     /// The broker itself goes into the folder of `-chroot` and becomes the user of `-runas`, for good.
     ///
     /// # Errors

@@ -61,7 +61,7 @@ pub fn monitor(config: &MachineConfig, keys: &[u8]) -> std::io::Result<Vec<u8>> 
     let (theirs, keyboard) = (end(Side::Host)?, end(Side::Device)?);
     let (mut user, stream) = UnixStream::pair()?;
     user.set_nonblocking(true)?;
-    let mut session = Session::new(stream, theirs);
+    let mut session = Session::new(0, stream, theirs);
     let mut output = Vec::new();
     for piece in keys.chunks(PIECE) {
         keyboard.send(piece);

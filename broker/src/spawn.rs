@@ -47,8 +47,10 @@ pub struct Process {
 #[derive(Debug)]
 pub struct Recipe {
     program: &'static str,
-    /// The program as it was at start, for when its name is out of reach.
+    /// The program as it was at start, for when its name is out of reach or leads elsewhere.
     held: Option<OwnedFd>,
+    /// Its name leads elsewhere: into the folder of `-chroot`.
+    enclosed: bool,
     manifest: Manifest,
     fds: Vec<(String, OwnedFd)>,
 }
@@ -66,18 +68,25 @@ impl Recipe {
         let copy = |(name, fd): &(String, BorrowedFd<'_>)| Ok((name.clone(), fd.try_clone_to_owned()?));
         let fds = fds.iter().map(copy).collect::<std::io::Result<Vec<_>>>();
         let fds = fds.map_err(|e| Fail(format!("{}: {}", manifest.name, reason(&e))))?;
-        Ok(Recipe { program, held: None, manifest, fds })
+        Ok(Recipe { program, held: None, enclosed: false, manifest, fds })
     }
 
-    /// Keeps the program open, so that it can be started when its name is out of reach.
+    /// Keeps the program open, so that it can be started when its name is out of reach. With `enclosed` its name is never followed:
+    /// below another root it is that of a file which anybody may have put there.
     ///
     /// # Errors
     /// When it is missing.
-    pub fn hold_program(&mut self) -> Result<(), Fail> {
+    pub fn hold_program(&mut self, enclosed: bool) -> Result<(), Fail> {
         let path = folder()?.join(self.program);
         let file = File::open(&path).map_err(|e| Fail(format!("{}: {}", path.display(), reason(&e))))?;
-        self.held = Some(file.into());
+        (self.held, self.enclosed) = (Some(file.into()), enclosed);
         Ok(())
+    }
+
+    /// The open program, where that is the one to execute.
+    fn by_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        let is_reachable = || folder().is_ok_and(|folder| File::open(folder.join(self.program)).is_ok());
+        self.held.as_ref().filter(|_| self.enclosed || !is_reachable()).map(AsFd::as_fd)
     }
 
     /// Starts a process. From the main thread only: the child dies with its starter.
@@ -85,7 +94,7 @@ impl Recipe {
     /// # Errors
     /// As [`spawn`].
     pub fn start(&self) -> Result<Process, Fail> {
-        spawn(self.program, self.held.as_ref().map(AsFd::as_fd), self.manifest.clone(), &self.descriptors())
+        spawn(self.program, self.by_descriptor(), self.manifest.clone(), &self.descriptors())
     }
 
     /// Starts a process that waits, in its jail, until it is to take over; as [`Recipe::start`]. It gets `own` in the place of the
@@ -101,7 +110,7 @@ impl Recipe {
             fds.push((name.to_owned(), own.as_fd()));
         }
         fds.push((fd::STANDBY.to_owned(), page.as_fd()));
-        let process = spawn(self.program, self.held.as_ref().map(AsFd::as_fd), self.manifest.clone(), &fds)?;
+        let process = spawn(self.program, self.by_descriptor(), self.manifest.clone(), &fds)?;
         Ok(Standby { process, release })
     }
 
@@ -178,7 +187,16 @@ fn folder() -> Result<&'static Path, Fail> {
     Ok(FOLDER.get_or_init(|| own.parent().map(PathBuf::from).unwrap_or_default()))
 }
 
-/// A sealed memory file holding `bytes`, readable by whoever gets it.
+/// A memory file of sealed contents: whoever gets it may only read.
+///
+/// # Errors
+/// The kernel's.
+pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Fail> {
+    bus_sys::memfd_of(&format!("bh-{name}"), bytes)
+        .map_err(|e| Fail(format!("cannot allocate {} bytes for {name}: {}", bytes.len(), reason(&e))))
+}
+
+/// A memory file of sealed size that begins as `bytes`.
 ///
 /// # Errors
 /// The kernel's.
@@ -200,14 +218,14 @@ pub fn memory(name: &str, bytes: u64) -> Result<OwnedFd, Fail> {
         .map_err(|e| Fail(format!("cannot allocate {bytes} bytes for {name}: {}", reason(&e))))
 }
 
-/// Starts `program`, by descriptor when it is `held` and its name leads nowhere, under the manifest's name with `fds` by name.
+/// Starts `program`, or what is open at `by_descriptor` in its place, under the manifest's name with `fds` by name.
 /// The manifest's own list is filled in here, and the socket for the report of its jail added.
 ///
 /// # Errors
 /// When the program is missing or cannot be started.
 pub fn spawn(
     program: &str,
-    held: Option<BorrowedFd<'_>>,
+    by_descriptor: Option<BorrowedFd<'_>>,
     mut manifest: Manifest,
     fds: &[(String, BorrowedFd<'_>)],
 ) -> Result<Process, Fail> {
@@ -222,7 +240,7 @@ pub fn spawn(
         return Err(fail("too many descriptors".to_owned()));
     }
     let bytes = serve::encode_manifest(&manifest).map_err(|_| fail("its manifest is too long".to_owned()))?;
-    let memory = memory_with("manifest", &bytes)?;
+    let memory = sealed("manifest", &bytes)?;
     let mut numbers: Vec<RawFd> = vec![memory.as_raw_fd()];
     numbers.extend(fds.iter().map(|(_, fd)| fd.as_raw_fd()));
     let path = folder()?.join(program);
@@ -235,7 +253,6 @@ pub fn spawn(
         .stdin(sys::nothing().map_err(|e| fail(reason(&e)))?)
         .stdout(sys::nothing().map_err(|e| fail(reason(&e)))?)
         .stderr(Stdio::piped());
-    let by_descriptor = held.filter(|_| File::open(&path).is_err());
     sys::hand_over(&mut command, numbers, shown, by_descriptor.map(|fd| fd.as_raw_fd()));
     let mut child = command.spawn().map_err(|e| fail(format!("{}: {}", path.display(), reason(&e))))?;
     let pidfd = sys::pidfd_open(child.id()).map_err(|e| fail(reason(&e)))?;
@@ -339,4 +356,44 @@ const LAST_MAX: usize = 200;
 pub fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().map(|c| if c == '\n' || !c.is_control() { c } else { '.' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program of this name in the folder of this one, and what it takes to start it.
+    fn held(name: &'static str, enclosed: bool) -> (PathBuf, Recipe) {
+        let path = folder().expect("own program").join(name);
+        std::fs::write(&path, "").expect("a file");
+        let manifest = Manifest {
+            name: name.to_owned(),
+            role: "rtc".to_owned(),
+            fds: Vec::new(),
+            config: Vec::new(),
+            source: 0,
+            ram_bytes: 0,
+            bulk_bytes: 0,
+            run_as: None,
+        };
+        let mut recipe = Recipe::new(name, manifest, &[]).expect("no descriptors");
+        recipe.hold_program(enclosed).expect("it is there");
+        (path, recipe)
+    }
+
+    #[test]
+    fn what_lies_at_a_programs_name_below_another_root_is_not_executed() {
+        let (path, recipe) = held("bh-test-enclosed", true);
+        let there = recipe.by_descriptor().is_some();
+        std::fs::remove_file(path).expect("it was made");
+        assert!(there && recipe.by_descriptor().is_some());
+    }
+
+    #[test]
+    fn without_another_root_a_program_is_executed_by_its_name_while_that_leads_somewhere() {
+        let (path, recipe) = held("bh-test-held", false);
+        let there = recipe.by_descriptor().is_some();
+        std::fs::remove_file(path).expect("it was made");
+        assert!(!there && recipe.by_descriptor().is_some());
+    }
 }

@@ -123,9 +123,14 @@ pub fn hand_over(command: &mut Command, fds: Vec<RawFd>, name: &str, program: Op
                     return Err(io::Error::last_os_error());
                 }
             }
-            // From its first instruction on: it maps guest memory before it enters its jail.
-            let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            if libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) != 0 {
+            // From its first instruction on: it maps guest memory before it enters its jail. Not 0, which a program of the host that
+            // takes dumps from a pipe is not bound by; at 1 the kernel starts none (`do_coredump`), and a file cannot be so short.
+            let core = |bytes| {
+                let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+                libc::setrlimit(libc::RLIMIT_CORE, &raw const limit)
+            };
+            // Where there can be no file, who is not the superuser cannot have one of a byte either.
+            if core(1) != 0 && core(0) != 0 {
                 return Err(io::Error::last_os_error());
             }
             if let Some(program) = program {
@@ -245,6 +250,13 @@ pub fn die_tidily() {
     }
 }
 
+/// Puts back the default for the end of a child. A shell that ignores it hands that down, and the kernel then collects children
+/// before anybody has asked how they ended.
+pub fn keep_ended_children() {
+    // SAFETY: no handler is given.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Puts terminals back; one that was changed twice ends as it was at first.
 pub fn restore_terminal() {
     if let Ok(saved) = SAVED.try_lock() {
@@ -304,4 +316,21 @@ pub fn lacks_disc(fd: BorrowedFd<'_>) -> bool {
 pub fn return_free_memory() {
     // SAFETY: malloc_trim takes no pointers and may be called at any time.
     unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_not_in_its_jail_yet_leaves_no_core_file_and_no_program_of_the_host_gets_one() {
+        let mut command = Command::new("cat");
+        command.arg("/proc/self/limits");
+        hand_over(&mut command, Vec::new(), "cat", None);
+        let output = command.output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("limit");
+        let limit: Vec<&str> = line.split_whitespace().take(2).collect();
+        assert_eq!(limit, ["1", "1"]);
+    }
 }

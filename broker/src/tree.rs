@@ -102,8 +102,9 @@ pub struct Tree {
     pub clock: Clock,
     /// Messages to and from the CPU process.
     pub cpu: CpuLink,
-    /// Monitor ends of character back ends: what is printed goes into the stream, keys come over the link.
-    pub monitors: Vec<(UnixStream, ByteEnd)>,
+    /// Monitor ends of character back ends, with the index of the back end in [`Tree::processes`]: what is printed goes into the
+    /// stream, keys come over the link.
+    pub monitors: Vec<(usize, UnixStream, ByteEnd)>,
     /// Listening sockets, with the index of their back end in [`Tree::processes`].
     pub clients: Vec<(usize, Clients)>,
     /// Bells of the character back ends, with their index in [`Tree::processes`].
@@ -492,7 +493,7 @@ fn start(
         fds.extend(privileges.descriptors());
         let mut recipe = Recipe::new(program, manifest, &fds)?;
         if privileges.hides_programs() {
-            recipe.hold_program()?;
+            recipe.hold_program(privileges.encloses())?;
         }
         recipes.push(recipe);
         Ok::<usize, Fail>(recipes.len() - 1)
@@ -577,12 +578,13 @@ fn start(
         let kept = Kept::new()?;
         kept.add(&mut fds);
         let mut sockets = Vec::new();
+        let mut shown = None;
         if monitor {
             let (ours, theirs) = clients::pair().map_err(|e| Fail(reason(&e)))?;
             let keys = spawn::memory("monitor-keys", BYTES_LINK as u64)?;
             let end = ByteEnd::new(map(&keys, BYTES_LINK)?, mute_bell()?.into(), Side::Host);
-            monitors.push((ours, end));
-            sockets.extend([("monitor", theirs), (fd::KEYS, keys)]);
+            shown = Some((ours, end));
+            sockets.extend([(fd::MONITOR, theirs), (fd::KEYS, keys)]);
         }
         let mut store = None;
         if let Some(listener) = char.listener() {
@@ -594,6 +596,7 @@ fn start(
         sockets.iter().for_each(|(name, socket)| fds.add(*name, socket));
         let process = keep("bh-char", manifest, &fds.list)?;
         stores.extend(store.map(|store| (process, store)));
+        monitors.extend(shown.map(|(ours, end)| (process, ours, end)));
         let bell = link.map_or(&own, |(link, _)| &link.bell);
         back_ends.push((process, Bell::new(map(bell, BELL_BYTES)?)));
         Ok::<(), Fail>(())
@@ -652,7 +655,7 @@ fn start(
 fn rom_memory(name: &str, rom: &[u8]) -> Result<OwnedFd, Fail> {
     let mut padded = rom.to_vec();
     padded.resize(rom_bytes(rom) as usize, 0xff);
-    spawn::memory_with(name, &padded)
+    spawn::sealed(name, &padded)
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is one part of the machine")]

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bulkhead_bus::manifest::fd;
 use bulkhead_bus::messages::{FromCpu, ToCpu};
 use bulkhead_config::MachineConfig;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,6 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::apart::Apart;
 use crate::chars::HostChar;
+use crate::clients;
 use crate::fail::{Fail, reason, tell};
 use crate::fresh;
 use crate::monitor::Session;
@@ -143,7 +145,7 @@ impl<'a> Vm<'a> {
         self.tree.tracing.run();
         let monitors = std::mem::take(&mut self.tree.monitors);
         let mut sessions: Vec<Session> =
-            monitors.into_iter().map(|(stream, keys)| Session::new(stream, keys)).collect();
+            monitors.into_iter().map(|(process, stream, keys)| Session::new(process, stream, keys)).collect();
         if !self.config.stopped {
             self.cont();
         }
@@ -248,6 +250,9 @@ impl<'a> Vm<'a> {
                         let start = Instant::now();
                         session.serve(self);
                         self.keeper.was_busy(start.elapsed());
+                        if session.is_cut_off() {
+                            self.renew_monitor(session);
+                        }
                     }
                 }
             }
@@ -264,6 +269,20 @@ impl<'a> Vm<'a> {
         }
         if !served && !self.keeper.is_vacant(process) && !self.is_dying(process) {
             self.condemn(process, "closed its socket for clients", true);
+        }
+    }
+
+    /// A back end has shut its monitor's socket down: its successors get another one.
+    fn renew_monitor(&mut self, session: &mut Session) {
+        let process = session.process;
+        let Some(recipe) = self.tree.recipes.get_mut(process) else { return };
+        // Where there is no other one, there is no monitor.
+        let Ok((ours, theirs)) = clients::pair() else { return };
+        recipe.put(fd::MONITOR, Some(theirs));
+        session.renew(ours);
+        self.replace_standby(process);
+        if !self.keeper.is_vacant(process) && !self.is_dying(process) {
+            self.condemn(process, "closed its monitor's socket", true);
         }
     }
 

@@ -71,6 +71,8 @@ pub mod fd {
     pub const CLIENTS: &str = "clients";
     /// Keys for the monitor, a byte link.
     pub const KEYS: &str = "keys";
+    /// Socket to the broker's monitor: what it prints.
+    pub const MONITOR: &str = "monitor";
     /// Temporary overlay file of `-snapshot`.
     pub const OVERLAY: &str = "overlay";
     /// Page of a process that waits for its predecessor's death, see [`crate::standby`].

@@ -125,17 +125,14 @@ impl Manifest {
         Ok(Arc::new(Bell::new(self.map(name, BELL_BYTES, true)?)))
     }
 
-    /// Maps the process's trace file; without one nothing is recorded. That of a standby is not to be used until its wait is over.
+    /// Maps the process's trace file; without one nothing is recorded. It is not to be used before [`Tracer::resume`], which reads what
+    /// a predecessor has written: inside the jail.
     ///
     /// # Errors
     /// As [`Manifest::map`].
     pub fn tracer(&self) -> Result<Tracer, StartError> {
         match self.descriptor(fd::TRACE) {
-            Some(_) => {
-                let map = self.map(fd::TRACE, TRACE_BYTES, true)?;
-                let waits = self.descriptor(fd::STANDBY).is_some();
-                Ok(if waits { Tracer::waiting(map) } else { Tracer::new(map) })
-            }
+            Some(_) => Ok(Tracer::waiting(self.map(fd::TRACE, TRACE_BYTES, true)?)),
             None => Ok(Tracer::off()),
         }
     }

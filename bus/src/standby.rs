@@ -52,12 +52,12 @@ impl Standby {
         Ok(Standby(page.transpose()?))
     }
 
-    /// Waits for the release; from then on `tracer` may record. At once where there is nothing to wait for.
+    /// Waits for the release, if there is one to wait for; from then on `tracer` may record.
     pub fn wait(self, manifest: &Manifest, tracer: &Tracer) {
         if self.released() {
             sys::show_command(&manifest.name);
-            tracer.resume();
         }
+        tracer.resume();
     }
 
     /// True after a wait, false when there was nothing to wait for.

@@ -1,7 +1,9 @@
 //! The system calls that the bus needs and `nix` lacks, and shared mappings.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,7 +17,20 @@ pub fn memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The same, and the only mapping of it that can ever be written: whoever gets the descriptor may read.
+/// The same with contents that nobody can change any more.
+///
+/// # Errors
+/// The kernel's.
+pub fn memfd_of(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = File::from(unsealed(name, bytes.len() as u64)?);
+    file.write_all_at(bytes, 0)?;
+    let fd = OwnedFd::from(file);
+    // Not F_SEAL_WRITE, under which kernels before 6.7 refuse shared mappings for reading, too.
+    seal(&fd, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL)?;
+    Ok(fd)
+}
+
+/// That of [`memfd`], and the only mapping of it that can ever be written: whoever gets the descriptor may read.
 ///
 /// # Errors
 /// The kernel's.

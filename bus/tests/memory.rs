@@ -238,3 +238,15 @@ fn memory_written_here_can_be_read_but_not_written_through_its_descriptor() {
     let written = unsafe { libc::pwrite(file.as_raw_fd(), [1u8; 4].as_ptr().cast(), 4, 8) };
     assert_eq!((written, own.word(8).load(Ordering::SeqCst)), (-1, 7));
 }
+
+#[test]
+fn sealed_contents_are_read_by_everybody_and_changed_by_nobody() {
+    let file = sys::memfd_of("rom", &[7; 5000]).expect("memfd");
+    let map = Mapping::shared(file.as_fd(), 5000, false).expect("mapping");
+    let mut last = [0u8];
+    assert!(map.read(4999, &mut last));
+    assert_eq!(last, [7]);
+    assert!(Mapping::shared(file.as_fd(), 5000, true).is_err(), "mapped to be written");
+    let file = std::fs::File::from(file);
+    assert!(std::os::unix::fs::FileExt::write_at(&file, &[1], 0).is_err() && file.set_len(1).is_err());
+}

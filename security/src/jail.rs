@@ -43,6 +43,8 @@ pub struct Terms {
     /// The namespaces of [`crate::make_void`] to join, in their order. With one for users they are joined as the user to become;
     /// without one for mounts the root stays what it is otherwise.
     pub namespaces: Vec<RawFd>,
+    /// Where the longest file that a back end writes ends; without it there is no such limit. Nobody else writes files.
+    pub longest_file: Option<u64>,
 }
 
 /// A process that is confined and not yet filtered.
@@ -52,9 +54,10 @@ pub struct Confined {
     lacks: Lacks,
     report: Option<RawFd>,
     highest: RawFd,
-    /// Bytes mapped, and those of them that are its own; where the process table tells.
-    mapped: Option<u64>,
-    data: Option<u64>,
+    longest_file: Option<u64>,
+    /// Bytes mapped, and those of them that are its own.
+    mapped: u64,
+    data: u64,
 }
 
 /// Locks this process down for good: [`confine`], then [`Confined::seal`].
@@ -72,7 +75,7 @@ type Parts = (String, Option<(u32, u32)>, Option<RawFd>, Option<RawFd>, Vec<RawF
 
 impl From<Parts> for Terms {
     fn from((name, run_as, root, report, namespaces): Parts) -> Terms {
-        Terms { name: Some(name), run_as, root, report, namespaces }
+        Terms { name: Some(name), run_as, root, report, namespaces, longest_file: None }
     }
 }
 
@@ -85,7 +88,7 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
     let terms = terms.into();
     let mut lacks = Lacks::NOTHING;
     let parent = sys::parent();
-    let (mapped, data) = sys::memory_in_use().unzip();
+    let (mapped, data) = step("memory in use", sys::memory_in_use())?;
     step("process name", sys::take_name(terms.name))?;
     step("parent death signal", sys::die_with_parent())?;
     step("dumpable", sys::not_dumpable())?;
@@ -110,14 +113,22 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
         Some(root) if superuser => step("chroot", sys::chroot_into(root))?,
         // It comes with the namespace.
         _ if apart && is(libc::CLONE_NEWNS) => {}
-        _ if superuser => step("chroot", sys::chroot_into_nothing())?,
+        // The superuser of a container may have no capability for it.
+        _ if superuser => match sys::chroot_into_nothing() {
+            Err(error) if sys::is_refusal(&error) => lacks |= Lacks::ROOT,
+            result => step("chroot", result)?,
+        },
         // A successor, whose broker is in the folder already.
         Some(_) => {}
         None => lacks |= Lacks::ROOT,
     }
     step("capability bounds", sys::drop_bounding_set())?;
     match terms.run_as {
-        Some((user, group)) if superuser => step("dropping privileges", sys::drop_to(user, group))?,
+        // With `-runas` the broker does not go on, since it cannot do it either.
+        Some((user, group)) if superuser => match sys::drop_to(user, group) {
+            Err(error) if sys::is_refusal(&error) => lacks |= Lacks::USER,
+            result => step("dropping privileges", result)?,
+        },
         None if superuser => lacks |= Lacks::USER,
         _ => {}
     }
@@ -145,7 +156,7 @@ pub fn confine(keep: &[RawFd], terms: impl Into<Terms>) -> Result<Confined, Stri
         Err(error) => return Err(format!("jail: landlock: {error}")),
     }
     let highest = kept.into_iter().max().unwrap_or(STDERR);
-    Ok(Confined { lacks, report: terms.report, highest, mapped, data })
+    Ok(Confined { lacks, report: terms.report, highest, longest_file: terms.longest_file, mapped, data })
 }
 
 impl Confined {
@@ -189,16 +200,14 @@ impl Confined {
         let clients = if role == "char" { CLIENTS } else { 0 };
         let room = if role == "cpu" { CPU_ROOM } else { ROOM };
         step("limits", sys::limit(libc::RLIMIT_NOFILE, self.highest as u64 + 2 + clients))?;
-        step("limits", sys::limit(libc::RLIMIT_DATA, self.data.unwrap_or(CPU_ROOM) + room))?;
-        if let Some(mapped) = self.mapped {
-            step("limits", sys::limit(libc::RLIMIT_AS, mapped + room))?;
-        }
+        step("limits", sys::limit(libc::RLIMIT_DATA, self.data + room))?;
+        step("limits", sys::limit(libc::RLIMIT_AS, self.mapped + room))?;
         step("limits", sys::limit(libc::RLIMIT_NPROC, 0))?;
         step("limits", sys::limit(libc::RLIMIT_MEMLOCK, 0))?;
         step("limits", sys::limit(libc::RLIMIT_MSGQUEUE, 0))?;
-        // Back ends write files; nobody else has one to write.
-        if !matches!(role, "block" | "char") {
-            step("limits", sys::limit(libc::RLIMIT_FSIZE, 0))?;
+        let longest = if matches!(role, "block" | "char") { self.longest_file } else { Some(0) };
+        if let Some(longest) = longest {
+            step("limits", sys::limit(libc::RLIMIT_FSIZE, longest))?;
         }
         Ok(())
     }

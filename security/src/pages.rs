@@ -148,7 +148,7 @@ pub const ROLES: &[Role] = &[
             STANDBY,
         ],
         taken_over: "It can read and write this one image (only read it where the drive is read-only), which is what its guest may do \
-                     anyway, and make it longer. No guest RAM, no interrupt, no other image.",
+                     anyway, and make it longer to whole blocks of 4 KiB. No guest RAM, no interrupt, no other image.",
     },
     Role {
         name: "char",

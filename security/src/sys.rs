@@ -7,6 +7,11 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether the kernel did not allow it.
+pub fn is_refusal(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
 /// Kills this process when the thread that started it ends. Cleared by the kernel when credentials change.
 pub fn die_with_parent() -> io::Result<()> {
     // SAFETY: plain values.
@@ -55,11 +60,16 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lowers a resource limit to `value` for good.
+/// Lowers a resource limit to `value` for good; one that is lower already stays.
 pub fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: the structure lives over the call.
-    check(unsafe { libc::setrlimit(resource, &raw const limit) })
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives over the calls.
+    unsafe {
+        check(libc::getrlimit(resource, &raw mut limit))?;
+        limit.rlim_max = value.min(limit.rlim_max);
+        limit.rlim_cur = limit.rlim_max;
+        check(libc::setrlimit(resource, &raw const limit))
+    }
 }
 
 /// Makes a fresh directory that is already unlinked the root: nothing is in it, nothing can be put into it.
@@ -156,10 +166,22 @@ pub fn empty_root() -> io::Result<()> {
             // The old root lies on top of the new one.
             check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
         } else {
-            // The very first root of a system cannot be moved.
+            // The very first root of a system cannot be moved, but covered: whoever joins comes to what lies on top. Where that
+            // fails, too, whoever looks at the root of the namespace finds out.
+            libc::mount(c".".as_ptr(), c"/".as_ptr(), none, libc::MS_MOVE, none.cast());
             check(libc::chroot(c".".as_ptr()))?;
         }
         check(libc::chdir(c"/".as_ptr()))
+    }
+}
+
+/// The file system that is the root of this process.
+pub fn root_device() -> io::Result<u64> {
+    // SAFETY: a zeroed stat is a valid value to be filled in; a valid C string.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        check(libc::stat(c"/".as_ptr(), &raw mut stat))?;
+        Ok(stat.st_dev)
     }
 }
 
@@ -217,13 +239,47 @@ pub fn end_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Bytes mapped by this process, and how many of them are its own data, where the process table can be read.
-pub fn memory_in_use() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let mut pages = text.split_whitespace().map(|word| word.parse::<u64>().ok());
-    // Fields 1 and 6: size, and data with stack.
-    let (size, data) = (pages.next()??, pages.nth(4)??);
-    Some((size.checked_mul(4096)?, data.checked_mul(4096)?))
+/// Bytes mapped by this process, and how many of them are its own data: by what the limits count, since the process table is out of
+/// reach for whoever was started below another root. Only while there is one thread.
+pub fn memory_in_use() -> io::Result<(u64, u64)> {
+    // The stack could not grow under a limit that is too low.
+    std::hint::black_box([0u8; 16 << 10]);
+    Ok((counted(libc::RLIMIT_AS)?, counted(libc::RLIMIT_DATA)?))
+}
+
+/// How much of a limited memory is in use: one page less than the lowest limit under which there is one more.
+fn counted(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
+    const PAGE: u64 = 4096;
+    /// More than a process can have.
+    const MANY: u64 = 1 << 47;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives over the call.
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+    let fits = |pages: u64| {
+        let lower = libc::rlimit { rlim_cur: pages * PAGE, rlim_max: limit.rlim_max };
+        // SAFETY: the structure lives over the call.
+        check(unsafe { libc::setrlimit(resource, &raw const lower) })?;
+        Ok::<bool, io::Error>(is_page_left())
+    };
+    // Not 0: as a limit of data the kernel takes that for the upper one.
+    let (mut low, mut high) = (1, limit.rlim_cur.min(MANY) / PAGE);
+    while low < high {
+        let middle = low.midpoint(high);
+        if fits(middle)? { high = middle } else { low = middle + 1 }
+    }
+    // SAFETY: the structure lives over the call.
+    check(unsafe { libc::setrlimit(resource, &raw const limit) })?;
+    Ok((low - 1) * PAGE)
+}
+
+/// Whether one more page of data can be mapped.
+fn is_page_left() -> bool {
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: fresh memory at an address of the kernel's choice, given back at once.
+    unsafe {
+        let page = libc::mmap(std::ptr::null_mut(), 1, prot, flags, -1, 0);
+        page != libc::MAP_FAILED && libc::munmap(page, 1) == 0
+    }
 }
 
 /// First address of this program and the address behind its last.

@@ -19,6 +19,9 @@ const KINDS: [(&str, &std::ffi::CStr); 6] = [
     ("ns-cgroup", c"/proc/self/ns/cgroup"),
 ];
 
+/// Position of that for mounts.
+const MOUNTS: usize = 1;
+
 /// Makes the namespaces: with `owner` for that user and group to join, else for the present one. The superuser's own need no user
 /// namespace, everybody else's begin with one, which maps nobody. To be called while the process has one thread.
 ///
@@ -69,7 +72,21 @@ fn fill(numbers: &[AtomicI32; KINDS.len()], owner: Option<(u32, u32)>, with_user
         }
         number.store(fd, Ordering::SeqCst);
     }
-    sys::empty_root().is_ok()
+    if sys::empty_root().is_err() {
+        return false;
+    }
+    if !is_root_of(&numbers[MOUNTS]) {
+        // Everybody then makes a root of nothing, or says that it lacks one.
+        let _ = sys::close_one(numbers[MOUNTS].swap(0, Ordering::SeqCst));
+    }
+    true
+}
+
+/// Whether the root of this process is what those who join the namespace for mounts get: their root is that of the namespace, which this
+/// process may never have seen, in a `chroot` of somebody else's.
+fn is_root_of(mounts: &AtomicI32) -> bool {
+    let Ok(own) = sys::root_device() else { return false };
+    sys::join(mounts.load(Ordering::SeqCst)).is_ok() && sys::root_device().is_ok_and(|theirs| theirs == own)
 }
 
 /// Whether a descriptor is a namespace of this kind (`CLONE_NEW*`).

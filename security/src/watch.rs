@@ -26,7 +26,7 @@ impl Lacks {
     pub const EXPLANATIONS: Lacks = Lacks(4);
     /// The host's files by name are kept from it by landlock and the filter alone.
     pub const ROOT: Lacks = Lacks(8);
-    /// It is the superuser of a user namespace that has no other user.
+    /// It is the superuser: of a user namespace that has no other user, or one without the capability to become another.
     pub const USER: Lacks = Lacks(16);
 
     /// For the user: `whole`, or what is missing.

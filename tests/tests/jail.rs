@@ -81,6 +81,15 @@ fn assert_powerless(pid: u32, name: &str) {
     }
 }
 
+/// The limits of address space and data of a process, in bytes.
+fn memory_limits(pid: u32) -> [u64; 2] {
+    let limits = proc(pid, "limits");
+    ["Max address space", "Max data size"].map(|title| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(title)).expect("limit");
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect(line)
+    })
+}
+
 /// Whether a process shares none of our namespaces that its jail says it has left.
 fn assert_apart(pid: u32, name: &str, jail: &str) {
     let whole = !jail.contains("no-namespaces");
@@ -366,10 +375,19 @@ fn chroot_encloses_every_process_and_its_successors() {
         }
     };
     assert_all_in();
-    let (_, before) = jails(&mut monitor).remove("bh-rtc").expect("bh-rtc");
+    // At its program's name in there lies what must never be started.
+    let planted = format!("{cell}{}", here.file("bh-rtc"));
+    std::fs::create_dir_all(Path::new(&planted).parent().expect("folder")).expect("folder");
+    std::fs::write(&planted, "#!/planted").expect("file");
+    let (first, before) = jails(&mut monitor).remove("bh-rtc").expect("bh-rtc");
+    let limits = memory_limits(first);
     let (pid, jail) = succeed(&mut monitor, "bh-rtc");
     assert_eq!(jail, before);
     assert_powerless(pid, "bh-rtc");
+    // But for the stack.
+    for (limit, before) in memory_limits(pid).into_iter().zip(limits) {
+        assert!(limit.abs_diff(before) < 1 << 20, "{limit}, {before} for its predecessor");
+    }
     assert_all_in();
     assert_all_are(&vm, "12345", "12346");
     // The monitor's files are in there.
@@ -422,4 +440,138 @@ fn an_ordinary_users_machine_has_its_jails_too() {
         assert_eq!(status(pid, "Uid"), ["12345"; 4], "{name}");
     }
     drop(vm);
+}
+
+#[test]
+fn a_starter_that_ignores_the_end_of_children_changes_nothing() {
+    let here = Installed::new("chld");
+    let program = here.file(PROGRAM);
+    let start = |args: &[&str]| {
+        Vm::start("/usr/bin/env", &[&["--ignore-signal=CHLD", program.as_str()], args].concat())
+    };
+    let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
+    let (pid, jail) = jails(&mut monitor).remove("bh-rtc").expect("bh-rtc");
+    assert!(!jail.contains("no-namespaces"), "{jail}");
+    // SAFETY: a process of this machine.
+    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+    let end = Instant::now() + Duration::from_secs(30);
+    let row = loop {
+        let table = monitor.ask("info restarts");
+        if let Some(row) = table.lines().find(|row| row.contains(" bh-rtc ")) {
+            break row.to_owned();
+        }
+        assert!(Instant::now() < end, "{table}");
+    };
+    assert!(row.contains("was killed by SIGKILL"), "{row}");
+}
+
+#[test]
+fn below_another_root_there_is_nothing_in_the_jails_either() {
+    if !is_root() {
+        eprintln!("only the superuser can change the root");
+        return;
+    }
+    // Who enters the namespaces comes to the first root of all, which this machine has never seen.
+    let script = "mount --rbind / $CELL && exec chroot $CELL \"$0\" \"$@\"";
+    let here = Installed::new("another-root");
+    let cell = here.file("cell");
+    std::fs::create_dir(&cell).expect("folder");
+    let (cell, program) = (format!("CELL={cell}"), here.file(PROGRAM));
+    let words = [cell.as_str(), "unshare", "--mount", "sh", "-c", script, &program];
+    let start = |args: &[&str]| Vm::start("/usr/bin/env", &[&words[..], args].concat());
+    let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
+    succeed(&mut monitor, "bh-rtc");
+    for (name, (pid, jail)) in jails(&mut monitor) {
+        assert_powerless(pid, &name);
+        assert_apart(pid, &name, &jail);
+    }
+}
+
+/// The sockets of a process.
+fn sockets(pid: u32) -> Vec<i32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten();
+    let is_socket =
+        |path: &Path| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
+    let names = entries.filter(|entry| is_socket(&entry.path())).map(|entry| entry.file_name());
+    names.map(|name| name.to_string_lossy().parse().expect("number")).collect()
+}
+
+/// Shuts down the only socket that a process has in its jail, as nobody in it would.
+fn shut_down_socket(pid: u32) {
+    let end = Instant::now() + Duration::from_secs(30);
+    // On its way there it has one more.
+    let socket = loop {
+        match sockets(pid).as_slice() {
+            [socket] => break *socket,
+            more => assert!(Instant::now() < end, "{more:?}"),
+        }
+    };
+    // SAFETY: numbers only; the descriptors made here stay with this process.
+    let done = unsafe {
+        let process = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        let own = libc::syscall(libc::SYS_pidfd_getfd, process, socket, 0);
+        libc::shutdown(own as i32, libc::SHUT_RDWR)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_back_end_that_shuts_its_monitors_socket_down_does_not_take_the_monitor_with_it() {
+    if !is_root() {
+        eprintln!("only the superuser gets at a descriptor of a process that is not dumpable");
+        return;
+    }
+    let mut vm = Vm::start(PROGRAM, &["-nographic", "-S"]);
+    vm.send("\x01c");
+    vm.expect("(qemu) ", 30);
+    for _ in 0..2 {
+        let pid = |vm: &Vm| vm.processes().into_iter().find(|(_, name)| name == "bh-char-serial0");
+        let (before, _) = pid(&vm).expect("bh-char-serial0");
+        shut_down_socket(before);
+        let end = Instant::now() + Duration::from_secs(30);
+        while pid(&vm).is_none_or(|(now, _)| now == before) {
+            assert!(Instant::now() < end, "no successor");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    vm.send("info status\r");
+    vm.expect("VM status: paused", 30);
+}
+
+#[test]
+fn a_superuser_without_capabilities_has_a_machine_that_says_what_its_jails_lack() {
+    if !is_root() {
+        eprintln!("this user is none");
+        return;
+    }
+    let here = Installed::new("no-capabilities");
+    let program = here.file(PROGRAM);
+    let words = ["--bounding-set=-all", "--inh-caps=-all", &program];
+    let start = |args: &[&str]| Vm::start("/usr/bin/setpriv", &[&words[..], args].concat());
+    let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
+    succeed(&mut monitor, "bh-rtc");
+    for (name, (pid, jail)) in jails(&mut monitor) {
+        assert_powerless(pid, &name);
+        assert_eq!(jail, "no-root,no-user,no-namespaces", "{name}");
+    }
+    let run_as = [&words[..], &["-nographic", "-runas", "daemon"]].concat();
+    refused("/usr/bin/setpriv", &run_as, "-runas: operation not permitted");
+}
+
+#[test]
+fn a_block_back_end_makes_no_file_longer_than_its_drive_needs() {
+    let scratch = Scratch::new("longest");
+    let disk = scratch.file("disk");
+    // A last sector that is not whole, in a last block that is not whole; below 32 clusters and their bits.
+    std::fs::write(&disk, vec![0u8; 127 << 10 | 100]).expect("disk");
+    for (more, longest) in [(&["-hda", &disk][..], "131072"), (&["-snapshot", "-hda", &disk], "131076")] {
+        let start = |args: &[&str]| Vm::start(PROGRAM, args);
+        let (_vm, mut monitor) = stopped(start, &scratch.file(longest), more);
+        let jails = jails(&mut monitor);
+        for (name, longest) in [("bh-block-hda", longest), ("bh-block-hdc", "0")] {
+            let limits = proc(jails[name].0, "limits");
+            let line = limits.lines().find_map(|line| line.strip_prefix("Max file size")).expect("limit");
+            assert_eq!(line.split_whitespace().next(), Some(longest), "{name} {more:?}");
+        }
+    }
 }

@@ -43,6 +43,12 @@ impl Overlay {
         Ok(Overlay { below, file, bitmap_at, pages: BTreeMap::new() })
     }
 
+    /// Where the last bit of a drive of `bytes` bytes ends in the temporary file: nothing is written behind it.
+    pub fn longest(bytes: u64) -> u64 {
+        let clusters = bytes.div_ceil(CLUSTER);
+        clusters.saturating_mul(CLUSTER).saturating_add(clusters.div_ceil(8))
+    }
+
     /// The bits of the clusters that share a page with `cluster`.
     fn page(&mut self, cluster: u64) -> Result<&mut [u8], ImageError> {
         let number = cluster / PAGE_CLUSTERS;

@@ -35,6 +35,11 @@ impl Raw {
         Raw { file, bytes, read_only, write_through, strict: false, bounce: Vec::new() }
     }
 
+    /// Where the last write to a drive of `bytes` bytes can end: that of a widened range does so at a whole block.
+    pub fn longest(bytes: u64) -> u64 {
+        bytes.checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX)
+    }
+
     /// Treats the file as one that refuses unaligned accesses, without waiting for it to refuse one.
     #[must_use]
     pub fn strict(self) -> Raw {

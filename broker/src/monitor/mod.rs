@@ -250,6 +250,8 @@ impl Editor {
 
 /// One monitor.
 pub struct Session {
+    /// Number of its back end among the processes of the machine.
+    pub process: usize,
     stream: Option<UnixStream>,
     keys: ByteEnd,
     editor: Editor,
@@ -258,9 +260,10 @@ pub struct Session {
 
 impl Session {
     /// On a stream to a character back end and the link that brings its keys.
-    pub fn new(stream: UnixStream, keys: ByteEnd) -> Session {
+    pub fn new(process: usize, stream: UnixStream, keys: ByteEnd) -> Session {
         let _ = stream.set_nonblocking(true);
-        let mut session = Session { stream: Some(stream), keys, editor: Editor::default(), out: Vec::new() };
+        let (editor, out) = (Editor::default(), Vec::new());
+        let mut session = Session { process, stream: Some(stream), keys, editor, out };
         session.out.extend(BANNER.bytes());
         session.out.extend(PROMPT.bytes());
         session.flush();
@@ -272,6 +275,18 @@ impl Session {
         let stream = self.stream.as_ref()?;
         let output = if self.out.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
         Some((stream.as_fd(), PollFlags::POLLIN | output))
+    }
+
+    /// Whether its stream is of no use any more. Nobody has closed it, since the broker keeps the other end: the back end has shut it
+    /// down, which only one does that was taken over, and for all that come after it.
+    pub fn is_cut_off(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// Goes on over another stream.
+    pub fn renew(&mut self, stream: UnixStream) {
+        self.stream = Some(stream);
+        self.flush();
     }
 
     /// Reads what came and runs the commands in it.
@@ -443,7 +458,7 @@ mod tests {
         let (stream, _user) = UnixStream::pair().expect("sockets for a test");
         let map = |bytes| Mapping::anonymous(bytes).expect("memory for a test");
         let keys = ByteEnd::new(map(BYTES_LINK), Bell::new(map(BELL_BYTES)).into(), Side::Host);
-        let mut session = Session::new(stream, keys);
+        let mut session = Session::new(0, stream, keys);
         let line = "0000000000000000: 0x00000000 0x00000000 0x00000000 0x00000000\n";
         session.answer(&line.repeat(25_000));
         session.emit(PROMPT.as_bytes());

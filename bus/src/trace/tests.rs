@@ -1,8 +1,10 @@
 //! The ring between an honest or a hostile process and the broker.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::*;
+use crate::manifest::{Manifest, fd};
+use crate::standby::Standby;
 
 struct File(OwnedFd);
 
@@ -139,6 +141,26 @@ fn a_record_made_while_the_reader_looks_keeps_its_time() {
     let written = file.map().dword(RING).load(Ordering::SeqCst);
     assert_eq!(times, [written]);
     assert!(taken.until <= written, "older ones of other processes may still come");
+}
+
+#[test]
+fn a_manifests_tracer_looks_at_nothing_before_the_jail() {
+    let file = File::new();
+    let manifest = Manifest {
+        name: "bh-rtc".to_owned(),
+        role: "rtc".to_owned(),
+        fds: vec![(fd::TRACE.to_owned(), file.0.as_raw_fd())],
+        config: Vec::new(),
+        source: 0,
+        ram_bytes: 0,
+        bulk_bytes: 0,
+        run_as: None,
+    };
+    file.map().dword(MARK).store(7, Ordering::SeqCst);
+    let tracer = manifest.tracer().expect("a trace file");
+    assert_eq!(file.map().dword(MARK).load(Ordering::SeqCst), 7);
+    Standby::of(&manifest).expect("none").wait(&manifest, &tracer);
+    assert_eq!(file.map().dword(MARK).load(Ordering::SeqCst), 6, "it goes on");
 }
 
 #[test]

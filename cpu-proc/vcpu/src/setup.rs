@@ -143,6 +143,7 @@ pub fn start() -> Result<Vm, StartError> {
     keep.push(socket.as_raw_fd());
     // The other threads inherit the confinement and get the filter with everybody else.
     let confined = bulkhead_security::confine(&keep, manifest.terms()).map_err(StartError::Refused)?;
+    tracer.resume();
     let control = Control::new(socket, irq, waiting).map_err(refused)?;
     let cpus = Cpus::start(all, shared.clone()).map_err(refused)?;
     confined.seal(&manifest.role).map_err(StartError::Refused)?;

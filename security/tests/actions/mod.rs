@@ -42,6 +42,12 @@ pub const FORBIDDEN: &[Forbidden] = &[
     ("executable mmap", libc::SYS_mmap, || call(libc::SYS_mmap, [0, 4096, RX, ANON, usize::MAX, 0])),
     ("shared mmap", libc::SYS_mmap, || call(libc::SYS_mmap, [0, 4096, RW, SHARED, usize::MAX, 0])),
     ("mmap of a file", libc::SYS_mmap, || call(libc::SYS_mmap, [0, 4096, RW, libc::MAP_PRIVATE as usize, 2, 0])),
+    ("mmap of huge pages", libc::SYS_mmap, || call(libc::SYS_mmap, [0, 4096, RW, ANON | libc::MAP_HUGETLB as usize, usize::MAX, 0])),
+    ("mmap at a place", libc::SYS_mmap, || call(libc::SYS_mmap, [0x10000, 4096, RW, ANON | libc::MAP_FIXED as usize, usize::MAX, 0])),
+    ("merged memory", libc::SYS_madvise, || call(libc::SYS_madvise, [0, 0, libc::MADV_MERGEABLE as usize, 0, 0, 0])),
+    ("time of a process", libc::SYS_clock_gettime, || call(libc::SYS_clock_gettime, [!1 << 3 | 2, 0, 0, 0, 0, 0])),
+    ("lock of a thread", libc::SYS_futex, || call(libc::SYS_futex, [0, (libc::FUTEX_LOCK_PI | libc::FUTEX_PRIVATE_FLAG) as usize, 0, 0, 0, 0])),
+    ("sleepers moved", libc::SYS_futex, || call(libc::SYS_futex, [0, libc::FUTEX_CMP_REQUEUE_PI as usize, 1, 0, 0, 0])),
     ("mprotect", libc::SYS_mprotect, || call(libc::SYS_mprotect, [0, 4096, RW, 0, 0, 0])),
     ("mremap to a place", libc::SYS_mremap, || call(libc::SYS_mremap, [0, 4096, 4096, 3, 4096, 0])),
     ("unshare", libc::SYS_unshare, || call(libc::SYS_unshare, [0; 6])),
@@ -69,6 +75,20 @@ pub const ALLOWED: &[Allowed] = &[
         std::hint::black_box(&block).len() == 1 << 20
     }),
     ("clock", || std::time::Instant::now().elapsed().as_secs() < 10),
+    ("memory given back", || call(libc::SYS_madvise, [0, 0, libc::MADV_DONTNEED as usize, 0, 0, 0])),
+    ("clock by a call", || {
+        call(
+            libc::SYS_clock_gettime,
+            [
+                libc::CLOCK_MONOTONIC as usize,
+                Box::leak(Box::new([0u64; 2])).as_mut_ptr() as usize,
+                0,
+                0,
+                0,
+                0,
+            ],
+        )
+    }),
     ("short sleep on a futex", || {
         let word = 0u32;
         let time = libc::timespec { tv_sec: 0, tv_nsec: 1000 };

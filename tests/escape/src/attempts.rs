@@ -88,8 +88,7 @@ fn program_in_memory() -> Result<(), i32> {
 }
 
 fn much_memory() -> Result<(), i32> {
-    let flags = ANON | libc::MAP_NORESERVE as usize;
-    (0..PLENTY).try_for_each(|_| done(libc::SYS_mmap, &[0, 1 << 30, RW, flags, NONE, 0]))
+    (0..PLENTY).try_for_each(|_| done(libc::SYS_mmap, &[0, 1 << 30, RW, ANON, NONE, 0]))
 }
 
 fn own_memory(number: i64) -> Result<(), i32> {
@@ -194,6 +193,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     depends("take a descriptor of a process", "pidfd_getfd", || done(libc::SYS_pidfd_getfd, &[2, 0, 0])),
     works("ask for its number", "getpid", || done(libc::SYS_getpid, &[])),
     works("ask for its parent", "getppid", || done(libc::SYS_getppid, &[])),
+    works("time of a process", "clock_gettime", || done(libc::SYS_clock_gettime, &[!parent() << 3 | 2, room()])),
+    works("a lock that knows threads", "futex", || done(libc::SYS_futex, &[room(), libc::FUTEX_LOCK_PI as usize])),
     works("ask for the host's name", "uname", || done(libc::SYS_uname, &[room()])),
     works("choose its processor", "sched_setaffinity", || { let mask = [1u8; 128]; done(libc::SYS_sched_setaffinity, &[0, 128, mask.as_ptr() as usize]) }),
     works("change its priority", "setpriority", || done(libc::SYS_setpriority, &[0, 0, 19])),
@@ -202,6 +203,9 @@ pub const ATTEMPTS: &[Attempt] = &[
     works("memory to write and run", "mmap", || done(libc::SYS_mmap, &[0, ROOM, RWX, ANON, NONE, 0])),
     works("memory to run", "mmap", || done(libc::SYS_mmap, &[0, ROOM, RX, ANON, NONE, 0])),
     works("shared memory to run", "mmap", || done(libc::SYS_mmap, &[0, ROOM, RX, SHARED, NONE, 0])),
+    depends("huge pages of the host", "mmap", || done(libc::SYS_mmap, &[0, 2 << 20, RW, ANON | libc::MAP_HUGETLB as usize, NONE, 0])),
+    depends("memory merged with others'", "madvise", || done(libc::SYS_madvise, &[page(RW)?, ROOM, libc::MADV_MERGEABLE as usize])),
+    depends("memory wiped out", "madvise", || done(libc::SYS_madvise, &[page(RW)?, ROOM, libc::MADV_REMOVE as usize])),
     works("heap made executable", "mprotect", || done(libc::SYS_mprotect, &[page(RW)?, ROOM, RX])),
     works("heap made executable with a key", "pkey_mprotect", || done(libc::SYS_pkey_mprotect, &[page(RW)?, ROOM, RX, NONE])),
     works("read-only memory made writable", "mprotect", || done(libc::SYS_mprotect, &[page(R)?, ROOM, RW])),

@@ -69,7 +69,7 @@ fn monitor(manifest: &Manifest) -> Result<Monitor, StartError> {
     // The broker is woken through the socket.
     let nobody = Arc::new(Bell::new(Mapping::anonymous(BELL_BYTES).map_err(refused)?));
     Ok(Monitor {
-        stream: UnixStream::from(manifest.take("monitor")?),
+        stream: UnixStream::from(manifest.take(fd::MONITOR)?),
         keys: ByteEnd::new(manifest.map(fd::KEYS, BYTES_LINK, true)?, nobody, Side::Device),
     })
 }
@@ -102,7 +102,7 @@ const KEPT: [&str; 9] = [
     "input-write",
     "output-read",
     "output-write",
-    "monitor",
+    fd::MONITOR,
 ];
 
 fn start() -> Result<std::convert::Infallible, StartError> {
