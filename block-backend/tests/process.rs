@@ -45,12 +45,9 @@ impl Host {
         let manifest = Manifest {
             name: "bh-block-test".to_owned(),
             role: "block".to_owned(),
-            fds: Vec::new(),
             config: wire::encode(config).expect("configuration"),
-            source: 0,
-            ram_bytes: 0,
-            bulk_bytes: 0,
             run_as: Some((65_534, 65_534)),
+            ..Manifest::default()
         };
         let mut fds = vec![
             ("block0", self.link.as_fd()),

@@ -263,11 +263,14 @@ fn tcp(host: &str, port: u16, server: bool, wait: bool, nodelay: bool) -> std::i
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_tests::Scratch;
+
     use super::*;
 
     #[test]
     fn a_file_is_emptied_when_the_machine_begins_and_not_when_it_is_opened() {
-        let path = std::env::temp_dir().join(format!("bulkhead-chars-{}", std::process::id()));
+        let scratch = Scratch::new("chars");
+        let path = PathBuf::from(scratch.file("output"));
         std::fs::write(&path, "yesterday's").expect("a file for a test");
         let held = || std::fs::read_to_string(&path).expect("it exists");
         let device = CharDevice::Mux(Box::new(CharDevice::File(path.clone())));
@@ -280,7 +283,6 @@ mod tests {
         let file = OpenOptions::new().append(true).open(&path).expect("it exists");
         HostChar::output(file.into()).begin().expect("nothing to do");
         assert_eq!(held(), "yesterday's");
-        std::fs::remove_file(&path).expect("it exists");
     }
 
     #[test]

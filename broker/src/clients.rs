@@ -144,29 +144,21 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use bulkhead_bus::manifest::Manifest;
+    use bulkhead_tests::Scratch;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
 
     fn listener(name: &str) -> UnixListener {
-        let path = std::env::temp_dir().join(format!("bulkhead-clients-{name}-{}", std::process::id()));
-        let listener = UnixListener::bind(&path).expect("a socket for a test");
-        std::fs::remove_file(&path).expect("it was made");
+        let scratch = Scratch::new(name);
+        let listener = UnixListener::bind(scratch.file("socket")).expect("a socket for a test");
         listener.set_nonblocking(true).expect("a flag");
         listener
     }
 
     fn recipe() -> Recipe {
-        let manifest = Manifest {
-            name: "bh-char-serial0".to_owned(),
-            role: "char".to_owned(),
-            fds: Vec::new(),
-            config: Vec::new(),
-            source: 0,
-            ram_bytes: 0,
-            bulk_bytes: 0,
-            run_as: None,
-        };
+        let manifest =
+            Manifest { name: "bh-char-serial0".to_owned(), role: "char".to_owned(), ..Manifest::default() };
         Recipe::new("bh-char", manifest, &[]).expect("no descriptors")
     }
 

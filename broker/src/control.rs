@@ -200,11 +200,11 @@ impl CpuLink {
 mod tests {
     use bulkhead_bus::messages::READ_MAX;
     use bulkhead_config::{MachineConfig, Target};
+    use bulkhead_tests::Scratch;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
-    use crate::monitor::commands;
-    use crate::rehearsal;
+    use crate::rehearsal::{self, answer};
 
     #[test]
     fn each_part_of_a_long_save_may_take_its_time_and_an_error_tells_how_far_it_came() {
@@ -226,16 +226,15 @@ mod tests {
                 send(theirs.as_raw_fd(), &answer, MsgFlags::empty()).expect("it is read");
             }
         });
-        let name = std::env::temp_dir().join(format!("bulkhead-pmemsave-{}", std::process::id()));
+        let scratch = Scratch::new("pmemsave");
+        let name = scratch.file("saved");
         let mut save = |parts| {
-            let (size, mut out) = (parts * READ_MAX, String::new());
-            commands::run(&mut vm, &format!("pmemsave 0 {size} \"{}\"", name.display()), &[], &mut out);
+            let out = answer(&mut vm, &format!("pmemsave 0 {} \"{name}\"", parts * READ_MAX));
             (out, vm.tree.cpu.patience)
         };
         assert_eq!(save(2), (String::new(), COMMAND_LIMIT));
         let (said, patience) = save(3);
         let saved = std::fs::read(&name).expect("it was made").len();
-        std::fs::remove_file(&name).expect("it was made");
         assert_eq!(saved, 2 * READ_MAX as usize);
         assert_eq!(said, format!("not mapped ({saved} of {} bytes done)\n", 3 * READ_MAX));
         assert!(patience < COMMAND_LIMIT, "the part that failed has cost some");

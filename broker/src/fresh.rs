@@ -24,17 +24,21 @@ pub fn empty(file: impl AsFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use bulkhead_tests::Scratch;
+
     use super::*;
 
     #[test]
     fn a_file_keeps_what_it_holds_until_it_is_emptied_and_a_device_has_nothing() {
-        let path = std::env::temp_dir().join(format!("bulkhead-fresh-{}", std::process::id()));
+        let scratch = Scratch::new("fresh");
+        let path = PathBuf::from(scratch.file("file"));
         std::fs::write(&path, "yesterday's").expect("a file for a test");
         let file = open(&path).expect("it exists");
         assert_eq!(std::fs::read(&path).expect("it exists"), b"yesterday's");
         empty(&file).expect("it is a file");
         assert_eq!(std::fs::read(&path).expect("it exists"), b"");
-        std::fs::remove_file(&path).expect("it exists");
         empty(open(Path::new("/dev/null")).expect("a device")).expect("nothing to do");
     }
 }

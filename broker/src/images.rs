@@ -229,11 +229,16 @@ impl OpenDrive {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use bulkhead_tests::Scratch;
+
     use super::*;
 
     #[test]
     fn a_snapshot_is_cached_for_writing_unless_asked_otherwise() {
-        let path = std::env::temp_dir().join(format!("bulkhead-cache-{}", std::process::id()));
+        let scratch = Scratch::new("cache");
+        let path = PathBuf::from(scratch.file("image"));
         std::fs::write(&path, [0; 4096]).expect("a file for a test");
         let with = |snapshot, cache| {
             let drive = Drive {
@@ -248,12 +253,12 @@ mod tests {
         assert_eq!(with(false, None), BlockCache::Writethrough);
         assert_eq!(with(true, None), BlockCache::Writeback);
         assert_eq!(with(true, Some(Cache::Writethrough)), BlockCache::Writethrough);
-        std::fs::remove_file(&path).expect("it exists");
     }
 
     #[test]
     fn an_image_that_is_not_raw_is_known_by_its_first_bytes_or_its_last_sector() {
-        let path = std::env::temp_dir().join(format!("bulkhead-images-{}", std::process::id()));
+        let scratch = Scratch::new("images");
+        let path = PathBuf::from(scratch.file("image"));
         let of = |bytes: &[u8]| {
             std::fs::write(&path, bytes).expect("a file for a test");
             probe(&path)
@@ -277,6 +282,5 @@ mod tests {
         for raw in [0, 3, 511, 4096] {
             assert_eq!(of(&vec![0; raw]), None);
         }
-        std::fs::remove_file(&path).expect("it exists");
     }
 }

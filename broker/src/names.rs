@@ -39,11 +39,14 @@ impl Drop for OwnName {
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_tests::Scratch;
+
     use super::*;
 
     #[test]
     fn a_name_that_means_something_else_by_now_is_left_alone() {
-        let path = std::env::temp_dir().join(format!("bulkhead-names-{}", std::process::id()));
+        let scratch = Scratch::new("names");
+        let path = PathBuf::from(scratch.file("own"));
         std::fs::write(&path, "own").expect("a file for a test");
         let own = OwnName::new(&path).expect("it exists");
         let moved = path.with_extension("moved");

@@ -79,6 +79,14 @@ pub fn monitor(config: &MachineConfig, keys: &[u8]) -> std::io::Result<Vec<u8>> 
     Ok(output)
 }
 
+/// Runs one line as the monitor does; what it answers.
+#[cfg(test)]
+pub(crate) fn answer(vm: &mut Vm<'_>, line: &str) -> String {
+    let mut out = String::new();
+    commands::run(vm, line, &[], &mut out);
+    out
+}
+
 /// Names of all monitor commands.
 pub fn commands() -> Vec<&'static str> {
     commands::completions("")

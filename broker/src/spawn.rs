@@ -366,16 +366,7 @@ mod tests {
     fn held(name: &'static str, enclosed: bool) -> (PathBuf, Recipe) {
         let path = folder().expect("own program").join(name);
         std::fs::write(&path, "").expect("a file");
-        let manifest = Manifest {
-            name: name.to_owned(),
-            role: "rtc".to_owned(),
-            fds: Vec::new(),
-            config: Vec::new(),
-            source: 0,
-            ram_bytes: 0,
-            bulk_bytes: 0,
-            run_as: None,
-        };
+        let manifest = Manifest { name: name.to_owned(), role: "rtc".to_owned(), ..Manifest::default() };
         let mut recipe = Recipe::new(name, manifest, &[]).expect("no descriptors");
         recipe.hold_program(enclosed).expect("it is there");
         (path, recipe)

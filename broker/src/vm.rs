@@ -267,8 +267,8 @@ impl<'a> Vm<'a> {
         if clients.changes() != changes {
             self.replace_standby(process);
         }
-        if !served && !self.keeper.is_vacant(process) && !self.is_dying(process) {
-            self.condemn(process, "closed its socket for clients", true);
+        if !served {
+            self.condemn_unless_dying(process, "closed its socket for clients");
         }
     }
 
@@ -281,12 +281,17 @@ impl<'a> Vm<'a> {
         recipe.put(fd::MONITOR, Some(theirs));
         session.renew(ours);
         self.replace_standby(process);
+        self.condemn_unless_dying(process, "closed its monitor's socket");
+    }
+
+    /// Ends a process for what it has closed, unless it ends anyway: the kernel closes all of its descriptors before the end can be
+    /// seen, whose reason counts.
+    fn condemn_unless_dying(&mut self, process: usize, why: &'static str) {
         if !self.keeper.is_vacant(process) && !self.is_dying(process) {
-            self.condemn(process, "closed its monitor's socket", true);
+            self.condemn(process, why, true);
         }
     }
 
-    /// Whether the process that has closed a descriptor ends: the kernel closes all of them before the end can be seen, whose reason counts.
     fn is_dying(&self, index: usize) -> bool {
         let Some(process) = self.tree.processes.get(index) else { return true };
         let mut fds = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];

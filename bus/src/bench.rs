@@ -1,8 +1,10 @@
 //! A bench to drive one chip in a test: fake clock, fake lines, real links over private memory.
 
 mod process;
+mod sleeper;
 
 pub use process::Process;
+pub use sleeper::Sleeper;
 
 use std::sync::Arc;
 

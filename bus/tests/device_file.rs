@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
+use bulkhead_bus::bench::Sleeper;
 use bulkhead_bus::chip::Control;
 use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::control;
@@ -51,12 +52,8 @@ impl Rig {
             manifest: Manifest {
                 name: "recorder".to_owned(),
                 role: "recorder".to_owned(),
-                fds: Vec::new(),
-                config: Vec::new(),
                 source: SOURCE as u32,
-                ram_bytes: 0,
-                bulk_bytes: 0,
-                run_as: None,
+                ..Manifest::default()
             },
             files,
             irq: Arc::new(IrqPage::new(
@@ -558,22 +555,9 @@ fn successor_announces_lines_and_wakes_a_cpu_whose_flag_was_taken_back_without_a
     rig.irq.take_news();
     rig.irq.attention().store(0, Ordering::SeqCst);
     burn(&mut port, first);
-    let flag = rig.map(fd::CPU_BELL, BELL_BYTES);
-    let theirs = rig.map(fd::CPU_BELL, BELL_BYTES);
-    let asleep = std::thread::spawn(move || {
-        let start = Instant::now();
-        // A bell's own sleep, but without its bound.
-        theirs.word(0).store(1, Ordering::SeqCst);
-        sys::futex_wait(theirs.word(0), 1, Some(Duration::from_secs(60)));
-        start.elapsed()
-    });
-    while flag.word(0).load(Ordering::SeqCst) == 0 {
-        std::thread::yield_now();
-    }
-    std::thread::sleep(Duration::from_millis(20));
-    flag.word(0).store(0, Ordering::SeqCst);
+    let cpu = Sleeper::forgotten(|| rig.map(fd::CPU_BELL, BELL_BYTES));
     rig.start(false);
-    assert!(asleep.join().expect("woken") < Duration::from_secs(50), "nobody woke it");
+    cpu.expect_woken();
     assert_eq!(rig.irq.take_news() & 1 << SOURCE, 1 << SOURCE);
     assert_ne!(rig.irq.attention().load(Ordering::SeqCst), 0);
 }

@@ -322,6 +322,14 @@ fn assert_all_are(vm: &Vm, user: &str, group: &str) {
     }
 }
 
+/// Asserts that this is what the jail of every process lacks, and that each is powerless all the same.
+fn assert_all_lack(monitor: &mut Monitor, lacks: &str) {
+    for (name, (pid, jail)) in jails(monitor) {
+        assert_powerless(pid, &name);
+        assert_eq!(jail, lacks, "{name}");
+    }
+}
+
 /// Kills a process by its monitor name and waits for the successor, which is the only one with another number.
 fn succeed(monitor: &mut Monitor, name: &str) -> (u32, String) {
     let (before, _) = jails(monitor).remove(name).expect(name);
@@ -411,12 +419,8 @@ fn a_machine_in_a_narrow_container_runs_and_says_what_its_jails_lack() {
     let start =
         |args: &[&str]| Vm::start("/usr/bin/unshare", &[&container[..], &[program.as_str()], args].concat());
     let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
-    let (_, jail) = succeed(&mut monitor, "bh-rtc");
-    assert_eq!(jail, "no-user,no-namespaces");
-    for (name, (pid, jail)) in jails(&mut monitor) {
-        assert_powerless(pid, &name);
-        assert_eq!(jail, "no-user,no-namespaces", "{name}");
-    }
+    succeed(&mut monitor, "bh-rtc");
+    assert_all_lack(&mut monitor, "no-user,no-namespaces");
 }
 
 #[test]
@@ -550,10 +554,7 @@ fn a_superuser_without_capabilities_has_a_machine_that_says_what_its_jails_lack(
     let start = |args: &[&str]| Vm::start("/usr/bin/setpriv", &[&words[..], args].concat());
     let (_vm, mut monitor) = stopped(start, &here.file("monitor"), &[]);
     succeed(&mut monitor, "bh-rtc");
-    for (name, (pid, jail)) in jails(&mut monitor) {
-        assert_powerless(pid, &name);
-        assert_eq!(jail, "no-root,no-user,no-namespaces", "{name}");
-    }
+    assert_all_lack(&mut monitor, "no-root,no-user,no-namespaces");
     let run_as = [&words[..], &["-nographic", "-runas", "daemon"]].concat();
     refused("/usr/bin/setpriv", &run_as, "-runas: operation not permitted");
 }

@@ -224,6 +224,8 @@ pub fn read_given(option: &str, path: &Path, limit: u64) -> Result<Vec<u8>, Fail
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_tests::Scratch;
+
     use super::*;
 
     #[test]
@@ -234,18 +236,17 @@ mod tests {
 
     #[test]
     fn empty_firmware_is_refused_by_its_name() {
-        let folder = std::env::temp_dir().join(format!("bulkhead-firmware-{}", std::process::id()));
-        std::fs::create_dir(&folder).expect("folder");
-        std::fs::write(folder.join("vgabios.bin"), b"").expect("file");
-        let loaded = load(&["vgabios.bin"], Some(&folder));
-        std::fs::remove_dir_all(&folder).expect("folder");
-        let path = folder.join("vgabios.bin");
-        assert_eq!(loaded, Err(Fail(format!("firmware {}: is empty", path.display()))));
+        let scratch = Scratch::new("firmware");
+        let file = scratch.file("vgabios.bin");
+        std::fs::write(&file, b"").expect("file");
+        let loaded = load(&["vgabios.bin"], Path::new(&file).parent());
+        assert_eq!(loaded, Err(Fail(format!("firmware {file}: is empty"))));
     }
 
     #[test]
     fn an_initrd_lies_below_the_firmwares_copies_of_the_tables_given() {
-        let path = std::env::temp_dir().join(format!("bulkhead-tables-{}", std::process::id()));
+        let scratch = Scratch::new("tables");
+        let path = PathBuf::from(scratch.file("kernel"));
         std::fs::write(&path, linux::tests::bzimage(4096)).expect("kernel");
         let start = |tables: &[(u16, usize)]| {
             let mut items = Items::default();
@@ -257,7 +258,6 @@ mod tests {
         };
         let [plain, below] =
             [&[][..], &[(key::ACPI_TABLES, 5 << 20), (key::SMBIOS, 4096), (key::UUID, 16)]].map(start);
-        std::fs::remove_file(&path).expect("kernel");
         assert_eq!(plain - below, (5 << 20) + 4096);
     }
 }

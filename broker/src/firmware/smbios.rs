@@ -137,6 +137,10 @@ fn add(out: &mut Entries, kind: u8, name: &str, value: &str) -> Result<(), Fail>
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use bulkhead_tests::Scratch;
+
     use super::*;
 
     #[test]
@@ -181,11 +185,11 @@ mod tests {
 
     #[test]
     fn files_are_entries_of_their_own() {
-        let path = std::env::temp_dir().join(format!("bulkhead-smbios-{}", std::process::id()));
+        let scratch = Scratch::new("smbios");
+        let path = PathBuf::from(scratch.file("structure"));
         std::fs::write(&path, [1, 5, 0, 1, 1, b'A', 0, 0]).expect("file");
         let files = vec![Smbios::File(path.clone()); 2];
         let (item, beside_uuid) = (item(&files, None), item(&files, Some([7; 16])));
-        std::fs::remove_file(&path).expect("file");
         let entry = [10, 0, 1, 1, 5, 0, 1, 1, b'A', 0];
         assert_eq!(item.expect("valid"), Some([&[2, 0][..], &entry, &entry].concat()));
         let error = beside_uuid.expect_err("one of both would be lost").to_string();

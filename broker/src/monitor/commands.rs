@@ -438,9 +438,10 @@ mod tests {
     use bulkhead_bus::sys::{self, Mapping};
     use bulkhead_bus::wire;
     use bulkhead_config::{MachineConfig, Target};
+    use bulkhead_tests::Scratch;
 
     use super::*;
-    use crate::rehearsal;
+    use crate::rehearsal::{self, answer};
     use crate::tree::DeviceHandle;
 
     #[test]
@@ -470,12 +471,9 @@ mod tests {
             }
             heard
         });
-        let mut out = String::new();
-        run(&mut vm, "sendkey a 100", &[], &mut out);
-        assert_eq!(out, "extraneous characters at the end of line\n", "nothing is sent");
-        out.clear();
-        run(&mut vm, "sendkey ctrl-alt-delete", &[], &mut out);
-        assert_eq!(out, "i8042: \n", "it was refused");
+        let mut answer = |line: &str| answer(&mut vm, line);
+        assert_eq!(answer("sendkey a 100"), "extraneous characters at the end of line\n", "nothing is sent");
+        assert_eq!(answer("sendkey ctrl-alt-delete"), "i8042: \n", "it was refused");
         let heard = keyboard.join().expect("four requests");
         assert_eq!(heard, [(0x1d, true), (0x38, true), (0x38, false), (0x1d, false)]);
     }
@@ -484,11 +482,7 @@ mod tests {
     fn a_boot_order_is_refused_as_on_the_command_line() {
         let config = MachineConfig::new("qemu", Target::X86_64);
         let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
-        let mut answer = |line: &str| {
-            let mut out = String::new();
-            run(&mut vm, line, &[], &mut out);
-            out
-        };
+        let mut answer = |line: &str| answer(&mut vm, line);
         assert_eq!(answer("boot_set aa"), "boot device 'a' given twice\n");
         assert_eq!(answer("boot_set x"), "invalid boot device 'x', only a, c, d, n\n");
         assert_eq!(answer("boot_set acdn"), "at most three boot devices\n");
@@ -499,15 +493,10 @@ mod tests {
     fn an_nmi_goes_to_the_cpu_that_is_named_and_to_no_other() {
         let config = MachineConfig { cpus: 2, ..MachineConfig::new("qemu", Target::X86_64) };
         let (mut vm, mut cpu) = rehearsal::machine(&config).expect("sockets for a test");
-        let mut out = String::new();
-        run(&mut vm, "nmi", &[], &mut out);
-        assert!(!out.is_empty());
-        out.clear();
-        run(&mut vm, "nmi 2", &[], &mut out);
-        assert_eq!(out, "invalid CPU index\n");
-        out.clear();
-        run(&mut vm, "nmi 1", &[], &mut out);
-        assert_eq!(out, "");
+        let mut answer = |line: &str| answer(&mut vm, line);
+        assert_ne!(answer("nmi"), "");
+        assert_eq!(answer("nmi 2"), "invalid CPU index\n");
+        assert_eq!(answer("nmi 1"), "");
         let mut heard = [0; 64];
         let len = cpu.read(&mut heard).expect("it was written");
         assert_eq!(heard[..len], wire::encode(&ToCpu::Nmi(1)).expect("short"));
@@ -517,11 +506,7 @@ mod tests {
     fn a_line_with_more_than_the_command_takes_is_refused() {
         let config = MachineConfig::new("qemu", Target::X86_64);
         let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
-        let mut answer = |line: &str| {
-            let mut out = String::new();
-            run(&mut vm, line, &[], &mut out);
-            out
-        };
+        let mut answer = |line: &str| answer(&mut vm, line);
         for line in [
             "screendump my file.ppm",
             "screendump \"my file.ppm\" x",
@@ -548,11 +533,7 @@ mod tests {
     fn what_the_mouse_does_is_told_by_expressions() {
         let config = MachineConfig::new("qemu", Target::X86_64);
         let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
-        let mut answer = |line: &str| {
-            let mut out = String::new();
-            run(&mut vm, line, &[], &mut out);
-            out
-        };
+        let mut answer = |line: &str| answer(&mut vm, line);
         let taken = "this machine has no i8042\n";
         for line in ["mouse_button 0x4", "mouse_move 0x10 -1", "mouse_move 2*3 010 -1"] {
             assert_eq!(answer(line), taken, "{line}");
@@ -587,23 +568,18 @@ mod tests {
         let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
         let (log, mut written) = std::io::pipe().expect("a pipe for a test");
         vm.tree.log = log.into();
-        let name = std::env::temp_dir().join(format!("bulkhead-logfile-{}", std::process::id()));
-        let mut answer = |line: &str| {
-            let mut out = String::new();
-            run(&mut vm, line, &[], &mut out);
-            out
-        };
-        assert_eq!(answer(&format!("logfile {}", name.display())), "");
-        assert!(name.exists(), "it is opened at once");
+        let scratch = Scratch::new("logfile");
+        let name = scratch.file("log");
+        let mut answer = |line: &str| answer(&mut vm, line);
+        assert_eq!(answer(&format!("logfile {name}")), "");
+        assert!(Path::new(&name).exists(), "it is opened at once");
         let refused = "could not open '/no/such/log': no such file or directory\n";
         assert_eq!(answer("logfile /no/such/log"), refused);
         assert_eq!(answer("log int"), "");
         written.write_all(b"in the one before").expect("room");
         drop(written);
         vm.copy_log();
-        let log = std::fs::read_to_string(&name).expect("it was made");
-        std::fs::remove_file(&name).expect("it was made");
-        assert_eq!(log, "in the one before");
+        assert_eq!(std::fs::read_to_string(&name).expect("it was made"), "in the one before");
     }
 
     #[test]

@@ -283,10 +283,10 @@ pub fn sum(vm: &mut Vm<'_>, args: &str, out: &mut String) -> Outcome {
 #[cfg(test)]
 mod tests {
     use bulkhead_config::MachineConfig;
+    use bulkhead_tests::Scratch;
 
     use super::*;
-    use crate::monitor::commands;
-    use crate::rehearsal;
+    use crate::rehearsal::{self, answer};
 
     #[test]
     fn the_file_is_the_last_word_or_what_is_in_quotes_at_the_end() {
@@ -300,13 +300,9 @@ mod tests {
     fn a_file_whose_name_begins_with_an_operator_is_saved_to() {
         let config = MachineConfig::new("qemu", Target::X86_64);
         let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
-        let name = std::env::temp_dir().join(format!("bulkhead-memsave-{}", std::process::id()));
-        let name = name.display().to_string();
-        let mut answer = |line: &str| {
-            let mut out = String::new();
-            commands::run(&mut vm, line, &[], &mut out);
-            out
-        };
+        let scratch = Scratch::new("memsave");
+        let name = scratch.file("saved");
+        let mut answer = |line: &str| answer(&mut vm, line);
         assert!(name.starts_with('/'), "{name}");
         assert_eq!(answer(&format!("memsave 0x1000 4 - 4 {name}")), "");
         std::fs::remove_file(&name).expect("it was made");

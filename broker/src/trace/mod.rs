@@ -428,11 +428,14 @@ impl Rehearsal {
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_tests::Scratch;
+
     use super::*;
 
     #[test]
     fn files_are_emptied_when_the_machine_begins_and_not_when_one_of_them_is_refused() {
-        let folder = std::env::temp_dir().join(format!("bulkhead-trace-{}", std::process::id()));
+        let scratch = Scratch::new("trace");
+        let folder = PathBuf::from(scratch.file("logs"));
         std::fs::create_dir(&folder).expect("a folder for a test");
         let files = ["text", "timeline", "broker.log"].map(|name| folder.join(name));
         files.iter().for_each(|path| std::fs::write(path, "yesterday's").expect("a file for a test"));
@@ -449,6 +452,5 @@ mod tests {
         assert!(all_hold("yesterday's"));
         tracing.begin().expect("they are files");
         assert!(all_hold(""));
-        std::fs::remove_dir_all(&folder).expect("it exists");
     }
 }

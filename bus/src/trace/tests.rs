@@ -150,11 +150,7 @@ fn a_manifests_tracer_looks_at_nothing_before_the_jail() {
         name: "bh-rtc".to_owned(),
         role: "rtc".to_owned(),
         fds: vec![(fd::TRACE.to_owned(), file.0.as_raw_fd())],
-        config: Vec::new(),
-        source: 0,
-        ram_bytes: 0,
-        bulk_bytes: 0,
-        run_as: None,
+        ..Manifest::default()
     };
     file.map().dword(MARK).store(7, Ordering::SeqCst);
     let tracer = manifest.tracer().expect("a trace file");

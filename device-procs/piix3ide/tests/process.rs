@@ -71,13 +71,12 @@ impl Rig {
         let manifest = Manifest {
             name: "bh-ide-test".to_owned(),
             role: "ide".to_owned(),
-            fds: Vec::new(),
             config: wire::encode(&IdeConfig { drives: [Some(test_disk()), None, None, None] })
                 .expect("configuration"),
             source: SOURCE,
             ram_bytes: RAM,
-            bulk_bytes: 0,
             run_as: Some((65_534, 65_534)),
+            ..Manifest::default()
         };
         let files: Vec<_> = self.files.iter().map(|(name, file)| (*name, file.as_fd())).collect();
         Process::start("bh-ide", manifest, &files)

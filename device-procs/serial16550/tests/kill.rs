@@ -65,12 +65,8 @@ impl Rig {
         let manifest = Manifest {
             name: "bh-serial0".to_owned(),
             role: "serial".to_owned(),
-            fds: Vec::new(),
             config: wire::encode(&SerialConfig::default()).expect("small"),
-            source: 0,
-            ram_bytes: 0,
-            bulk_bytes: 0,
-            run_as: None,
+            ..Manifest::default()
         };
         let files: Vec<_> = self.files.iter().map(|(name, file)| (*name, file.as_fd())).collect();
         let mut process = Process::start("bh-serial", manifest, &files);

@@ -89,10 +89,9 @@ impl Rig {
             role: self.role.to_owned(),
             fds: self.files.iter().zip(numbers).map(|((name, _), number)| (name.clone(), number)).collect(),
             config: self.config.clone(),
-            source: 0,
             ram_bytes: self.ram_bytes,
             bulk_bytes: self.bulk_bytes,
-            run_as: None,
+            ..Manifest::default()
         };
         let bytes = serve::encode_manifest(&manifest).expect("small");
         let memory = memfd("manifest", bytes.len() as u64).expect("memfd");

@@ -4,11 +4,10 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::bell::{BELL_BYTES, Bell};
-use bulkhead_bus::bench::Process;
+use bulkhead_bus::bench::{Process, Sleeper};
 use bulkhead_bus::config::{CharConfig, CharKind, JOURNAL_BYTES};
 use bulkhead_bus::links::{BYTES_CAPACITY, BYTES_LINK, ByteEnd, Side};
 use bulkhead_bus::manifest::{Manifest, fd};
@@ -68,12 +67,8 @@ impl Host {
         let manifest = Manifest {
             name: "bh-char-serial0".to_owned(),
             role: "char".to_owned(),
-            fds: Vec::new(),
             config: wire::encode(&config).expect("small"),
-            source: 0,
-            ram_bytes: 0,
-            bulk_bytes: 0,
-            run_as: None,
+            ..Manifest::default()
         };
         let files: Vec<_> = self.files.iter().map(|(name, file)| (*name, file.as_fd())).collect();
         let mut process = Process::start("bh-char", manifest, &files);
@@ -234,26 +229,12 @@ fn client_that_leaves_while_the_device_has_no_room_makes_place_and_loses_nothing
 fn successor_wakes_a_device_whose_flag_was_taken_back_without_a_wake() {
     let (_read, write) = std::io::pipe().expect("pipe");
     let host = Host::new(write.into());
-    let bell = || {
+    let device = Sleeper::forgotten(|| {
         let file = host.files.iter().find(|(name, _)| *name == "bytes0-peer").map(|(_, file)| file.as_fd());
         Mapping::shared(file.expect("bell"), BELL_BYTES, true).expect("mapping")
-    };
-    let (flag, theirs) = (bell(), bell());
-    let asleep = std::thread::spawn(move || {
-        let start = Instant::now();
-        // A bell's own sleep, but without its bound.
-        theirs.word(0).store(1, Ordering::SeqCst);
-        sys::futex_wait(theirs.word(0), 1, Some(Duration::from_secs(60)));
-        start.elapsed()
     });
-    while flag.word(0).load(Ordering::SeqCst) == 0 {
-        std::thread::yield_now();
-    }
-    std::thread::sleep(Duration::from_millis(20));
-    // As a predecessor that died in the middle of ringing.
-    flag.word(0).store(0, Ordering::SeqCst);
     let _process = host.start();
-    assert!(asleep.join().expect("woken") < Duration::from_secs(50), "nobody woke it");
+    device.expect_woken();
 }
 
 #[test]

@@ -46,12 +46,11 @@ impl Rig {
             manifest: Manifest {
                 name: "fuzz".to_owned(),
                 role: "fuzz".to_owned(),
-                fds: Vec::new(),
                 config,
                 source: 1,
                 ram_bytes: RAM,
                 bulk_bytes: bulk.into(),
-                run_as: None,
+                ..Manifest::default()
             },
             _files: Vec::new(),
             device: Mapping::anonymous(4096).expect("mapping for a test"),
