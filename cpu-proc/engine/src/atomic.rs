@@ -253,15 +253,18 @@ mod tests {
     #[test]
     fn two_threads_lose_no_increment() {
         const ROUNDS: u64 = 200_000;
+        // There are hosts where each takes 70 microseconds, without a word of it in CPUID.
+        const SPLIT_ROUNDS: u64 = 20_000;
         for (offset, size) in
             [(0usize, 8u32), (4, 4), (3, 2), (1, 4), (7, 1), (5, 8), (63, 2), (61, 4), (57, 8)]
         {
+            let rounds = if offset + size as usize > LINE { SPLIT_ROUNDS } else { ROUNDS };
             let mut memory = vec![0u64; 32];
             let base = (memory.as_mut_ptr() as usize).next_multiple_of(LINE);
             std::thread::scope(|scope| {
                 for _ in 0..2 {
                     scope.spawn(move || {
-                        for _ in 0..ROUNDS {
+                        for _ in 0..rounds {
                             let host = (base + offset) as *mut u8;
                             // SAFETY: inside the memory, which outlives the scope; every access is atomic.
                             unsafe { exchange(host, size, |old| old.wrapping_add(1)) };
@@ -271,7 +274,7 @@ mod tests {
             });
             // SAFETY: the threads have ended.
             let sum = unsafe { peek((base as *const u8).add(offset), size) };
-            assert_eq!(sum, (2 * ROUNDS) & (u64::MAX >> (64 - 8 * size)), "{size} at {offset}");
+            assert_eq!(sum, (2 * rounds) & (u64::MAX >> (64 - 8 * size)), "{size} at {offset}");
         }
     }
 }

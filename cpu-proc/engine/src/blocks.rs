@@ -36,6 +36,9 @@ fn engine(core: &mut CoreState) -> Option<&mut Engine> {
     unsafe { core.engine.cast::<Engine>().as_mut() }
 }
 
+/// An empty entry, as in fresh memory: generations begin at 1, so nobody has its key.
+const NO_JUMP: JumpEntry = JumpEntry { pc: 0, key: 0, code: 0, pad: 0 };
+
 /// Where the jump cache keeps `pc`, or in the other entry of the same pair: the one that it kept before.
 pub(crate) fn jump_slot(pc: u64) -> usize {
     (pc ^ (pc >> 12)) as usize % JUMP_CACHE
@@ -70,10 +73,10 @@ pub(crate) fn jump_key(core: &CoreState, context: u32) -> u64 {
 
 /// Makes every jump-cache entry of an MMU mode stale. No two generations of any mode have the same number.
 pub(crate) fn new_generation(core: &mut CoreState, mode: usize) {
-    core.generation = core.generation.wrapping_add(1);
-    if core.generation == 0 {
+    core.generation = core.generation.checked_add(1).unwrap_or_else(|| {
         clear_jumps(core);
-    }
+        1
+    });
     core.generations[mode & 1] = core.generation;
     core.jump_key = jump_key(core, core.jump_key as u32);
     if let Some(engine) = engine(core) {
@@ -91,7 +94,7 @@ pub(crate) fn new_local_generation(core: &mut CoreState, mode: usize) {
 
 /// Empties the jump cache.
 pub(crate) fn clear_jumps(core: &mut CoreState) {
-    core.jump_cache.iter_mut().for_each(|e| *e = JumpEntry { pc: 0, key: u64::MAX, code: 0, pad: 0 });
+    core.jump_cache.fill(NO_JUMP);
 }
 
 /// The translation of one page is gone: its jump-cache entries with it.
@@ -115,7 +118,7 @@ pub(crate) fn forget_jump(core: &mut CoreState, pc: u64, entry: u64) {
     for slot in [jump_slot(pc), jump_slot(pc) ^ 1] {
         let slot = &mut core.jump_cache[slot];
         if slot.code == entry {
-            *slot = JumpEntry { pc: 0, key: u64::MAX, code: 0, pad: 0 };
+            *slot = NO_JUMP;
         }
     }
 }

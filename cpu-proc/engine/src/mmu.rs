@@ -30,14 +30,11 @@ pub(crate) enum Place {
     Device(Gpa),
 }
 
-/// Empties everything; only for a new [`CoreState`].
+/// Empties everything; only for a new [`CoreState`], which is all zero: a CPU has no memory for the entries that it never uses.
 pub(crate) fn init(core: &mut CoreState) {
-    for mode in 0..MMU_MODES {
-        for access in 0..3 {
-            for set in 0..TLB_SETS {
-                core.tlb[mode].sets[access][set] = TlbEntry { tag: invalid_tag(set), addend: 0 };
-            }
-        }
+    // In the other sets a tag of zero fits no address.
+    for tlb in &mut core.tlb {
+        tlb.sets.iter_mut().for_each(|sets| sets[0].tag = invalid_tag(0));
     }
     core.large = [[NO_EXTENT; 2]; 2];
     core.guessed = 1;
@@ -46,7 +43,6 @@ pub(crate) fn init(core: &mut CoreState) {
     core.generation = 1;
     core.generations = [1; MMU_MODES];
     core.jump_key = 1 << 32;
-    crate::blocks::clear_jumps(core);
 }
 
 const NO_EXTENT: LargeExtent = LargeExtent { start: u64::MAX, last: 0 };
@@ -167,7 +163,7 @@ pub fn note_large_page(core: &mut CoreState, linear: u64, bits: u32, global: boo
 
 /// Drops every translation of both privilege modes: changed paging controls.
 pub fn flush_all(core: &mut CoreState) {
-    core.global = Default::default();
+    core.global = [[[0; TLB_SETS / 64]; 3]; MMU_MODES];
     core.large[1] = [NO_EXTENT; 2];
     drop_local(core);
     for mode in 0..MMU_MODES {

@@ -10,9 +10,9 @@ use crate::count::Counter;
 use crate::guest::{GuestOps, Machine};
 
 /// Sets in each software TLB. A power of two.
-pub const TLB_SETS: usize = 1024;
+pub const TLB_SETS: usize = 4096;
 /// Entries in the jump cache. A power of two.
-pub const JUMP_CACHE: usize = 16384;
+pub const JUMP_CACHE: usize = 65536;
 /// Guest page size in bits, the smallest of any guest.
 pub const PAGE_BITS: u32 = 12;
 

@@ -275,7 +275,7 @@ fn vector_access(core: &mut CoreState, frame: &Frame, op: &Op) -> Result<(), Fau
 }
 
 /// Largest CPU struct whose fields the IR may name.
-const STRUCT_LIMIT: u64 = 1 << 20;
+const STRUCT_LIMIT: u64 = 4 << 20;
 
 /// Host address of the CPU-state field at `op.imm`. Offsets come from the front end's lowering, never from the guest.
 fn field(core: &mut CoreState, op: &Op) -> Option<*mut u8> {
