@@ -309,10 +309,7 @@ impl Code {
                 continue;
             };
             if block.doubt.as_ref().is_some_and(|bytes| block.is_of(bytes)) {
-                if let Some(block) = cache.table.block_mut(id) {
-                    block.doubt = None;
-                }
-                cache.table.doubts.retain(|doubt| *doubt != id);
+                cache.table.undoubt(id);
             } else {
                 self.kill(cache, me, id);
             }

@@ -98,6 +98,10 @@ pub(crate) struct BlockInfo {
     links_in: LinkId,
     /// Its own, the first and how many.
     links: (LinkId, u32),
+    /// Where it is in the lists of its pages, the first and the second.
+    listed: [u32; 2],
+    /// Where it is among those with a doubt.
+    doubted: u32,
 }
 
 impl BlockInfo {
@@ -116,6 +120,8 @@ impl BlockInfo {
             dead: false,
             links_in: END,
             links: (0, 0),
+            listed: [0; 2],
+            doubted: 0,
         }
     }
 
@@ -591,10 +597,16 @@ impl Table {
         let (ident, pieces, movable) = (block.ident, block.pieces(), block.shape.is_some());
         let doubtful = block.doubt.is_some();
         self.index.insert(ident, id);
-        for (at, len) in pieces.into_iter().filter(|(_, len)| *len != 0) {
+        let mut listed = [0; 2];
+        for ((at, len), listed) in pieces.into_iter().zip(&mut listed).filter(|((_, len), _)| *len != 0) {
             let page = self.pages.entry(at & !(PAGE_SIZE - 1)).or_default();
+            *listed = page.blocks.len() as u32;
             page.blocks.push(id);
             page.covered.set((at % PAGE_SIZE) as usize, len as usize, true);
+        }
+        let doubted = self.doubts.len() as u32;
+        if let Some(block) = self.block_mut(id) {
+            (block.listed, block.doubted) = (listed, doubted);
         }
         if movable {
             let copies = self.copies.entry((ident.host, ident.context)).or_default();
@@ -697,31 +709,56 @@ impl Table {
         Some(patch)
     }
 
+    /// Takes the block out of the list of its first (0) or second (1) page. A guest can have a hundred thousand blocks of one byte, and
+    /// write that: no list is searched.
+    fn strike(&mut self, id: BlockId, which: usize) {
+        let Some(block) = self.block(id) else { return };
+        let (page, at) = ([block.ident.page(), block.second_page][which], block.listed[which]);
+        let Some(code) = self.pages.get_mut(&page).filter(|_| page != 0) else { return };
+        if code.blocks.get(at as usize) != Some(&id) {
+            return;
+        }
+        code.blocks.swap_remove(at as usize);
+        let (last, moved) = (code.blocks.len() as u32, code.blocks.get(at as usize).copied());
+        if let Some(moved) = moved.and_then(|moved| self.block_mut(moved)) {
+            let pages = [moved.ident.page(), moved.second_page];
+            let places = moved.listed.iter_mut().zip(pages);
+            places.filter(|(place, of)| *of == page && **place == last).for_each(|(place, _)| *place = at);
+        }
+    }
+
+    /// The block is as it was compiled, or is dropped.
+    pub fn undoubt(&mut self, id: BlockId) {
+        let Some(block) = self.block_mut(id).filter(|block| block.doubt.is_some()) else { return };
+        block.doubt = None;
+        let at = block.doubted;
+        if self.doubts.get(at as usize) == Some(&id) {
+            self.doubts.swap_remove(at as usize);
+        }
+        let moved = self.doubts.get(at as usize).copied();
+        if let Some(moved) = moved.and_then(|moved| self.block_mut(moved)) {
+            moved.doubted = at;
+        }
+    }
+
     /// Drops a block: nothing will lead to it, and it leads nowhere. `None` when it was dropped already.
     pub fn kill(&mut self, id: BlockId) -> Option<Patches> {
         let block = self.block_mut(id)?;
         if std::mem::replace(&mut block.dead, true) {
             return None;
         }
-        let (ident, links, doubtful) = (block.ident, block.links(), block.doubt.take().is_some());
-        let pages: Vec<u64> = block.pages().collect();
+        let (ident, links) = (block.ident, block.links());
         if self.index.get(&ident) == Some(&id) {
             self.index.remove(&ident);
         }
-        for page in pages {
-            if let Some(code) = self.pages.get_mut(&page) {
-                code.blocks.retain(|&b| b != id);
-            }
-        }
+        (0..2).for_each(|which| self.strike(id, which));
+        self.undoubt(id);
         let code = (ident.host, ident.context);
         if let Some(copies) = self.copies.get_mut(&code) {
             copies.ids.iter_mut().filter(|copy| **copy == id).for_each(|copy| *copy = NO_BLOCK);
             if copies.ids == [NO_BLOCK; COPIES] {
                 self.copies.remove(&code);
             }
-        }
-        if doubtful {
-            self.doubts.retain(|&b| b != id);
         }
         let mut patches: Patches = links.filter_map(|link| self.part(link)).collect();
         while let Some(link) = self.block(id).map(|block| block.links_in).filter(|link| *link != END)
@@ -753,6 +790,12 @@ impl Table {
                     let listed = self.pages.get(&page).is_some_and(|page| page.blocks.contains(&id));
                     assert_eq!(listed, !block.dead, "block {id:#x} on its page");
                 }
+                let on = |page: u64, at: u32| self.pages.get(&page).map(|page| page.blocks.get(at as usize));
+                for (page, at) in block.pages().zip(block.listed).filter(|_| !block.dead) {
+                    assert_eq!(on(page, at), Some(Some(&id)), "place of block {id:#x} on its page");
+                }
+                let doubted = self.doubts.get(block.doubted as usize) == Some(&id);
+                assert_eq!(doubted, block.doubt.is_some(), "block {id:#x} among the doubtful");
                 for link in block.links() {
                     let l = self.link(link).expect("a link of a block");
                     assert_eq!(l.from, id);
@@ -772,5 +815,39 @@ impl Table {
             }
         }
         assert_eq!(live, self.index.len(), "blocks in the index");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_one_page_are_struck_off_in_any_order() {
+        let mut table = Table::new(&[0..1 << 20], 1000);
+        let made = Made { end: 0, rows: 0, exits: &[], tails: &[] };
+        let mut ids: Vec<BlockId> = (0..60u64)
+            .map(|number| {
+                let host = if number % 3 == 0 { 0x1ffe } else { 0x1800 };
+                // Some end on the next page, and some on one that is mapped twice in a row.
+                let second = [0x2000, 0x1000][number as usize % 2] * u64::from(number % 3 == 0);
+                let ident = Ident { host, pc: number, context: 0 };
+                let mut info = BlockInfo::new(ident, 4, second, 0, None);
+                info.doubt = (number % 4 == 0).then(|| [0; 4].into());
+                table.insert(info, &made)
+            })
+            .collect();
+        // 7 and 60 have no divisor in common.
+        ids = (0..60).map(|at| ids[at * 7 % 60]).collect();
+        for (at, id) in ids.iter().enumerate() {
+            if at % 5 == 0 {
+                table.undoubt(*id);
+            }
+            assert!(table.kill(*id).is_some_and(|patches| patches.is_empty()));
+            assert!(table.kill(*id).is_none());
+            table.check(|_| 0, |_| 0);
+        }
+        assert!(table.blocks_of(0x1000).is_empty() && table.blocks_of(0x2000).is_empty());
+        assert!(table.doubts.is_empty());
     }
 }
