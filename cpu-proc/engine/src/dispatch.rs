@@ -231,9 +231,13 @@ fn compile(core: &mut CoreState, code: &Code, me: usize, wanted: Wanted) -> Resu
     hold(core, code, me, page);
     let mut block = std::mem::take(&mut Engine::of(core).scratch);
     let max_insns = if Engine::of(core).single_step { 1 } else { MAX_INSNS };
-    let made = watch(core, code, wanted.linear, page, wanted.mode)
-        .and_then(|()| lower(core, max_insns, &mut block))
-        .and_then(|bytes| install(core, code, me, &block, &bytes, wanted));
+    let made = watch(core, code, wanted.linear, page, wanted.mode).and_then(|watched| {
+        if !watched {
+            return Ok(None);
+        }
+        let bytes = lower(core, max_insns, &mut block)?;
+        install(core, code, me, &block, &bytes, wanted)
+    });
     Engine::of(core).scratch = block;
     if let Some(start) = sampled {
         Engine::of(core).stats.compile_ns += ns_since(start) * COMPILE_SAMPLE;
@@ -249,16 +253,21 @@ fn hold(core: &mut CoreState, code: &Code, me: usize, page: u64) {
     }
 }
 
-/// Makes sure that DMA to a page is noticed before its bytes are read.
-fn watch(core: &mut CoreState, code: &Code, linear: u64, page: u64, mode: usize) -> Result<(), Fault> {
+/// Makes sure that DMA to the host page is noticed before its bytes are read. False when `linear` leads elsewhere by now: the translation
+/// that led here was older than the page tables, and is dropped.
+fn watch(core: &mut CoreState, code: &Code, linear: u64, page: u64, mode: usize) -> Result<bool, Fault> {
     if code.lock().table.watches(page) {
-        return Ok(());
+        return Ok(true);
     }
     let t = (core.ops.translate)(core, linear, 1, Access::Fetch, mode == MMU_USER)?;
     let gpa = mmu::a20(core, t.gpa) & !(PAGE_SIZE - 1);
+    if mmu::phys_page(core, gpa).is_none_or(|(host, _)| host as u64 != page) {
+        mmu::flush_page(core, linear);
+        return Ok(false);
+    }
     core.machine().watch_code(gpa);
     code.lock().table.watch(gpa, page);
-    Ok(())
+    Ok(true)
 }
 
 fn install(
@@ -276,8 +285,9 @@ fn install(
     let Some(second) = bytes.second_page() else { return Ok(None) };
     hold(core, code, me, second);
     let next = (linear | (PAGE_SIZE - 1)).wrapping_add(1);
+    let watched = watch(core, code, next, second, mode);
     let made =
-        watch(core, code, next, second, mode).map(|()| enter(core, code, me, block, bytes, wanted, second));
+        watched.map(|watched| watched.then(|| enter(core, code, me, block, bytes, wanted, second)).flatten());
     code.let_go(second);
     made
 }

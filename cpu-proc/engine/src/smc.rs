@@ -2,6 +2,7 @@
 
 use bulkhead_ir::{Alu, Block, Mem, NONE, Op, TEMP0, W8, W32, W64};
 
+use crate::state::Access;
 use crate::testing::{ROM_PAGE, Rig, stop_ops};
 use crate::{Engine, mmu};
 
@@ -108,6 +109,32 @@ fn code_changed_by_dma_is_recompiled_after_the_machine_reports_it() {
     r.machine().dirty.push(0x1000);
     r.run(0x1000);
     assert_eq!(r.cpu.core.slots[0], 0x21);
+}
+
+#[test]
+fn the_page_that_is_watched_for_dma_is_the_one_whose_code_runs() {
+    for remapped in [1, 2] {
+        // The block ends on the second page.
+        let mut r = rig(&[]);
+        [
+            (0x1ff8, 0x101),
+            (0x1ffc, 0x101),
+            (0x2000, 0),
+            (0x5ff8, 0x120),
+            (0x5ffc, 0x120),
+            (0x6000, 0x103),
+            (0x6004, 0),
+        ]
+        .iter()
+        .for_each(|&(at, word)| r.machine().put32(at, word));
+        let fetch = |r: &mut Rig, at| mmu::place(r.core(), at, 1, Access::Fetch, 0).map(|_| ());
+        assert_eq!([fetch(&mut r, 0x1000), fetch(&mut r, 0x2000)], [Ok(()); 2]);
+        // Without a flush: the old translation may be used or not.
+        r.cpu.pages[remapped].gpa = [0x5000, 0x6000][remapped - 1];
+        r.run(0x1ff8);
+        let expected = [(0x40, vec![0x5000, 0x2000]), (5, vec![0x1000, 0x6000])][remapped - 1].clone();
+        assert_eq!((r.cpu.core.slots[0], r.machine().watched.clone()), expected);
+    }
 }
 
 #[test]
