@@ -824,7 +824,7 @@ mod tests {
 
     #[test]
     fn blocks_of_one_page_are_struck_off_in_any_order() {
-        let mut table = Table::new(&[0..1 << 20], 1000);
+        let mut table = Table::new(&[0..1 << 19, 1 << 19..1 << 20], 1000);
         let made = Made { end: 0, rows: 0, exits: &[], tails: &[] };
         let mut ids: Vec<BlockId> = (0..60u64)
             .map(|number| {
