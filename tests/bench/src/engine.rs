@@ -245,9 +245,12 @@ impl Bench {
     }
 }
 
+/// What the guest needs for itself, in MiB.
+const SYSTEM: u32 = 96;
+
 /// The kinds and working sets that fit in a guest of so many MiB.
 fn walks(mib: &str) -> impl Iterator<Item = (&'static str, u32)> {
-    let most = mib.parse::<u32>().unwrap_or(0) * 1024 / 2;
+    let most = mib.parse::<u32>().unwrap_or(0).saturating_sub(SYSTEM) * 1024 * 3 / 4;
     ["sequential", "random"]
         .into_iter()
         .flat_map(move |kind| SETS.into_iter().filter(move |set| *set <= most).map(move |set| (kind, set)))
