@@ -156,7 +156,9 @@ impl Board {
         match port {
             piix3::spec::RESET_CONTROL => {
                 let reset = piix3::write_reset_control(&mut self.reset_control, value);
+                self.update(now);
                 self.reset_event(reset);
+                self.plan(now);
                 return true;
             }
             CONFIG_ADDRESS..CONFIG_DATA => return true,

@@ -230,6 +230,22 @@ impl Lapic {
             || entry & LVT_MASKED == 0 && DeliveryMode::from_bits(entry) == DeliveryMode::ExtInt
     }
 
+    /// Whether LINT0 leads anywhere, in whatever mode.
+    #[must_use]
+    pub fn takes_lint0(&self) -> bool {
+        !self.hardware_enabled() || self.state.lvt[LINT0] & LVT_MASKED == 0
+    }
+
+    /// Whether a write of `value` at `offset` may change that, here or, by an INIT message, of another APIC.
+    #[must_use]
+    pub fn rewires_lint0(offset: u16, value: u32) -> bool {
+        match offset & 0xff0 {
+            SVR | LVT_LINT0 => true,
+            ICR_LOW => DeliveryMode::from_bits(value) == DeliveryMode::Init,
+            _ => false,
+        }
+    }
+
     /// Whether an interrupt of the APIC's own (not one through LINT0) waits.
     #[must_use]
     pub fn pending(&self) -> bool {
