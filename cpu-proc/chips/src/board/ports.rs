@@ -129,7 +129,9 @@ impl Board {
             | pic::ELCR1
             | pic::ELCR2 => {
                 self.update(now);
-                self.pic.write(port, value);
+                let command = matches!(port, pic::MASTER_COMMAND | pic::SLAVE_COMMAND);
+                let piix3 = self.config.pci && command && value & pic::ICW1 != 0;
+                self.pic.write(port, if piix3 { value & !pic::ICW1_LTIM } else { value });
                 self.sync_intr();
                 self.plan(now);
                 return true;

@@ -795,6 +795,18 @@ fn polling_only_at_deadlines_sees_the_same_interrupts_as_polling_always() {
     assert_eq!(sparse_log, dense_log);
 }
 
+#[test]
+fn level_bit_of_the_initialisation_is_disabled_in_the_piix3() {
+    let mut board = pc();
+    for (port, value) in [(0x20, 0x19), (0x21, 0x08), (0x21, 0x04), (0x21, 0x01), (0x21, 0xef)] {
+        out(&mut board, port, value, 0);
+    }
+    board.set_isa_irq(4, true);
+    assert_eq!(board.acknowledge(0, 0), Some(0x0c));
+    out(&mut board, 0x20, 0x20, 0);
+    assert!(!board.interrupt_pending(0, 0), "one edge");
+}
+
 /// Found by the fuzzer: with level-triggered inputs the request of a square wave's high half outlived the half.
 #[test]
 fn level_triggered_timer_takes_its_request_back_when_out_falls() {
