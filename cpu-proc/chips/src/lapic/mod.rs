@@ -5,7 +5,8 @@
 //!
 //! *Deviations from hardware*: LINT0 of the boot processor comes out of reset as unmasked ExtINT, so that 8259 interrupts
 //! arrive before firmware has programmed the APIC; periods of the timer that find its interrupt waiting are owed (`crate::owed`);
-//! delivery is immediate, so the delivery status bits read idle and the spurious vector is never used.
+//! LINT0 and LINT1 interrupt at the rising edge whatever trigger mode and polarity their entries choose (ExtINT follows the level), so
+//! that remote IRR reads 0; delivery is immediate, so the delivery status bits read idle and the spurious vector is never used.
 //!
 //! *Not emulated*: x2APIC, thermal and performance sources, the APIC bus arbitration of the 82489DX.
 
