@@ -365,7 +365,7 @@ impl Machine for Pc {
         let value = match access {
             ApicAccess::ReadBase => chips.board.apic_base(cpu),
             ApicAccess::WriteBase(value) => {
-                chips.board.set_apic_base(cpu, value);
+                chips.board.set_apic_base(cpu, value, now);
                 0
             }
             ApicAccess::ReadTpr => u64::from(chips.board.cr8(cpu)),

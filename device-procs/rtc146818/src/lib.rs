@@ -11,7 +11,8 @@
 //! [`Control::Configure`] takes pairs of bytes, CMOS index and value, for memory from 0x0e on (boot order).
 //!
 //! Periodic ticks that come due while the one before is not acknowledged (register C not read) are merged into it, as in the chip; with
-//! the drift hack they come afterwards, one with each acknowledge. What this process is late for itself comes afterwards in any case.
+//! the drift hack they come afterwards, one with each acknowledge. What this process is late for itself comes afterwards in any case,
+//! without the hack at most the ticks of one second, as of the other timers: a place may have been vacant for minutes.
 //!
 //! # Deviations from hardware
 //! - A date that does not exist is counted on as the day that it denotes (30 February becomes 1 or 2 March); the chip counts the
@@ -43,7 +44,7 @@ pub const VERSION: u32 = 1;
 pub const LINE_IRQ: usize = 0;
 
 const SECOND: u64 = 1_000_000_000;
-/// More lost ticks than this are forgiven.
+/// More lost ticks than this are forgiven even with the drift hack.
 const LOST_MAX: u32 = 1 << 16;
 const RULES: &[Rule] = &[Rule::new(0, 1, Class::Sync, Class::Posted)];
 const REGIONS: &[Region] = &[Region { size: 2, rules: RULES }];
@@ -236,7 +237,7 @@ impl Rtc146818 {
             self.state.cmos[C] |= C_PF;
             if self.b() & B_PIE != 0 && (self.time_drift_hack || !had) {
                 let missed = u32::try_from(ticks - u64::from(!had)).unwrap_or(u32::MAX);
-                self.state.lost = self.state.lost.saturating_add(missed).min(LOST_MAX);
+                self.state.lost = self.state.lost.saturating_add(missed).min(self.most_lost());
             }
         }
         let updates = self.update_number(now);
@@ -247,6 +248,12 @@ impl Rtc146818 {
                 self.count(seconds);
             }
         }
+    }
+
+    /// How many ticks may be owed.
+    fn most_lost(&self) -> u32 {
+        let second = period(self.a()).map_or(0, |period| (HERTZ / period) as u32);
+        if self.time_drift_hack { LOST_MAX } else { second }
     }
 
     /// `seconds` updates end.

@@ -11,8 +11,8 @@
 //! interrupt once more, whose handler reads IIR: never from the mirror while the write is on its way (`Shows::All`). Everything
 //! else is sync.
 //!
-//! Where INTR goes low and high again within one access (a byte sent at once, a byte taken whose successor already waits) the
-//! chip counts a pulse on line 0, so that the edge is not lost.
+//! Where INTR goes low and high again within one access (a byte sent at once, a byte taken whose successor already waits, a FIFO
+//! cleared that fills again) the chip counts a pulse on line 0, so that the edge is not lost.
 //!
 //! # Deviations from hardware
 //! - A byte is sent the moment it is written, whatever the bit rate; THRE stays low while the back end has no room.
@@ -188,7 +188,10 @@ impl Uart16550 {
         if at == 0 {
             self.reveal();
         }
-        self.restart_timeout(now);
+        // Only a read takes an interrupt back that has occurred ("FIFO Interrupt Mode Operation", C and D).
+        if self.state.timeout == 0 {
+            self.restart_timeout(now);
+        }
         true
     }
 
@@ -364,6 +367,11 @@ impl Uart16550 {
 
     fn write_fcr(&mut self, value: u8, env: &mut Env<'_>) {
         let value = if value & FCR_ENABLE == 0 { 0 } else { value };
+        // A receiver that is emptied takes the next bytes at once: INTR falls and rises.
+        self.in_two_steps(|uart| uart.set_fifos(value), |uart| uart.fill(env));
+    }
+
+    fn set_fifos(&mut self, value: u8) {
         let switched = (value ^ self.state.fcr) & FCR_ENABLE != 0;
         if switched || value & FCR_CLEAR_RX != 0 {
             self.clear_rx();
@@ -374,7 +382,6 @@ impl Uart16550 {
             self.state.thre_due = 1;
         }
         self.state.fcr = value & FCR_KEPT;
-        self.fill(env);
     }
 
     fn write_byte(&mut self, offset: u64, value: u8, env: &mut Env<'_>) -> Result<(), BusError> {

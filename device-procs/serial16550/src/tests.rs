@@ -149,6 +149,22 @@ fn data_below_the_trigger_level_interrupts_after_four_characters() {
 }
 
 #[test]
+fn time_out_interrupt_stays_until_a_character_is_read() {
+    let mut bench = bench();
+    set(&mut bench, IIR_FCR, FCR_ENABLE | 0x80);
+    set(&mut bench, IER_DLM, IER_ERBFI);
+    arrive(&mut bench, b"a");
+    bench.advance(1_000_000_000);
+    assert_eq!(get(&mut bench, IIR_FCR), IIR_TIMEOUT | IIR_FIFOS);
+    arrive(&mut bench, b"b");
+    assert_eq!(get(&mut bench, IIR_FCR), IIR_TIMEOUT | IIR_FIFOS);
+    assert_eq!(bench.outputs().deadline, None);
+    assert_eq!(get(&mut bench, RBR_THR_DLL), b'a');
+    assert!(!bench.line(LINE_INTR));
+    assert!(bench.outputs().deadline.is_some(), "one is left");
+}
+
+#[test]
 fn more_than_a_fifo_full_arrives_complete() {
     let mut bench = bench();
     set(&mut bench, IIR_FCR, FCR_ENABLE | 0xc0);
@@ -238,6 +254,21 @@ fn clearing_the_receiver_fifo_drops_its_bytes() {
     set(&mut bench, IIR_FCR, FCR_ENABLE | FCR_CLEAR_RX);
     assert_eq!(get(&mut bench, LSR) & LSR_DR, 0);
     assert_eq!(bench.outputs().deadline, None);
+}
+
+#[test]
+fn receiver_cleared_or_switched_while_more_waits_makes_an_edge() {
+    let mut bench = bench();
+    set(&mut bench, IIR_FCR, FCR_ENABLE);
+    set(&mut bench, IER_DLM, IER_ERBFI);
+    arrive(&mut bench, &(0..100).collect::<Vec<u8>>());
+    for (value, next) in [(FCR_ENABLE | FCR_CLEAR_RX, FIFO), (0, 2 * FIFO), (FCR_ENABLE, 2 * FIFO + 1)] {
+        let edges = bench.outputs().pulses[LINE_INTR];
+        set(&mut bench, IIR_FCR, value);
+        assert!(bench.line(LINE_INTR));
+        assert_eq!(bench.outputs().pulses[LINE_INTR], edges + 1, "FCR {value:#x}");
+        assert_eq!(bench.chip.state.rx[0], next as u8);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{Board, BoardConfig, deliver};
 use crate::hpet::Hpet;
+use crate::lapic::Lapic;
 use crate::{hpet, ioapic82093};
 
 /// The chip an address belongs to.
@@ -114,6 +115,11 @@ impl Board {
     }
 
     fn lapic_write(&mut self, cpu: u8, offset: u16, value: u32, now: u64) {
+        let rewires = Lapic::rewires_lint0(offset, value);
+        if rewires {
+            // Ticks that came while INTR led nowhere must meet that.
+            self.update(now);
+        }
         let Some(lapic) = self.lapics.get_mut(usize::from(cpu)) else { return };
         let was_enabled = lapic.enabled();
         let effect = lapic.write(offset, value, now);
@@ -128,6 +134,9 @@ impl Board {
             // What nobody accepted before may be accepted now.
             let Self { ioapic, lapics, events, .. } = self;
             ioapic.service(&mut |message| deliver(lapics, events, message, None));
+        }
+        if rewires {
+            self.plan(now);
         }
     }
 }

@@ -609,13 +609,16 @@ impl Board {
     }
 
     /// Writes IA32_APIC_BASE of `cpu`.
-    pub fn set_apic_base(&mut self, cpu: u8, value: u64) {
+    pub fn set_apic_base(&mut self, cpu: u8, value: u64, now: u64) {
+        // As for a write that opens or closes LINT0.
+        self.update(now);
         let Some(lapic) = self.lapics.get_mut(usize::from(cpu)) else { return };
         let before = lapic.page();
         lapic.set_base(value);
         if lapic.page() != before {
             self.map_changed();
         }
+        self.plan(now);
     }
 
     /// Where `cpu` sees the registers of its local APIC, `None` while that is off.

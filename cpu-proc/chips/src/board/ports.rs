@@ -129,7 +129,9 @@ impl Board {
             | pic::ELCR1
             | pic::ELCR2 => {
                 self.update(now);
-                self.pic.write(port, value);
+                let command = matches!(port, pic::MASTER_COMMAND | pic::SLAVE_COMMAND);
+                let piix3 = self.config.pci && command && value & pic::ICW1 != 0;
+                self.pic.write(port, if piix3 { value & !pic::ICW1_LTIM } else { value });
                 self.sync_intr();
                 self.plan(now);
                 return true;
@@ -156,7 +158,9 @@ impl Board {
         match port {
             piix3::spec::RESET_CONTROL => {
                 let reset = piix3::write_reset_control(&mut self.reset_control, value);
+                self.update(now);
                 self.reset_event(reset);
+                self.plan(now);
                 return true;
             }
             CONFIG_ADDRESS..CONFIG_DATA => return true,

@@ -223,6 +223,39 @@ fn ticks_are_owed_through_the_ioapic_and_of_the_hpet_in_the_8254s_place() {
 }
 
 #[test]
+fn ticks_through_the_ioapic_are_not_owed_to_an_8259_whose_intr_leads_nowhere() {
+    let mut board = ticking();
+    lapic(&mut board, 0xf0, 0x1ff, 0);
+    lapic(&mut board, 0x350, 0x1_0700, 0);
+    redirect(&mut board, 2, 0x30, 0);
+    let mut now = 0;
+    for n in 1..50 {
+        now = tick(1193 * n + 2);
+        assert_eq!(board.acknowledge(0, now), Some(0x30), "tick {n}");
+        lapic(&mut board, 0xb0, 0, now);
+    }
+    out(&mut board, 0x21, 0xff, now);
+    assert!(!board.idle(0, now), "each has been taken");
+    assert_eq!(board.acknowledge(0, now), None);
+}
+
+#[test]
+fn ticks_that_no_cpu_would_hear_of_wake_nobody_and_are_forgotten() {
+    let mut board = ticking();
+    lapic(&mut board, 0xf0, 0x1ff, 0);
+    lapic(&mut board, 0x350, 0x1_0700, 0);
+    assert_eq!(board.next_deadline(), None);
+    lapic(&mut board, 0x350, 0x700, 500 * MS);
+    assert!(board.next_deadline().is_some());
+    assert_eq!(ticks_at(&mut board, 500 * MS), 1, "the latched one");
+    // The same with the local APIC off, whose pins then lead to the processor.
+    lapic(&mut board, 0x350, 0x1_0700, 500 * MS);
+    board.set_apic_base(0, LAPIC, 1000 * MS);
+    assert!(board.next_deadline().is_some());
+    assert_eq!(ticks_at(&mut board, 1000 * MS), 1);
+}
+
+#[test]
 fn one_access_makes_one_edge_of_the_timer() {
     let mut board = pc();
     set_up_pics(&mut board);
@@ -476,7 +509,7 @@ fn reset_control_port_lies_inside_the_address_port() {
 fn soft_reset_reaches_processors_whose_local_apic_is_off() {
     let mut board = Board::new(BoardConfig::pc(2));
     lapic(&mut board, 0x80, 0x20, 0);
-    board.set_apic_base(1, LAPIC);
+    board.set_apic_base(1, LAPIC, 0);
     events(&mut board);
     out(&mut board, 0xcf9, 0x04, 0);
     assert_eq!(events(&mut board), [Event::Init(0), Event::Init(1)]);
@@ -580,11 +613,11 @@ fn management_command_is_an_event_only_with_smm() {
 fn apic_base_moves_the_page_and_disables_it() {
     let mut board = pc();
     events(&mut board);
-    board.set_apic_base(0, 0xfed8_0800);
+    board.set_apic_base(0, 0xfed8_0800, 0);
     assert_eq!(events(&mut board), [Event::MapChanged]);
     assert_eq!(board.mmio_read(0, LAPIC + 0x30, 4, 0), None);
     assert_eq!(board.mmio_read(0, 0xfed8_0030, 4, 0), Some(0x5_0014));
-    board.set_apic_base(0, 0xfee0_0000);
+    board.set_apic_base(0, 0xfee0_0000, 0);
     assert_eq!(board.apic_base(0), 0xfee0_0100);
     assert_eq!(board.mmio_read(0, LAPIC + 0x30, 4, 0), None);
     board.set_cr8(0, 5);
@@ -676,7 +709,7 @@ fn storm_step(board: &mut Board, random: &mut Random, now: u64) {
             0 => board.set_isa_irq((value >> 8) as u8 & 31, value & 0x10 != 0),
             1 => board.set_intx(random.pick(&STORM_DEVFNS), value & 0x10 != 0),
             2 => board.set_cr8(0, (value >> 8) as u8),
-            _ => board.set_apic_base(0, if value & 0x700 == 0 { value } else { 0xfee0_0900 }),
+            _ => board.set_apic_base(0, if value & 0x700 == 0 { value } else { 0xfee0_0900 }, now),
         },
         _ => {
             if board.interrupt_pending(0, now) {
@@ -760,6 +793,18 @@ fn polling_only_at_deadlines_sees_the_same_interrupts_as_polling_always() {
     }
     assert!(sparse_log.len() > 90);
     assert_eq!(sparse_log, dense_log);
+}
+
+#[test]
+fn level_bit_of_the_initialisation_is_disabled_in_the_piix3() {
+    let mut board = pc();
+    for (port, value) in [(0x20, 0x19), (0x21, 0x08), (0x21, 0x04), (0x21, 0x01), (0x21, 0xef)] {
+        out(&mut board, port, value, 0);
+    }
+    board.set_isa_irq(4, true);
+    assert_eq!(board.acknowledge(0, 0), Some(0x0c));
+    out(&mut board, 0x20, 0x20, 0);
+    assert!(!board.interrupt_pending(0, 0), "one edge");
 }
 
 /// Found by the fuzzer: with level-triggered inputs the request of a square wave's high half outlived the half.

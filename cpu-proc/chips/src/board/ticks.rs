@@ -2,6 +2,7 @@
 
 use super::{Board, TIMER_PIN};
 use crate::hpet::Route;
+use crate::lapic::Lapic;
 use crate::owed::MASKED_NS;
 
 impl Board {
@@ -20,9 +21,15 @@ impl Board {
         self.config.ioapic && !self.ioapic.is_masked(TIMER_PIN)
     }
 
+    /// Whether a tick gets through the 8259, and its INTR to anybody.
+    fn reaches_pic(&self) -> bool {
+        let pin = self.config.ioapic && !self.ioapic.is_masked(0);
+        !self.pic.is_masked(0) && (pin || self.lapics.iter().any(Lapic::takes_lint0))
+    }
+
     /// Whether somebody wants IRQ 0.
     pub(super) fn wants_ticks(&self) -> bool {
-        !self.pic.is_masked(0) || self.reaches_ioapic()
+        self.reaches_pic() || self.reaches_ioapic()
     }
 
     /// Whether a tick waits to be acknowledged, so that another one would make no difference.
@@ -33,7 +40,7 @@ impl Board {
             let mut all = self.lapics.iter();
             all.any(|lapic| lapic.matches(destination, None) && lapic.is_requested(vector))
         });
-        waits || (!ioapic || !self.pic.is_masked(0)) && self.pic.is_requested(0)
+        waits || (!ioapic || self.reaches_pic()) && self.pic.is_requested(0)
     }
 
     /// IRQ 0 has risen so many times since the last look, at least once.

@@ -294,6 +294,8 @@ impl Hpet {
         self.arm(index, now, 1);
     }
 
+    /// Each write takes [`VALUE_SET`] back, one of half the register too: software that has but 32 bits sets it before each half (Intel Atom
+    /// C2000, 330061, "Programming the HPET", non-periodic mode).
     fn write_comparator(&mut self, index: usize, value: u64, mask: u64, now: u64) {
         let Some(timer) = self.timers.get_mut(index) else { return };
         let periodic = timer.config & PERIODIC != 0;

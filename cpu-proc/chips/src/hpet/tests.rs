@@ -75,6 +75,19 @@ fn linux_periodic_set_up_ticks_at_the_second_value() {
 }
 
 #[test]
+fn comparator_is_set_by_halves_with_value_set_before_each() {
+    let mut hpet = Hpet::new();
+    let config = INT_ENABLE | PERIODIC | VALUE_SET;
+    for (half, value) in [(LOW, 1000), (LOW << 32, 7 << 32)] {
+        hpet.write(TIMER, config, LOW, 0);
+        hpet.write(TIMER + 8, value, half, 0);
+        assert_eq!(hpet.read(TIMER, 0) & VALUE_SET, 0);
+    }
+    hpet.write(TIMER + 8, 400, LOW, 0);
+    assert_eq!(hpet.read(TIMER + 8, 0), 7 << 32 | 1000, "without it the period only");
+}
+
+#[test]
 fn level_interrupt_stays_until_its_status_is_cleared() {
     let mut hpet = running();
     hpet.write(TIMER + 0x40, LEVEL | INT_ENABLE | 2 << ROUTE_SHIFT, ALL, 0);

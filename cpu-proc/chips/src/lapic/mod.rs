@@ -5,7 +5,8 @@
 //!
 //! *Deviations from hardware*: LINT0 of the boot processor comes out of reset as unmasked ExtINT, so that 8259 interrupts
 //! arrive before firmware has programmed the APIC; periods of the timer that find its interrupt waiting are owed (`crate::owed`);
-//! delivery is immediate, so the delivery status bits read idle and the spurious vector is never used.
+//! LINT0 and LINT1 interrupt at the rising edge whatever trigger mode and polarity their entries choose (ExtINT follows the level), so
+//! that remote IRR reads 0; delivery is immediate, so the delivery status bits read idle and the spurious vector is never used.
 //!
 //! *Not emulated*: x2APIC, thermal and performance sources, the APIC bus arbitration of the 82489DX.
 
@@ -228,6 +229,22 @@ impl Lapic {
         let entry = self.state.lvt[LINT0];
         !self.hardware_enabled()
             || entry & LVT_MASKED == 0 && DeliveryMode::from_bits(entry) == DeliveryMode::ExtInt
+    }
+
+    /// Whether LINT0 leads anywhere, in whatever mode.
+    #[must_use]
+    pub fn takes_lint0(&self) -> bool {
+        !self.hardware_enabled() || self.state.lvt[LINT0] & LVT_MASKED == 0
+    }
+
+    /// Whether a write of `value` at `offset` may change that, here or, by an INIT message, of another APIC.
+    #[must_use]
+    pub fn rewires_lint0(offset: u16, value: u32) -> bool {
+        match offset & 0xff0 {
+            SVR | LVT_LINT0 => true,
+            ICR_LOW => DeliveryMode::from_bits(value) == DeliveryMode::Init,
+            _ => false,
+        }
     }
 
     /// Whether an interrupt of the APIC's own (not one through LINT0) waits.

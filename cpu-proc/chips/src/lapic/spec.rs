@@ -47,6 +47,8 @@ pub const ICR_LOW: u16 = 0x300;
 pub const ICR_HIGH: u16 = 0x310;
 /// First LVT entry: timer; thermal, performance, LINT0, LINT1, error follow.
 pub const LVT_TIMER: u16 = 0x320;
+/// LINT0's LVT entry.
+pub const LVT_LINT0: u16 = 0x350;
 /// Last LVT entry: error.
 pub const LVT_ERROR: u16 = 0x370;
 /// Timer initial count.

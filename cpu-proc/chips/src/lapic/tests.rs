@@ -213,6 +213,17 @@ fn lint_pins_deliver_by_their_entries() {
 }
 
 #[test]
+fn lint_entry_keeps_its_trigger_mode_and_interrupts_at_the_edge() {
+    let mut apic = enabled();
+    apic.write(LVT_LINT0, LVT_LEVEL | LVT_REMOTE_IRR | 0x31, 0);
+    apic.set_lint(0, true);
+    assert_eq!(apic.acknowledge(0), Some(0x31));
+    assert_eq!(apic.read(LVT_LINT0, 0), LVT_LEVEL | 0x31);
+    assert_eq!(apic.write(EOI, 0, 0), None);
+    assert_eq!(apic.acknowledge(0), None);
+}
+
+#[test]
 fn disabling_by_the_base_register_lets_the_pic_through() {
     let mut apic = enabled();
     apic.write(LVT_TIMER + 0x30, 0x1_0700, 0);

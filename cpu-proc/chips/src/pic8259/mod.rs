@@ -3,7 +3,8 @@
 //! Ports 20h/21h and A0h/A1h, ELCR at 4D0h/4D1h; the slave's INT feeds the master's IR2. Not restarted: ends with the CPU process.
 //!
 //! *Deviations from hardware*: an edge-triggered request stays latched when its line falls before the acknowledge
-//! (the chip would answer IR7); a timer tick is thus not lost while a guest keeps interrupts off for long.
+//! (the chip would answer IR7); a timer tick is thus not lost while a guest keeps interrupts off for long. The same with the slave's
+//! INT at the master's IR2: of a slave whose request has gone the CPU gets IR7, IRQ 15, where the master would answer IRQ 7.
 //!
 //! *Not emulated*: the MCS-80/85 vector format, buffered mode, slaves other than on IR2.
 

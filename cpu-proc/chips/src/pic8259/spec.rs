@@ -24,7 +24,7 @@ pub const ICW1: u8 = 0x10;
 pub const ICW1_IC4: u8 = 0x01;
 /// ICW1: single, no ICW3.
 pub const ICW1_SNGL: u8 = 0x02;
-/// ICW1: all inputs level triggered.
+/// ICW1: all inputs level triggered. In the PIIX3 "this bit is disabled" (ICW1, bit 3): ELCR decides for each input.
 pub const ICW1_LTIM: u8 = 0x08;
 /// ICW4: automatic end of interrupt.
 pub const ICW4_AEOI: u8 = 0x02;

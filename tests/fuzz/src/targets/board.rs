@@ -193,7 +193,7 @@ impl Step {
             Step::Advance(_) => board.poll(now),
             Step::Acknowledge => seen = format!("{:?}", board.acknowledge(cpu, now)),
             Step::ApicBase(value) => {
-                board.set_apic_base(cpu, value);
+                board.set_apic_base(cpu, value, now);
                 seen = format!("{:x}", board.apic_base(cpu));
             }
             Step::Cr8(value) => {
