@@ -34,6 +34,9 @@ fn iret(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
         }
         let back = load_system(cpu, cpu.tr.base, 2)? as u16;
         task::switch(cpu, back, Switch::Iret, a, None)?;
+        cpu.recheck_interrupts();
+        // A trap flag of the new task counts after its first instruction (SDM volume 3B section 18.3.1.4).
+        return Ok(0);
     } else {
         return_protected(cpu, size)?;
     }
