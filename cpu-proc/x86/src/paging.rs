@@ -216,7 +216,8 @@ pub fn translate(
     access: Access,
     user: bool,
 ) -> Result<Translation, Fault> {
-    let mut found = walk_checked(cpu, linear, access, user)?;
+    let mut found = walk_checked(cpu, linear, access, user)
+        .inspect_err(|_| cpu.pending.fetch = u32::from(access == Access::Fetch))?;
     if cpu.dr[7] & 0xff != 0 && access != Access::Fetch && cpu.watches_page(linear) {
         let kinds: &[u64] = if access == Access::Write { &[1, 3] } else { &[3] };
         cpu.watch(kinds, linear, u64::from(size));
