@@ -28,6 +28,30 @@ fn long_mode_activation_needs_pae_and_blocks_clearing_it() {
 }
 
 #[test]
+fn intels_processors_do_not_activate_long_mode_with_a_16_bit_task_state() {
+    let activate = |model: &str, task: Option<u64>| {
+        let mut rig = Rig::of(model).protected();
+        match task {
+            None => rig.cpu.tr = Rig::of(model).cpu.tr,
+            Some(access) => {
+                rig.gdt(sel::TSS2, descriptor(at::TSS2, 0x67, access, 0));
+                rig.call(Sys::Ltr, u64::from(sel::TSS2), 0, 0, 0).unwrap();
+            }
+        }
+        rig.call(Sys::WriteCr, 0x20, 0, 0, 4).unwrap();
+        rig.wrmsr(0xc000_0080, 0x100).unwrap();
+        let result = rig.call(Sys::WriteCr, 0x8000_0011, 0, 0, 0);
+        assert_eq!(rig.cpu.long_mode(), result.is_ok());
+        result
+    };
+    for model in ["core2duo", "qemu64"] {
+        assert_eq!((activate(model, None), activate(model, Some(0x89))), (Ok(0), Ok(0)), "{model}");
+    }
+    assert_eq!(activate("core2duo", Some(0x81)), Err((GP, Some(0))));
+    assert_eq!(activate("qemu64", Some(0x81)), Ok(0));
+}
+
+#[test]
 fn cr4_knows_only_what_the_model_has() {
     let mut rig = Rig::of("pentium");
     assert_eq!(rig.call(Sys::WriteCr, 0x20, 0, 0, 4), Err((GP, Some(0))));
@@ -57,6 +81,8 @@ fn debug_registers_alias_and_detect_access() {
     assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 6), Ok(0xffff_efff));
     rig.call(Sys::WriteCr, 8, 0, 0, 4).unwrap();
     assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 4), Err((vector::UD, None)));
+    rig.call(Sys::WriteDr, 0xffff_dfff, 0, 0, 7).unwrap();
+    assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 7), Ok(0xffff_07ff));
     rig.call(Sys::WriteDr, 0x2000, 0, 0, 7).unwrap();
     assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 0), Err((vector::DB, None)));
     assert_eq!(rig.cpu.pending.dr6, 1 << 13);
