@@ -187,6 +187,10 @@ fn walk(cpu: &mut Cpu, linear: u64) -> Result<Walk, Refused> {
         w.user &= value & USER != 0;
         w.nx |= value & NX != 0;
         let large = value & LARGE != 0 && level > 1;
+        // What is the global bit of a leaf AMD reserves in entries that name a table of tables (APM volume 2 section 5.3, figures from 5-20 on).
+        if !large && level > 2 && value & GLOBAL != 0 && cpu.model.is_amd() {
+            return reserved;
+        }
         if large && (level == 4 || level == 3 && cpu.features[2] & 1 << 26 == 0) {
             return reserved;
         }

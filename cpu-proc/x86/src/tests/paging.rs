@@ -140,6 +140,26 @@ fn long_mode_walk_takes_four_levels_and_refuses_non_canonical_addresses() {
 }
 
 #[test]
+fn amds_processors_reserve_the_global_bit_of_the_upper_two_tables() {
+    for (model, reserved) in [("qemu64", true), ("core2duo", false), ("phenom", true)] {
+        let mut rig = Rig::of(model).long();
+        let expected = if reserved { Err((PF, Some(9))) } else { Ok(0x1234) };
+        for table in [0x10_0000, 0x10_1000] {
+            let entry = rig.get(table, 8);
+            rig.put(table, 8, entry | 1 << 8);
+            assert_eq!(rig.walk(0x1234, Read, false), expected, "{model} {table:x}");
+            rig.put(table, 8, entry);
+        }
+        rig.put(0x10_2000, 8, 0x10_3107);
+        rig.put(0x10_3008, 8, 0x4107);
+        assert_eq!(rig.walk(0x1234, Read, false), Ok(0x4234), "{model}: a directory entry");
+    }
+    let mut rig = Rig::of("phenom").long();
+    rig.put(0x10_1000, 8, 0x187);
+    assert_eq!(rig.walk(0x1234, Read, false), Ok(0x1234), "a page of 1 GiB");
+}
+
+#[test]
 fn a_global_page_outlives_a_cr3_load_but_not_a_change_of_pge() {
     let mut rig = Rig::new().long();
     rig.put(0x10_2000, 8, 0x10_3007);
