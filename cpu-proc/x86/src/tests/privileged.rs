@@ -224,6 +224,28 @@ fn model_specific_registers_store_and_unknown_ones_fault() {
 }
 
 #[test]
+fn registers_of_one_maker_or_of_later_processors_are_unknown_to_the_others() {
+    for (model, intel, has_apic_base) in [
+        ("qemu64", false, true),
+        ("athlon", false, true),
+        ("core2duo", true, true),
+        ("pentium3", true, true),
+        ("pentium", true, false),
+        ("pentium,+apic", true, true),
+    ] {
+        let mut rig = Rig::of(model);
+        for (index, exists) in [(0x198, intel), (0x199, intel), (0x1a0, intel), (0x1b, has_apic_base)] {
+            let read = rig.rdmsr(index);
+            assert_eq!(read.is_ok(), exists, "{model} {index:#x}");
+            if index != 0x198 {
+                let written = rig.wrmsr(index, read.unwrap_or(0));
+                assert_eq!(written, if exists { Ok(0) } else { Err((GP, Some(0))) }, "{model} {index:#x}");
+            }
+        }
+    }
+}
+
+#[test]
 fn memory_type_ranges_take_known_types_and_addresses_that_exist() {
     let mut rig = Rig::new().protected();
     let wide = rig.cpu.phys_bits();
