@@ -55,6 +55,29 @@ fn a_refused_walk_leaves_the_entries_alone_and_reports_why() {
 }
 
 #[test]
+fn an_access_across_4_gib_goes_on_in_the_first_page_as_it_is_mapped_and_watched_now() {
+    const LAST: u64 = 0xffff_fffe;
+    let mut rig = legacy(false);
+    rig.put(0x10_0ffc, 4, 0x10_1007);
+    rig.put(0x10_1ffc, 4, 0x6007);
+    let load = |rig: &mut Rig| mem::load(&mut rig.cpu.core, LAST, 4, mem::Privilege::Current);
+    let store = |rig: &mut Rig, value| mem::store(&mut rig.cpu.core, LAST, 4, value, mem::Privilege::Current);
+    store(&mut rig, 0x4433_2211).unwrap();
+    assert_eq!((load(&mut rig), rig.get(0, 2)), (Ok(0x4433_2211), 0x4433));
+    rig.put(0x5000, 2, 0x6655);
+    rig.put(0x10_1000, 4, 0x5007);
+    rig.call(Sys::Invlpg, 0x123, 0, 0, 0).unwrap();
+    assert_eq!(load(&mut rig), Ok(0x6655_2211));
+    // Breakpoint 0: writes of one byte at address 1.
+    rig.call(Sys::WriteDr, 1, 0, 0, 0).unwrap();
+    rig.call(Sys::WriteDr, 1 | 1 << 16, 0, 0, 7).unwrap();
+    for _ in 0..2 {
+        store(&mut rig, 0).unwrap();
+        assert_eq!(std::mem::take(&mut rig.cpu.watched), 1);
+    }
+}
+
+#[test]
 fn without_write_protect_the_supervisor_writes_read_only_pages() {
     let mut rig = legacy(false);
     rig.put(0x10_1014, 4, 0x5005);
