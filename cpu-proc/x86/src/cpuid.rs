@@ -183,7 +183,7 @@ const fn mask(table: &[&str; 32], names: &[&str]) -> u32 {
     bits
 }
 
-/// Leaf 8000_0001 EDX bits that AMD repeats from leaf 1.
+/// Leaf 8000_0001 EDX bits that AMD repeats from leaf 1, so that whoever asks there sees what was switched off or on here too.
 const AMD_REPEATED: u32 = 0x0183_f3ff;
 
 /// What this processor emulates.
@@ -479,6 +479,9 @@ pub fn parse(spec: &str) -> Result<Choice, Refused> {
     }
     let mut features = model.features;
     features.iter_mut().zip(available).for_each(|(f, s)| *f &= s);
+    if model.is_amd() {
+        features[2] = features[2] & !AMD_REPEATED | features[0] & AMD_REPEATED;
+    }
     // One CPU definition a process, made at start: kept for its life.
     let model: &'static Model = match found {
         Some(found) if !changed => found,

@@ -84,6 +84,11 @@ fn deliver(core: &mut CoreState) -> Next {
     cpu.core.exit = 0;
     // Whoever looks at the state if this ends the run finds it complete.
     cpu.x87_sync();
+    // Where the next instruction cannot be fetched, the trap of the last one comes first (SDM volume 3A table 6-2); the handler's return
+    // fetches again.
+    if cpu.pending.fetch != 0 {
+        watch_trap(cpu);
+    }
     // An instruction that faults is restarted and reports its data breakpoints then.
     cpu.watched = 0;
     refine(cpu);

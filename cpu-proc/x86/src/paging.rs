@@ -187,6 +187,10 @@ fn walk(cpu: &mut Cpu, linear: u64) -> Result<Walk, Refused> {
         w.user &= value & USER != 0;
         w.nx |= value & NX != 0;
         let large = value & LARGE != 0 && level > 1;
+        // What is the global bit of a leaf AMD reserves in entries that name a table of tables (APM volume 2 section 5.3, figures from 5-20 on).
+        if !large && level > 2 && value & GLOBAL != 0 && cpu.model.is_amd() {
+            return reserved;
+        }
         if large && (level == 4 || level == 3 && cpu.features[2] & 1 << 26 == 0) {
             return reserved;
         }
@@ -216,7 +220,10 @@ pub fn translate(
     access: Access,
     user: bool,
 ) -> Result<Translation, Fault> {
-    let mut found = walk_checked(cpu, linear, access, user)?;
+    // Outside long mode an access that goes on from the last page comes here with an address beyond 4 GiB.
+    let linear = if cpu.long_mode() { linear } else { linear & 0xffff_ffff };
+    let mut found = walk_checked(cpu, linear, access, user)
+        .inspect_err(|_| cpu.pending.fetch = u32::from(access == Access::Fetch))?;
     if cpu.dr[7] & 0xff != 0 && access != Access::Fetch && cpu.watches_page(linear) {
         let kinds: &[u64] = if access == Access::Write { &[1, 3] } else { &[3] };
         cpu.watch(kinds, linear, u64::from(size));
@@ -235,10 +242,9 @@ fn walk_checked(cpu: &mut Cpu, linear: u64, access: Access, user: bool) -> Resul
             return Err(fault);
         }
     } else if cpu.cr0 & cr0::PG == 0 {
-        let gpa = cpu.a20(linear & 0xffff_ffff);
+        let gpa = cpu.a20(linear);
         return Ok(Translation { gpa, writable: true, readable: true, executable: true, global: false });
     }
-    let linear = if long { linear } else { linear & 0xffff_ffff };
     let nx_on = cpu.msrs.efer & efer::NXE != 0 && cpu.cr4 & cr4::PAE != 0;
     let write = access == Access::Write;
     // Another processor may change an entry between the read and the marking; then the walk is repeated.
@@ -320,9 +326,12 @@ pub fn flush_local(cpu: &mut Cpu) {
     mmu::flush_local(&mut cpu.core);
 }
 
-/// Drops the translation of one page.
+/// Drops the translation of one page; of the first one outside long mode also that for accesses that go on from the last.
 pub fn flush_page(cpu: &mut Cpu, linear: u64) {
     mmu::flush_page(&mut cpu.core, linear);
+    if !cpu.long_mode() && linear >> 12 == 0 {
+        mmu::flush_page(&mut cpu.core, linear | 1 << 32);
+    }
 }
 
 /// The physical map changed: drops translations and what is known of physical pages.

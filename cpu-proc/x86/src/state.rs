@@ -59,6 +59,8 @@ pub struct Pending {
     pub has_error: u32,
     /// Bits to set in DR6 on delivery of a debug exception.
     pub dr6: u32,
+    /// Whether the fetch of an instruction raised it (0 or 1): then what ran before has completed.
+    pub fetch: u32,
     /// Address for CR2 on delivery of a page fault. CR2 changes only then, because a fetch ahead may fault and be dropped.
     pub addr: u64,
 }

@@ -104,7 +104,9 @@ fn write_cr0(cpu: &mut Cpu, value: u64) -> Result<(), Fault> {
     let falls = old & !new & cr0::PG != 0;
     let long = cpu.msrs.efer & efer::LME != 0;
     let cs_long = cpu.segs[seg::CS].attr & attr::LONG != 0;
-    if rises && long && (cpu.cr4 & cr4::PAE == 0 || cs_long) {
+    // Intel's processors look at the task register too, which has a 32-bit type from reset on (SDM volume 3A section 9.8.5).
+    let narrow_task = cpu.model.is_intel() && cpu.tr.attr & 8 == 0;
+    if rises && long && (cpu.cr4 & cr4::PAE == 0 || cs_long || narrow_task) {
         return Err(gp(cpu, 0));
     }
     if falls && cpu.code64() {
@@ -213,7 +215,8 @@ fn write_dr(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Faul
     }
     cpu.dr[index] = match index {
         6 => value & 0xe00f,
-        7 => value & 0xffff_2fff | 0x400,
+        // Bit 11 is for transactional memory (SDM volume 3B section 18.2.4), which no model has.
+        7 => value & 0xffff_27ff | 0x400,
         _ => value,
     };
     if index != 6 {

@@ -96,7 +96,7 @@ fn far_jmp(cpu: &mut Cpu, a: u64, b: u64, c: u64, imm: u64) -> Result<u64, Fault
         return Err(gp(cpu, code_of(selector)));
     }
     match system_target(cpu, &d, Switch::Jump, c)? {
-        Target::Switched => {}
+        Target::Switched => return Ok(0),
         Target::Gate(gate) => {
             let mut code = gate.code;
             if !code.is_conforming() && code.dpl() != cpu.cpl {
@@ -138,7 +138,8 @@ struct Gate {
 }
 
 enum Target {
-    /// A task switch happened.
+    /// A task switch happened. No trap follows: a trap flag that it loaded counts after the first instruction of the new task (SDM
+    /// volume 3B section 18.3.1.4).
     Switched,
     Gate(Gate),
 }
@@ -236,8 +237,9 @@ fn far_call(cpu: &mut Cpu, a: u64, b: u64, c: u64, imm: u64) -> Result<u64, Faul
     if d.is_segment() {
         return Err(gp(cpu, code_of(selector)));
     }
-    if let Target::Gate(gate) = system_target(cpu, &d, Switch::Call, c)? {
-        call_through(cpu, gate, c)?;
+    match system_target(cpu, &d, Switch::Call, c)? {
+        Target::Switched => return Ok(0),
+        Target::Gate(gate) => call_through(cpu, gate, c)?,
     }
     landed(cpu)
 }

@@ -6,7 +6,7 @@ use bulkhead_engine::{Fault, Next, log};
 use super::descriptor::{
     Descriptor, code_of, fetch, is_null, kind, mark_accessed, null, set_cs, set_cs_protected,
 };
-use super::far::{check_target, inner_stack};
+use super::far::inner_stack;
 use super::flags::virtual_image;
 use super::ids::Sys;
 use super::mem::{Stack, load, load_system};
@@ -419,7 +419,9 @@ fn enter_long(cpu: &mut Cpu, event: Event) -> Result<(), Fault> {
     if let Some(error) = event.error {
         stack.push(cpu, 8, u64::from(error))?;
     }
-    check_target(cpu, &code.segment(selector), offset)?;
+    if !Cpu::canonical(offset) {
+        return Err(gp(cpu, ext));
+    }
     mark_accessed(cpu, &mut code)?;
     cpu.segs[seg::SS] = ss;
     cpu.core.slots[4] = stack.sp;

@@ -34,6 +34,9 @@ fn iret(cpu: &mut Cpu, a: u64, _: u64, _: u64, imm: u64) -> Result<u64, Fault> {
         }
         let back = load_system(cpu, cpu.tr.base, 2)? as u16;
         task::switch(cpu, back, Switch::Iret, a, None)?;
+        cpu.recheck_interrupts();
+        // A trap flag of the new task counts after its first instruction (SDM volume 3B section 18.3.1.4).
+        return Ok(0);
     } else {
         return_protected(cpu, size)?;
     }
@@ -107,13 +110,15 @@ fn return_to_v86(cpu: &mut Cpu, mut stack: Stack, ip: u64, cs: u16, flags: u64) 
         *s = stack.pop(cpu, 4)? as u16;
     }
     let [ss, es, ds, fs, gs] = selectors;
+    let cs = Segment::v86(cs);
+    check_target(cpu, &cs, ip)?;
     let flags = merge(cpu, flags, EFLAGS_CONTROL_ALL, 4);
     for (index, selector) in [(seg::SS, ss), (seg::ES, es), (seg::DS, ds), (seg::FS, fs), (seg::GS, gs)] {
         cpu.segs[index] = Segment::v86(selector);
     }
-    set_cs(cpu, Segment::v86(cs));
+    set_cs(cpu, cs);
     cpu.core.slots[4] = sp;
-    cpu.core.pc = ip & 0xffff;
+    cpu.core.pc = ip;
     cpu.set_flags(flags);
     cpu.set_cpl(3);
     Ok(())

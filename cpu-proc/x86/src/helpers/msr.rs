@@ -43,6 +43,7 @@ pub mod number {
     pub const MCG_STATUS: u32 = 0x17a;
     pub const MCG_CTL: u32 = 0x17b;
     pub const PERF_STATUS: u32 = 0x198;
+    pub const PERF_CTL: u32 = 0x199;
     pub const MISC_ENABLE: u32 = 0x1a0;
     pub const DEBUGCTL: u32 = 0x1d9;
     pub const MTRR_VAR: u32 = 0x200;
@@ -79,6 +80,7 @@ const MISC_ENABLE_FIXED: u64 = 1;
 
 const EDX_TSC: u32 = 1 << 4;
 const EDX_MCE: u32 = 1 << 7;
+const EDX_APIC: u32 = 1 << 9;
 const EDX_SEP: u32 = 1 << 11;
 const EDX_MTRR: u32 = 1 << 12;
 const EDX_MCA: u32 = 1 << 14;
@@ -148,6 +150,12 @@ fn is_mtrr_type(code: u8) -> bool {
     matches!(code, 0 | 1 | 4..=6)
 }
 
+/// Whether there is the register that says where the local APIC is: from the P6 family on (SDM volume 4 table 2-2), also on models that do
+/// not advertise one, since older guests look there for one that the firmware has switched off.
+fn has_apic_base(cpu: &Cpu) -> bool {
+    cpu.features[0] & EDX_APIC != 0 || cpu.model.family > 5
+}
+
 /// Reads register `index`; `None` when the model has none.
 fn read(cpu: &mut Cpu, index: u32) -> Option<u64> {
     let [edx, ecx, ext, _] = cpu.features;
@@ -155,7 +163,7 @@ fn read(cpu: &mut Cpu, index: u32) -> Option<u64> {
     let m = &cpu.msrs;
     Some(match index {
         number::TSC if edx & EDX_TSC != 0 => time_stamp(cpu),
-        number::APIC_BASE => cpu.machine().apic(ApicAccess::ReadBase),
+        number::APIC_BASE if has_apic_base(cpu) => cpu.machine().apic(ApicAccess::ReadBase),
         number::UCODE_REV => {
             if cpu.model.is_intel() {
                 1 << 32
@@ -171,9 +179,9 @@ fn read(cpu: &mut Cpu, index: u32) -> Option<u64> {
         number::MCG_CAP if edx & EDX_MCA != 0 => MC_BANKS as u64 | 1 << 8,
         number::MCG_STATUS if edx & EDX_MCA != 0 => m.mcg_status,
         number::MCG_CTL if edx & EDX_MCA != 0 => m.mcg_ctl,
-        number::PERF_STATUS => 1000 << 32 | 1000,
-        0x199 => 1000,
-        number::MISC_ENABLE => m.misc_enable | MISC_ENABLE_FIXED,
+        number::PERF_STATUS if cpu.model.is_intel() => 1000 << 32 | 1000,
+        number::PERF_CTL if cpu.model.is_intel() => 1000,
+        number::MISC_ENABLE if cpu.model.is_intel() => m.misc_enable | MISC_ENABLE_FIXED,
         number::MTRR_VAR..0x210 if edx & EDX_MTRR != 0 => {
             *m.mtrr_var.get((index - number::MTRR_VAR) as usize)?
         }
@@ -220,7 +228,7 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
             }
         }
         number::TSC_DEADLINE if ecx & ECX_TSC_DEADLINE != 0 => write_deadline(cpu, value),
-        number::APIC_BASE => {
+        number::APIC_BASE if has_apic_base(cpu) => {
             if value & APIC_BASE_RESERVED != 0 || value >> cpu.phys_bits() != 0 {
                 return None;
             }
@@ -235,8 +243,8 @@ fn write(cpu: &mut Cpu, index: u32, value: u64) -> Option<()> {
         number::SYSENTER_EIP if edx & EDX_SEP != 0 => cpu.msrs.sysenter_eip = canonical?,
         number::MCG_STATUS if edx & EDX_MCA != 0 => cpu.msrs.mcg_status = value,
         number::MCG_CTL if edx & EDX_MCA != 0 => cpu.msrs.mcg_ctl = value,
-        number::MISC_ENABLE => cpu.msrs.misc_enable = value,
-        0x199 => {}
+        number::MISC_ENABLE if cpu.model.is_intel() => cpu.msrs.misc_enable = value,
+        number::PERF_CTL if cpu.model.is_intel() => {}
         number::MTRR_VAR..0x210 if edx & EDX_MTRR != 0 => {
             // A base with its type, then a mask with its valid bit.
             let (reserved, memory_type) = if index & 1 == 0 { (0xf00, value as u8) } else { (0x7ff, 0) };

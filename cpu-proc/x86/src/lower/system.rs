@@ -56,6 +56,8 @@ pub fn lower(ctx: &mut Ctx, insn: &Instruction) -> bool {
         M::Invd | M::Wbinvd => {
             if ctx.require_cpl0() {
                 ctx.sys(Sys::Wbinvd, 0);
+                // They serialise, as the loads of descriptor tables do (SDM volume 3A section 8.3).
+                ctx.end_changed();
             }
         }
         M::Invlpg => {
@@ -235,6 +237,7 @@ fn load_table(ctx: &mut Ctx, insn: &Instruction, which: u64) {
         base = low;
     }
     ctx.call_void(Sys::LoadTable as u16, base, limit, NONE, which);
+    ctx.end_changed();
 }
 
 fn store_table(ctx: &mut Ctx, insn: &Instruction, part: u64) {

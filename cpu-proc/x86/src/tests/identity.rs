@@ -39,6 +39,30 @@ fn feature_switches_and_overrides_apply() {
 }
 
 #[test]
+fn amd_repeats_in_the_extended_leaf_what_is_switched_on_or_off() {
+    const MMX: u32 = 1 << 23;
+    for (spec, repeated) in [
+        ("qemu64", true),
+        ("qemu64,-mmx", false),
+        ("qemu32,-mmx,+mmx", true),
+        ("athlon,-mmx", false),
+        ("core2duo", false),
+        ("core2duo,+mmx", false),
+    ] {
+        let features = cpuid::parse(spec).unwrap().features;
+        assert_eq!(features[2] & MMX != 0, repeated, "{spec}");
+        assert!(!repeated || features[0] & MMX != 0, "{spec}");
+    }
+    for name in ["fpu", "tsc", "msr", "pae", "cx8", "apic", "cmov", "fxsr", "vme"] {
+        for (spec, set) in [(format!("phenom,-{name}"), 0), (format!("phenom,-{name},+{name}"), 1)] {
+            let [edx, _, extended, _] = cpuid::parse(&spec).unwrap().features;
+            assert_eq!((edx ^ extended) & 0x0183_f3ff, 0, "{spec}");
+            assert_eq!((edx ^ cpuid::parse("phenom").unwrap().features[0]).count_ones(), 1 - set, "{spec}");
+        }
+    }
+}
+
+#[test]
 fn qemu64_is_a_long_mode_amd_processor() {
     let mut rig = Rig::of("qemu64");
     let [level, b, c, d] = leaf(&mut rig, 0);

@@ -64,6 +64,18 @@ fn gate_faults_carry_the_vector_and_the_external_bit() {
 }
 
 #[test]
+fn a_handler_that_no_address_reaches_faults_with_the_external_bit_alone() {
+    let mut rig = Rig::new().long();
+    rig.idt64(0x30, gate(sel::CODE0, at::HANDLER, 0x8e, 0), 0x8000);
+    assert_eq!(rig.call(Sys::Int, 0xa002, 0, 0, 0x30), Err((GP, Some(0))));
+    rig.idt64(13, gate(sel::CODE0, at::HANDLER, 0x8e, 0), 0);
+    rig.cpu.set_flags(eflags::IF);
+    rig.board().interrupts.push(0x30);
+    assert_eq!(rig.attend(), Next::Run);
+    assert_eq!((rig.cpu.core.pc, rig.stack64(0), rig.stack64(1)), (at::HANDLER, 1, at::USER));
+}
+
+#[test]
 fn interrupt_from_user_switches_to_the_stack_of_the_task_state() {
     let mut rig = Rig::new().protected().user();
     rig.idt(14, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
@@ -96,12 +108,17 @@ fn a_bad_inner_stack_raises_invalid_tss_or_stack_fault() {
     assert_eq!(rig.call(Sys::Int, 0, 0, 0, 0x30), Err((vector::TS, Some(0x28))));
 }
 
-pub fn v86(rig: &mut Rig, iopl: u64) {
-    let frame = [0x100, 0x2000, 0x2_0202 | iopl << 12, 0xfff0, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000];
+/// Puts what `IRET` needs to go to virtual-8086 mode on the stack.
+fn v86_at(rig: &mut Rig, ip: u64, iopl: u64) {
+    let frame = [ip, 0x2000, 0x2_0202 | iopl << 12, 0xfff0, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000];
     for (i, v) in frame.iter().enumerate() {
         rig.put(0x6f00 + 4 * i as u64, 4, *v);
     }
     rig.set_rsp(0x6f00);
+}
+
+pub fn v86(rig: &mut Rig, iopl: u64) {
+    v86_at(rig, 0x100, iopl);
     rig.call(Sys::Iret, 0, 0, 0, 2).unwrap();
 }
 
@@ -129,6 +146,20 @@ fn iret_enters_virtual_8086_mode_and_an_interrupt_leaves_it() {
     rig.call(Sys::Iret, 0, 0, 0, 2).unwrap();
     assert!(rig.cpu.v86());
     assert_eq!((rig.cpu.core.pc, rig.rsp()), (0x100, 0xfff0));
+}
+
+#[test]
+fn iret_to_virtual_8086_mode_beyond_64_kib_faults_before_anything_changes() {
+    let mut rig = Rig::new().protected();
+    for ip in [0x1_0000, 0xffff_0100] {
+        v86_at(&mut rig, ip, 0);
+        assert_eq!(rig.call(Sys::Iret, 0, 0, 0, 2), Err((GP, Some(0))), "{ip:x}");
+        assert_eq!((rig.cpu.core.pc, rig.rsp(), rig.cpu.cpl, rig.cpu.v86()), (at::USER, 0x6f00, 0, false));
+        assert_eq!([seg::CS, seg::SS].map(|i| rig.cpu.segs[i].selector), [sel::CODE0, sel::DATA0]);
+    }
+    v86_at(&mut rig, 0xffff, 0);
+    rig.call(Sys::Iret, 0, 0, 0, 2).unwrap();
+    assert_eq!((rig.cpu.core.pc, rig.cpu.v86()), (0xffff, true));
 }
 
 #[test]

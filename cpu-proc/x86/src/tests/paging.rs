@@ -55,6 +55,29 @@ fn a_refused_walk_leaves_the_entries_alone_and_reports_why() {
 }
 
 #[test]
+fn an_access_across_4_gib_goes_on_in_the_first_page_as_it_is_mapped_and_watched_now() {
+    const LAST: u64 = 0xffff_fffe;
+    let mut rig = legacy(false);
+    rig.put(0x10_0ffc, 4, 0x10_1007);
+    rig.put(0x10_1ffc, 4, 0x6007);
+    let load = |rig: &mut Rig| mem::load(&mut rig.cpu.core, LAST, 4, mem::Privilege::Current);
+    let store = |rig: &mut Rig, value| mem::store(&mut rig.cpu.core, LAST, 4, value, mem::Privilege::Current);
+    store(&mut rig, 0x4433_2211).unwrap();
+    assert_eq!((load(&mut rig), rig.get(0, 2)), (Ok(0x4433_2211), 0x4433));
+    rig.put(0x5000, 2, 0x6655);
+    rig.put(0x10_1000, 4, 0x5007);
+    rig.call(Sys::Invlpg, 0x123, 0, 0, 0).unwrap();
+    assert_eq!(load(&mut rig), Ok(0x6655_2211));
+    // Breakpoint 0: writes of one byte at address 1.
+    rig.call(Sys::WriteDr, 1, 0, 0, 0).unwrap();
+    rig.call(Sys::WriteDr, 1 | 1 << 16, 0, 0, 7).unwrap();
+    for _ in 0..2 {
+        store(&mut rig, 0).unwrap();
+        assert_eq!(std::mem::take(&mut rig.cpu.watched), 1);
+    }
+}
+
+#[test]
 fn without_write_protect_the_supervisor_writes_read_only_pages() {
     let mut rig = legacy(false);
     rig.put(0x10_1014, 4, 0x5005);
@@ -137,6 +160,26 @@ fn long_mode_walk_takes_four_levels_and_refuses_non_canonical_addresses() {
         Err((PF, Some(9))),
         "page size in the top level"
     );
+}
+
+#[test]
+fn amds_processors_reserve_the_global_bit_of_the_upper_two_tables() {
+    for (model, reserved) in [("qemu64", true), ("core2duo", false), ("phenom", true)] {
+        let mut rig = Rig::of(model).long();
+        let expected = if reserved { Err((PF, Some(9))) } else { Ok(0x1234) };
+        for table in [0x10_0000, 0x10_1000] {
+            let entry = rig.get(table, 8);
+            rig.put(table, 8, entry | 1 << 8);
+            assert_eq!(rig.walk(0x1234, Read, false), expected, "{model} {table:x}");
+            rig.put(table, 8, entry);
+        }
+        rig.put(0x10_2000, 8, 0x10_3107);
+        rig.put(0x10_3008, 8, 0x4107);
+        assert_eq!(rig.walk(0x1234, Read, false), Ok(0x4234), "{model}: a directory entry");
+    }
+    let mut rig = Rig::of("phenom").long();
+    rig.put(0x10_1000, 8, 0x187);
+    assert_eq!(rig.walk(0x1234, Read, false), Ok(0x1234), "a page of 1 GiB");
 }
 
 #[test]

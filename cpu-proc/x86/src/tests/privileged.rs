@@ -28,6 +28,30 @@ fn long_mode_activation_needs_pae_and_blocks_clearing_it() {
 }
 
 #[test]
+fn intels_processors_do_not_activate_long_mode_with_a_16_bit_task_state() {
+    let activate = |model: &str, task: Option<u64>| {
+        let mut rig = Rig::of(model).protected();
+        match task {
+            None => rig.cpu.tr = Rig::of(model).cpu.tr,
+            Some(access) => {
+                rig.gdt(sel::TSS2, descriptor(at::TSS2, 0x67, access, 0));
+                rig.call(Sys::Ltr, u64::from(sel::TSS2), 0, 0, 0).unwrap();
+            }
+        }
+        rig.call(Sys::WriteCr, 0x20, 0, 0, 4).unwrap();
+        rig.wrmsr(0xc000_0080, 0x100).unwrap();
+        let result = rig.call(Sys::WriteCr, 0x8000_0011, 0, 0, 0);
+        assert_eq!(rig.cpu.long_mode(), result.is_ok());
+        result
+    };
+    for model in ["core2duo", "qemu64"] {
+        assert_eq!((activate(model, None), activate(model, Some(0x89))), (Ok(0), Ok(0)), "{model}");
+    }
+    assert_eq!(activate("core2duo", Some(0x81)), Err((GP, Some(0))));
+    assert_eq!(activate("qemu64", Some(0x81)), Ok(0));
+}
+
+#[test]
 fn cr4_knows_only_what_the_model_has() {
     let mut rig = Rig::of("pentium");
     assert_eq!(rig.call(Sys::WriteCr, 0x20, 0, 0, 4), Err((GP, Some(0))));
@@ -57,6 +81,8 @@ fn debug_registers_alias_and_detect_access() {
     assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 6), Ok(0xffff_efff));
     rig.call(Sys::WriteCr, 8, 0, 0, 4).unwrap();
     assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 4), Err((vector::UD, None)));
+    rig.call(Sys::WriteDr, 0xffff_dfff, 0, 0, 7).unwrap();
+    assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 7), Ok(0xffff_07ff));
     rig.call(Sys::WriteDr, 0x2000, 0, 0, 7).unwrap();
     assert_eq!(rig.call(Sys::ReadDr, 0, 0, 0, 0), Err((vector::DB, None)));
     assert_eq!(rig.cpu.pending.dr6, 1 << 13);
@@ -195,6 +221,28 @@ fn model_specific_registers_store_and_unknown_ones_fault() {
         assert_eq!(rig.wrmsr(0x1b, 0xfed0_0800 | reserved), Err((GP, Some(0))), "{reserved:#x}");
     }
     assert_eq!(rig.board().apic_base, 0xfee0_0800, "refused");
+}
+
+#[test]
+fn registers_of_one_maker_or_of_later_processors_are_unknown_to_the_others() {
+    for (model, intel, has_apic_base) in [
+        ("qemu64", false, true),
+        ("athlon", false, true),
+        ("core2duo", true, true),
+        ("pentium3", true, true),
+        ("pentium", true, false),
+        ("pentium,+apic", true, true),
+    ] {
+        let mut rig = Rig::of(model);
+        for (index, exists) in [(0x198, intel), (0x199, intel), (0x1a0, intel), (0x1b, has_apic_base)] {
+            let read = rig.rdmsr(index);
+            assert_eq!(read.is_ok(), exists, "{model} {index:#x}");
+            if index != 0x198 {
+                let written = rig.wrmsr(index, read.unwrap_or(0));
+                assert_eq!(written, if exists { Ok(0) } else { Err((GP, Some(0))) }, "{model} {index:#x}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -252,6 +252,31 @@ fn a_block_ends_with_a_poll_after_the_instruction_that_follows_sti() {
 }
 
 #[test]
+fn a_block_ends_behind_an_instruction_that_serialises() {
+    for code in [
+        &[0x0f, 0xa2][..],   // cpuid
+        &[0x0f, 0x08],       // invd
+        &[0x0f, 0x09],       // wbinvd
+        &[0x0f, 0x01, 0x10], // lgdt [eax]
+        &[0x0f, 0x01, 0x18], // lidt [eax]
+        &[0x0f, 0x01, 0x38], // invlpg [eax]
+        &[0x0f, 0x30],       // wrmsr
+        &[0x0f, 0x22, 0xd8], // mov cr3, eax
+        &[0x0f, 0x23, 0xc0], // mov dr0, eax
+        &[0x0f, 0x00, 0xd0], // lldt ax
+        &[0x0f, 0x00, 0xd8], // ltr ax
+    ] {
+        let block = lowered(&mut Rig::new().protected(), code);
+        assert_eq!((block.insns, block.len), (1, code.len() as u32), "{code:x?}");
+        assert_eq!(
+            block.ops.last().map(|op| (op.op, op.k)),
+            Some((bulkhead_ir::Opcode::Goto, 0)),
+            "{code:x?}"
+        );
+    }
+}
+
+#[test]
 fn an_interrupt_is_taken_after_the_instruction_that_follows_sti() {
     let mut rig = Rig::new().protected();
     rig.idt(0x30, gate(sel::CODE0, at::HANDLER, 0x8e, 0));

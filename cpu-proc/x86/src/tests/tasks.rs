@@ -41,6 +41,46 @@ fn a_call_nests_and_iret_returns() {
     assert_eq!(rig.get(at::TSS2 + 0x24, 4) as u32 & eflags::NT, 0);
 }
 
+/// In the first task, the second with its trap flag set: as a debugger leaves the one that it steps.
+fn stepped_task() -> Rig {
+    let mut rig = Rig::new().protected();
+    second_task(&mut rig);
+    rig.put(at::TSS2 + 0x24, 4, 0x102);
+    rig
+}
+
+#[test]
+fn a_task_with_the_trap_flag_traps_after_its_first_instruction() {
+    for id in [Sys::FarJmp, Sys::FarCall, Sys::Iret] {
+        let mut rig = stepped_task();
+        if id == Sys::Iret {
+            rig.gdt(sel::TSS2, descriptor(at::TSS2, 0x67, 0x8b, 0));
+            rig.put(at::TSS, 2, u64::from(sel::TSS2));
+            rig.cpu.eflags |= eflags::NT;
+        }
+        rig.idt(1, gate(sel::CODE0, at::HANDLER, 0x8e, 0));
+        rig.code(0xb000, &[0x90, 0x90]);
+        rig.cpu.core.pc = at::USER;
+        let result = match id {
+            Sys::Iret => rig.call(id, at::USER + 1, 0, 0, 2),
+            _ => rig.call(id, u64::from(sel::TSS2), 0, at::USER + 7, 2),
+        };
+        assert_eq!((result, rig.cpu.core.pc), (Ok(0), 0xb000), "{id:?}");
+        rig.step(1);
+        assert_eq!((rig.cpu.core.pc, rig.stack32(0)), (at::HANDLER, 0xb001), "{id:?}");
+        assert_eq!(rig.cpu.dr[6] & 0xe00f, 1 << 14, "{id:?}");
+    }
+}
+
+#[test]
+fn a_debug_trap_bit_of_the_task_state_comes_before_its_first_instruction() {
+    let mut rig = stepped_task();
+    rig.put(at::TSS2 + 0x64, 2, 1);
+    let result = rig.call(Sys::FarJmp, u64::from(sel::TSS2), 0, at::USER + 7, 2);
+    assert_eq!((result, rig.cpu.core.pc), (Err((vector::DB, None)), 0xb000));
+    assert_eq!(rig.cpu.pending.dr6, 1 << 15);
+}
+
 #[test]
 fn a_jump_through_a_task_gate_frees_the_old_task() {
     let mut rig = Rig::new().protected().user();

@@ -98,3 +98,37 @@ fn a_repeated_store_stops_after_the_one_that_hits() {
         assert_eq!((rig.stack64(0), rig.get(0x5010, 2)), (at::USER, 0x55));
     });
 }
+
+#[test]
+fn the_trap_of_a_call_comes_before_the_fault_of_fetching_what_it_calls() {
+    const MISSING: u64 = 0x40_0000;
+    // call rax; call MISSING
+    for bytes in [&[0xff, 0xd0][..], &[0xe8, 0xfb, 0x5f, 0x3f, 0x00]] {
+        Engines::each(|engine| {
+            let mut rig = armed(0x6ff8, 1, 2);
+            rig.code(at::HANDLER, &[0x48, 0x8b, 0x1c, 0x24, 0x48, 0xcf]); // mov rbx, [rsp]; iretq
+            rig.idt64(14, gate(sel::CODE0, at::HANDLER + 16, 0x8e, 0), 0);
+            rig.code(at::HANDLER + 16, &[0xf4]);
+            rig.code(at::USER, bytes);
+            rig.cpu.core.slots[reg::RAX] = MISSING;
+            assert_eq!(hits(engine, &mut rig, PLACE), 1, "{bytes:x?}");
+            assert_eq!((rig.cpu.core.slots[reg::RBX], rig.cpu.core.pc), (MISSING, at::HANDLER + 17));
+            assert_eq!((rig.cpu.cr2, rig.stack64(1)), (MISSING, MISSING), "the fault comes after the trap");
+        });
+    }
+}
+
+#[test]
+fn a_fault_of_fetching_ahead_keeps_the_trap_for_the_instruction_that_hits() {
+    // mov [rdi], rax; hlt: an instruction there could reach into the page that is missing.
+    const CODE: [u8; 4] = [0x48, 0x89, 0x07, 0xf4];
+    const END: u64 = 0x40_0000;
+    Engines::each(|engine| {
+        let mut rig = armed(PLACE, 1, 2);
+        rig.code(at::USER, &[0xff, 0xe0]); // jmp rax
+        rig.code(END - 5, &CODE);
+        rig.cpu.core.slots[reg::RAX] = END - 5;
+        assert_eq!(hits(engine, &mut rig, PLACE), 1);
+        assert_eq!((rig.stack64(0), rig.cpu.core.pc), (END - 2, at::HANDLER + 1));
+    });
+}
