@@ -183,6 +183,8 @@ struct Server<C: Chip> {
     /// Data of the block transaction under way.
     block: Vec<u8>,
     consumed: u32,
+    /// Requests from here on whose entries a predecessor can have made up: until the CPU has written the ring once round.
+    unsure: u32,
     /// To the last request consumed.
     response: u64,
     answered: u32,
@@ -310,6 +312,7 @@ impl<C: Chip> Server<C> {
             tracer,
             block: vec![0; device::BLOCK_BYTES],
             consumed: 0,
+            unsure: device::RING_ENTRIES,
             response: 0,
             answered: 0,
             pulses: [0; LINES],
@@ -583,7 +586,7 @@ impl<C: Chip> Server<C> {
     }
 
     fn has_work(&self, seen: u32) -> bool {
-        Request::load(&self.map, self.consumed).is_some()
+        self.request().is_some()
             || self.map.word(CONTROL + control::REQUEST).load(Ordering::SeqCst) != self.answered
             || self.news() != seen
     }
@@ -614,17 +617,26 @@ impl<C: Chip> Server<C> {
         Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
     }
 
+    /// The next request, once it is there.
+    fn request(&self) -> Option<Request> {
+        match self.unsure {
+            0 => Request::load(&self.map, self.consumed),
+            _ => Request::load_sent(&self.map, self.consumed),
+        }
+    }
+
     /// Serves every waiting ring entry. True when there was one.
     fn drain(&mut self) -> bool {
         let start = self.consumed;
         // At most one ring full, so that nobody else waits for ever.
         while self.consumed.wrapping_sub(start) < device::RING_ENTRIES {
             let index = self.consumed;
-            let Some(request) = Request::load(&self.map, index) else { break };
+            let Some(request) = self.request() else { break };
             self.tracer.count(counter::REQUESTS, 1);
             self.tracer.begin(events::REQUEST, || request.traced(index));
             self.response = if self.begin(index) { self.serve(request) } else { request.unanswered() };
             self.consumed = index.wrapping_add(1);
+            self.unsure = self.unsure.saturating_sub(1);
             self.commit();
             // Before the head moves: the CPU's end of it comes later.
             self.tracer.end(events::REQUEST, || [index.into(), self.response, 0, 0]);

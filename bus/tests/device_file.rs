@@ -12,7 +12,8 @@ use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::control;
 use bulkhead_bus::dead::DeadDevice;
 use bulkhead_bus::device::{
-    BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, RING, RING_ENTRIES, SLOT_BYTES, SLOTS, TAIL, slot,
+    BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, RING, RING_ENTRIES, SLOT_BYTES, SLOTS, TAIL, kind,
+    slot, stamp,
 };
 use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, Line};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
@@ -536,6 +537,10 @@ fn answer_that_a_device_has_committed_and_not_published_comes_though_nobody_succ
     std::thread::spawn(move || {
         let _ = say.send(port.read(0, 24, 3));
     });
+    // It was sent before it was done.
+    while map.word(TAIL).load(Ordering::SeqCst) != 1 {
+        std::thread::yield_now();
+    }
     let dead = Arc::new(DeadDevice::new(map, rig.bell(fd::BELL), rig.irq.clone(), SOURCE));
     let theirs = dead.clone();
     let thread = std::thread::spawn(move || theirs.run());
@@ -573,9 +578,13 @@ enum Lie {
     Ring,
     /// A consumer index behind, and the CPU's own count beside it.
     Count,
+    /// Requests that the CPU has not sent yet.
+    Future,
+    /// The next one counts as done.
+    Next,
 }
 
-const LIES: [Lie; 4] = [Lie::Behind, Lie::Ahead, Lie::Ring, Lie::Count];
+const LIES: [Lie; 6] = [Lie::Behind, Lie::Ahead, Lie::Ring, Lie::Count, Lie::Future, Lie::Next];
 
 /// Tells it while no device serves.
 fn lie(rig: &Rig, lie: Lie) {
@@ -594,6 +603,18 @@ fn lie(rig: &Rig, lie: Lie) {
             consume(tail.wrapping_sub(5000));
             map.word(TAIL).store(tail.wrapping_sub(5000), Ordering::SeqCst);
         }
+        Lie::Future => plant(&map, tail, tail.wrapping_add(RING_ENTRIES)),
+        Lie::Next => consume(tail.wrapping_add(1)),
+    }
+}
+
+/// Puts posted writes of 9 to register 0 into the ring.
+fn plant(map: &Mapping, from: u32, end: u32) {
+    for index in from..end {
+        let at = RING + (index % RING_ENTRIES) as usize * 16;
+        let head = u64::from(kind::WRITE) | 3 << 8 | u64::from(stamp(index)) << 24;
+        map.dword(at + 8).store(9, Ordering::SeqCst);
+        map.dword(at).store(head, Ordering::SeqCst);
     }
 }
 
@@ -646,6 +667,64 @@ fn requests_that_a_device_has_hidden_are_answered_without_a_device_too() {
         dead.stop();
         thread.join().expect("the stand-in ends");
     }
+}
+
+#[test]
+fn requests_that_a_device_has_made_up_are_not_served_by_its_successor() {
+    // From the next one on, and from one behind it on.
+    for skip in [0, 7] {
+        let rig = Rig::new();
+        let first = rig.start(true);
+        let mut port = rig.port();
+        burn(&mut port, first);
+        let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+        let tail = map.word(TAIL).load(Ordering::SeqCst);
+        plant(&map, tail + skip, tail + RING_ENTRIES - 1);
+        rig.start(false);
+        let mut log = fold(0, 5);
+        assert_eq!(port.read(0, 24, 3), log, "{skip}");
+        // More than once round the ring.
+        for value in 0..u64::from(RING_ENTRIES) + 10 {
+            port.write(0, 0, 3, value);
+            log = fold(log, value);
+        }
+        port.write(0, 16, 3, 6);
+        assert_eq!(port.read(0, 24, 3), fold(log, 6), "{skip}");
+        let sent = map.word(TAIL).load(Ordering::SeqCst);
+        assert_eq!(map.word(0x080).load(Ordering::SeqCst), sent, "{skip}: or it looks hung");
+    }
+}
+
+#[test]
+fn request_that_a_device_has_called_done_before_it_was_sent_is_served_by_its_successor() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    burn(&mut port, first);
+    lie(&rig, Lie::Next);
+    rig.start(false);
+    port.write(0, 16, 3, 6);
+    assert_eq!(port.read(0, 24, 3), fold(0, 6));
+}
+
+#[test]
+fn made_up_requests_are_not_answered_without_a_device() {
+    let rig = Rig::new();
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    plant(&map, 0, RING_ENTRIES);
+    let dead = Arc::new(DeadDevice::new(
+        rig.map(fd::DEVICE, DEVICE_BYTES),
+        rig.bell(fd::BELL),
+        rig.irq.clone(),
+        SOURCE,
+    ));
+    let theirs = dead.clone();
+    let thread = std::thread::spawn(move || theirs.run());
+    let mut port = rig.port();
+    assert_eq!(port.read(0, 24, 1), 0xffff);
+    assert_eq!(map.word(0x080).load(Ordering::SeqCst), 1, "one request was sent");
+    dead.stop();
+    thread.join().expect("the stand-in ends");
 }
 
 /// Lights a fuse of one write and writes 5: `device` dies of it.
