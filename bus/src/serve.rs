@@ -377,7 +377,10 @@ impl<C: Chip> Server<C> {
             self.commit();
             Act::TakeUp.end(&self.map);
         } else {
-            // What it dies of from here on is not the state's fault.
+            // Before anything else changes: a line that fell and whose fall was not told can rise again below. And outputs that cannot
+            // be derived are the state's fault.
+            self.finish();
+            // What it dies of from here on is not.
             Act::TakeUp.end(&self.map);
             self.event(self.news());
         }

@@ -26,7 +26,7 @@ use bulkhead_bus::wire;
 
 mod recorder;
 
-use recorder::{Deadly, Recorder, fold};
+use recorder::{Deadly, LEVEL, Recorder, fold};
 
 /// The files of a device and this side's view of them.
 struct Rig {
@@ -772,6 +772,57 @@ fn deadly_bytes_are_left_out_after_their_third_death() {
     assert_eq!(host.send(b"poison"), 6);
     outlives(&rig, Deadly::Bytes);
     assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+}
+
+#[test]
+fn state_whose_outputs_are_deadly_is_left_out_after_its_third_death() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(1, 8, 0, 7);
+    burn(&mut port, first);
+    outlives(&rig, Deadly::Outputs);
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+}
+
+#[test]
+fn answer_that_was_committed_comes_before_the_successor_looks_at_deadly_bytes() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 16, 3, 4);
+    burn(&mut port, first);
+    // As if the first had died between the commit of its last request and the publication.
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    for at in [SLOTS, SLOTS + SLOT_BYTES] {
+        map.word(at + slot::CONSUMED).store(3, Ordering::SeqCst);
+    }
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    assert_eq!(host.send(b"poison"), 6);
+    assert_eq!(map.word(0x080).load(Ordering::SeqCst), 2);
+    assert!(rig.start_as(false, Deadly::Bytes).join().is_err(), "the bytes kill");
+    assert_eq!(map.word(0x080).load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn line_that_has_fallen_untold_and_rises_at_once_in_the_successor_is_an_edge() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 48, 3, 1);
+    halt(&rig, || rig.line().level);
+    let edges = rig.line().edges;
+    burn(&mut port, first);
+    // As if the first had died between the commit of a fall and its publication.
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    for at in [SLOTS, SLOTS + SLOT_BYTES] {
+        map.word(at + slot::STATE + LEVEL).store(0, Ordering::SeqCst);
+    }
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    assert_eq!(host.send(b"x"), 1);
+    drop(rig.start_as(false, Deadly::Eager));
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+    assert_eq!(rig.line(), Line { level: true, edges: edges.wrapping_add(1), value: 0 });
 }
 
 #[test]
