@@ -364,12 +364,21 @@ impl<C: Chip> Server<C> {
         self.answered = self.map.word(at + slot::ANSWERED).load(Ordering::Acquire);
         self.response = self.map.dword(at + slot::RESPONSE).load(Ordering::Acquire);
         let _ = self.map.read(at + slot::PULSES, bytemuck::bytes_of_mut(&mut self.pulses));
-        if self.generation == 0 {
-            self.call(|chip, env| chip.reset(env));
-            self.commit();
-        } else if let Err(why) = self.restore() {
-            tell(&format!("the saved state cannot be taken up ({why}): the device is as after power-on"));
-            self.chip = make()?;
+        let restored = match self.generation {
+            // Nobody has committed anything yet; or a predecessor that was taken over says so.
+            0 => false,
+            _ => match self.restore() {
+                Ok(()) => true,
+                Err(why) => {
+                    tell(&format!(
+                        "the saved state cannot be taken up ({why}): the device is as after power-on"
+                    ));
+                    self.chip = make()?;
+                    false
+                }
+            },
+        };
+        if !restored {
             self.bytes.iter().for_each(ByteEnd::rebase);
             // The CPU takes any other count for a pulse, and some of them reset the machine.
             self.pulses = irq::pulses(&self.map);

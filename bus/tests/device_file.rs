@@ -875,7 +875,8 @@ fn an_answer_that_lies_ready_does_not_stretch_the_time_of_the_question() {
 
 #[test]
 fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byte_of_its_link() {
-    for deadly in [Deadly::Upgrade, Deadly::State] {
+    // Or that says that there is none.
+    for deadly in [Deadly::Upgrade, Deadly::State, Deadly::Nothing] {
         let rig = Rig::new();
         let first = rig.start(true);
         let mut port = rig.port();
@@ -896,12 +897,40 @@ fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byt
         burn(&mut port, first);
         match deadly {
             Deadly::State => outlives(&rig, deadly),
+            Deadly::Nothing => {
+                wipe_generation(&rig);
+                rig.start(false);
+            }
             _ => drop(rig.start_as(false, deadly)),
         }
         // What was posted when the state was lost is served after it.
         assert_eq!(port.read(0, 24, 3), fold(0, 5));
+        // Its positions count from here.
+        let link = rig.map("bytes0", BYTES_LINK);
+        assert_eq!([0x108, 0x10c].map(|at| link.word(at).load(Ordering::SeqCst)), [3, 3]);
         assert_eq!([echo(4), echo(5)], [251, 250]);
     }
+}
+
+fn wipe_generation(rig: &Rig) {
+    rig.map(fd::DEVICE, DEVICE_BYTES).dword(0x180).store(0, Ordering::SeqCst);
+}
+
+#[test]
+fn device_that_says_that_it_has_no_state_and_other_pulses_sends_none() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(1, 8, 0, 3);
+    burn(&mut port, first);
+    wipe_generation(&rig);
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    for at in [SLOTS, SLOTS + SLOT_BYTES] {
+        assert!(map.write(at + slot::PULSES, &[0x55; 32]));
+    }
+    rig.start(false);
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+    assert_eq!(port.line(1).edges, 3);
 }
 
 #[test]
