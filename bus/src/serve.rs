@@ -551,8 +551,10 @@ impl<C: Chip> Server<C> {
                 self.patience.found();
                 continue;
             }
-            let timeout = self.timeout();
-            self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged());
+            let due = self.due_at();
+            let timeout = due.map(|at| Duration::from_nanos(at.saturating_sub(self.clock.now())));
+            // The clock may have been set going since: then the deadline is one by now.
+            self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged() || self.due_at() != due);
             if self.has_work(seen) {
                 self.patience.lasted(sys::monotonic_ns().saturating_sub(since));
             }
@@ -622,11 +624,6 @@ impl<C: Chip> Server<C> {
 
     fn is_due(&self) -> bool {
         self.due_at().is_some_and(|at| self.clock.now() >= at)
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        let at = self.due_at()?;
-        Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
     }
 
     /// The next request, once it is there.
