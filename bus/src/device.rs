@@ -7,7 +7,7 @@
 //! | `0x004` | u32 ready (1 once jailed and serving), u32 regions | device |
 //! | `0x040` | u32 tail: requests ever submitted, u32 sent: the same, written before the request instead of behind it | CPU |
 //! | `0x080` | u32 head: requests ever completed, `0x088` u64 response to the last of them; copies of what is committed | device |
-//! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one | device, broker |
+//! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one, whose top bit says that the present process has begun it | device, broker |
 //! | `0x100` | u64 host's monotonic nanoseconds when ready was set | device |
 //! | `0x110` | 16 bytes each, see [`crate::attempts::Note`] | device, broker |
 //! | `0x150` | u32 number of the broker's question whether the device lives, u32 number of its answer | broker, device |
@@ -53,6 +53,8 @@ pub(crate) const HEAD: usize = 0x080;
 pub(crate) const RESPONSE: usize = 0x088;
 /// Outside the commit: a request that kills the device leaves its mark here.
 pub(crate) const ATTEMPTS: usize = 0x0c0;
+/// Bit of it: begun by the process that serves, or was the last to.
+pub(crate) const BEGUN: u64 = 1 << 31;
 pub(crate) const READY_AT: usize = 0x100;
 pub(crate) const ASIDE: usize = 0x110;
 pub(crate) const PING: usize = 0x150;

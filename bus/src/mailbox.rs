@@ -9,7 +9,7 @@ use crate::chip::Control;
 use crate::control::{
     REPLY, REPLY_DATA, REPLY_LEN, REPLY_MAX, REPLY_STATUS, REQUEST, REQUEST_DATA, REQUEST_LEN, REQUEST_MAX,
 };
-use crate::device::{ATTEMPTS, CONTROL, HEAD, PING, PONG, READY, READY_AT, TAIL};
+use crate::device::{ATTEMPTS, BEGUN, CONTROL, HEAD, PING, PONG, READY, READY_AT, TAIL};
 use crate::sys::{self, Mapping};
 use crate::wire;
 
@@ -93,16 +93,17 @@ impl Mailbox {
     /// The request under way and how often it was begun. Claims.
     pub fn attempts(&self) -> (u32, u32) {
         let word = self.map.dword(ATTEMPTS).load(Ordering::SeqCst);
-        ((word >> 32) as u32, word as u32)
+        ((word >> 32) as u32, (word & !BEGUN) as u32)
     }
 
     /// While no process serves: the last one died of what was under way, unless `forgiven`.
     pub fn settle(&self, forgiven: bool) {
-        if forgiven {
-            let word = self.map.dword(ATTEMPTS);
-            let now = word.load(Ordering::SeqCst);
-            word.store(now.wrapping_sub(u64::from(now as u32 != 0)), Ordering::SeqCst);
-        }
+        let word = self.map.dword(ATTEMPTS);
+        let now = word.load(Ordering::SeqCst);
+        let count = now & !BEGUN;
+        // A process that died before it began the request has added nothing that could be taken off.
+        let added = now & BEGUN != 0 && count as u32 != 0;
+        word.store(count - u64::from(added && forgiven), Ordering::SeqCst);
         Act::ALL.into_iter().for_each(|act| act.settle(&self.map, forgiven));
     }
 

@@ -666,12 +666,12 @@ impl<C: Chip> Server<C> {
     fn begin(&self, index: u32) -> bool {
         let word = self.map.dword(device::ATTEMPTS);
         let last = word.load(Ordering::Relaxed);
-        let deaths = if (last >> 32) as u32 == index { last as u32 } else { 0 };
+        let deaths = if (last >> 32) as u32 == index { (last & !device::BEGUN) as u32 } else { 0 };
         if deaths >= device::DEATHS_MAX {
             tell(&format!("request {index} has killed this device {deaths} times and is skipped"));
             return false;
         }
-        word.store(u64::from(index) << 32 | u64::from(deaths + 1), Ordering::Relaxed);
+        word.store(u64::from(index) << 32 | device::BEGUN | u64::from(deaths + 1), Ordering::Relaxed);
         // Program order is all that counts: the reader comes after this process.
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
         true

@@ -497,6 +497,27 @@ fn death_from_outside_that_is_forgiven_is_not_counted_against_the_request() {
 }
 
 #[test]
+fn forgiven_death_before_a_request_was_begun_takes_nothing_off_its_count() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    let mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+    burn(&mut port, first);
+    for deaths in 1..=3 {
+        assert_eq!(mailbox.attempts(), (1, deaths));
+        mailbox.settle(false);
+        // Somebody kills a successor that has only just begun to take the state up.
+        mailbox.settle(true);
+        assert_eq!(mailbox.attempts(), (1, deaths));
+        if deaths < 3 {
+            assert!(rig.start_unready(true).join().is_err(), "death {}", deaths + 1);
+        }
+    }
+    rig.start(true);
+    assert_eq!(port.read(0, 24, 3), 0, "it is left out");
+}
+
+#[test]
 fn requests_to_a_dead_device_read_as_ones_and_a_later_process_goes_on_behind_them() {
     let rig = Rig::new();
     let first = rig.start(true);
