@@ -33,13 +33,15 @@ pub struct Mailbox {
     map: Mapping,
     bell: Bell,
     number: u32,
+    /// The last request got no answer in time, and may still be looked at.
+    withdrawn: bool,
 }
 
 impl Mailbox {
     /// Over the device's file and bell.
     pub fn new(map: Mapping, bell: Bell) -> Mailbox {
         let number = map.word(CONTROL + REQUEST).load(Ordering::SeqCst);
-        Mailbox { map, bell, number }
+        Mailbox { map, bell, number, withdrawn: false }
     }
 
     /// Whether the device has said that it is jailed and serving.
@@ -112,7 +114,7 @@ impl Mailbox {
         self.bell.ring();
     }
 
-    /// Sends a request and waits at most `timeout` for its answer.
+    /// Sends a request and waits at most `timeout` for its answer. A device that has not begun by then does not do it any more.
     ///
     /// # Errors
     /// See [`MailboxError`].
@@ -120,6 +122,12 @@ impl Mailbox {
         if timeout.is_zero() {
             // Or a device that has its answers ready would get as many questions as it likes, whatever time they were given.
             return Err(MailboxError::Timeout);
+        }
+        let end = Instant::now() + timeout;
+        if self.withdrawn {
+            // Or the device could take what follows for the request that has the old number, and do it twice.
+            self.await_reply(end)?;
+            self.withdrawn = false;
         }
         let bytes = wire::encode(request).map_err(|_| MailboxError::TooLong)?;
         if bytes.len() > REQUEST_MAX || !self.map.write(CONTROL + REQUEST_DATA, &bytes) {
@@ -129,18 +137,11 @@ impl Mailbox {
         self.number = self.number.wrapping_add(1);
         sys::publish(self.map.word(CONTROL + REQUEST), self.number);
         self.bell.ring();
-        let word = self.map.word(CONTROL + REPLY);
-        let end = Instant::now() + timeout;
-        loop {
-            let seen = word.load(Ordering::SeqCst);
-            if seen == self.number {
-                break;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(MailboxError::Timeout);
-            }
-            sys::futex_wait(word, seen, Some(left.min(Duration::from_millis(100))));
+        if let Err(error) = self.await_reply(end) {
+            // Nothing is no request, and refused as such.
+            self.map.word(CONTROL + REQUEST_LEN).store(0, Ordering::SeqCst);
+            self.withdrawn = true;
+            return Err(error);
         }
         let len = (self.map.word(CONTROL + REPLY_LEN).load(Ordering::Relaxed) as usize).min(REPLY_MAX);
         let status = self.map.word(CONTROL + REPLY_STATUS).load(Ordering::Relaxed);
@@ -149,6 +150,22 @@ impl Mailbox {
         match status {
             0 => Ok(reply),
             _ => Err(MailboxError::Refused(String::from_utf8_lossy(&reply).into_owned())),
+        }
+    }
+
+    /// Waits until `end` for the answer to the newest request.
+    fn await_reply(&self, end: Instant) -> Result<(), MailboxError> {
+        let word = self.map.word(CONTROL + REPLY);
+        loop {
+            let seen = word.load(Ordering::SeqCst);
+            if seen == self.number {
+                return Ok(());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(MailboxError::Timeout);
+            }
+            sys::futex_wait(word, seen, Some(left.min(Duration::from_millis(100))));
         }
     }
 }

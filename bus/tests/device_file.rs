@@ -882,6 +882,26 @@ fn deadly_command_is_refused_after_its_third_death() {
 }
 
 #[test]
+fn request_that_was_not_answered_in_time_is_not_done_later() {
+    let rig = Rig::new();
+    let mut mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+    let mut ask =
+        |byte: u8, time: u64| mailbox.request(&Control::Configure(vec![byte]), Duration::from_millis(time));
+    // Nobody serves yet.
+    assert_eq!(ask(1, 20), Err(MailboxError::Timeout));
+    assert_eq!(ask(2, 20), Err(MailboxError::Timeout));
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    assert_eq!(
+        map.word(CONTROL + control::REQUEST).load(Ordering::SeqCst),
+        1,
+        "the first one is still there"
+    );
+    rig.start(false);
+    assert_eq!(ask(3, 20_000), Ok(Vec::new()));
+    assert_eq!(rig.port().read(0, 24, 3), fold(0, 3), "the last one, once");
+}
+
+#[test]
 fn an_answer_that_lies_ready_does_not_stretch_the_time_of_the_question() {
     let rig = Rig::new();
     let mut mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));

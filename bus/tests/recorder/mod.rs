@@ -178,6 +178,10 @@ impl Chip for Recorder {
         assert!(self.deadly != Deadly::Command, "a deadly command");
         match request {
             Control::Info => Ok(format!("log {}", self.state.log).into_bytes()),
+            Control::Configure(bytes) => {
+                self.state.log = bytes.iter().fold(self.state.log, |log, byte| fold(log, (*byte).into()));
+                Ok(Vec::new())
+            }
             _ => Err("not this one"),
         }
     }
