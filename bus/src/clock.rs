@@ -48,9 +48,9 @@ impl Clock {
         }
     }
 
-    /// Whether guest time advances.
+    /// Whether guest time advances. A sleep flag may be set before it.
     pub fn is_running(&self) -> bool {
-        self.page.word(4).load(Ordering::Acquire) != 0
+        self.page.word(4).load(Ordering::SeqCst) != 0
     }
 
     /// Host monotonic time of guest time `at`, when guest time advances.

@@ -2,7 +2,8 @@
 //!
 //! Layout, in the device file from [`crate::device::CONTROL`]: `0x00` u32 request number, `0x04` u32 request length, `0x40` u32 reply number (a
 //! futex word), `0x44` u32 reply length, `0x48` u32 reply status (0 ok, 1 refused); request bytes from `0x100`, reply bytes from
-//! `0x1000`. A request is answered exactly once: the number of the last one answered is part of the committed state.
+//! `0x1000`. A request is answered exactly once: the number of the last one answered is part of the committed state. One that is
+//! withdrawn has the length 0, which no request has, until it is answered; only then does the next one come.
 
 /// Longest request in bytes.
 pub const REQUEST_MAX: usize = 0xf00;

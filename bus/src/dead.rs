@@ -47,7 +47,7 @@ impl DeadDevice {
             let mut answer = u64::MAX;
             // What is there may be made up: at most one ring full.
             for _ in 0..device::RING_ENTRIES {
-                let Some(request) = Request::load(&self.map, index) else { break };
+                let Some(request) = Request::load_sent(&self.map, index) else { break };
                 answer = if request.kind == kind::RESET { 0 } else { request.unanswered() };
                 index = index.wrapping_add(1);
             }
@@ -62,7 +62,7 @@ impl DeadDevice {
                 sys::publish(head, index);
                 self.irq.cpu_bell().wake();
             }
-            let work = || Request::load(&self.map, index).is_some() || self.stop.load(Ordering::SeqCst);
+            let work = || Request::load_sent(&self.map, index).is_some() || self.stop.load(Ordering::SeqCst);
             self.bell.sleep(None, work);
         }
     }

@@ -5,9 +5,9 @@
 //! | offset | what | written by |
 //! |---|---|---|
 //! | `0x004` | u32 ready (1 once jailed and serving), u32 regions | device |
-//! | `0x040` | u32 tail: requests ever submitted | CPU |
+//! | `0x040` | u32 tail: requests ever submitted, u32 sent: the same, written before the request instead of behind it | CPU |
 //! | `0x080` | u32 head: requests ever completed, `0x088` u64 response to the last of them; copies of what is committed | device |
-//! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one | device, broker |
+//! | `0x0c0` | u64 attempts: index of the request under way in the high half, how often it was begun in the low one, whose top bit says that the present process has begun it | device, broker |
 //! | `0x100` | u64 host's monotonic nanoseconds when ready was set | device |
 //! | `0x110` | 16 bytes each, see [`crate::attempts::Note`] | device, broker |
 //! | `0x150` | u32 number of the broker's question whether the device lives, u32 number of its answer | broker, device |
@@ -47,10 +47,14 @@ pub const READY: usize = 0x004;
 pub(crate) const REGIONS: usize = 0x008;
 /// Offset of the index behind the newest request.
 pub const TAIL: usize = 0x040;
+/// Offset of the index behind the request that the CPU submits now, or has submitted last.
+pub const SENT: usize = 0x044;
 pub(crate) const HEAD: usize = 0x080;
 pub(crate) const RESPONSE: usize = 0x088;
 /// Outside the commit: a request that kills the device leaves its mark here.
 pub(crate) const ATTEMPTS: usize = 0x0c0;
+/// Bit of it: begun by the process that serves, or was the last to.
+pub(crate) const BEGUN: u64 = 1 << 31;
 pub(crate) const READY_AT: usize = 0x100;
 pub(crate) const ASIDE: usize = 0x110;
 pub(crate) const PING: usize = 0x150;
@@ -161,8 +165,9 @@ pub struct Request {
 pub(crate) fn resume_at(map: &Mapping, consumed: u32) -> u32 {
     let tail = map.word(TAIL).load(Ordering::SeqCst);
     match tail.wrapping_sub(consumed) {
-        // All are done, the newest one perhaps before it was counted.
-        0 | u32::MAX => consumed,
+        0 => consumed,
+        // The newest one was done before it was counted.
+        u32::MAX if map.word(SENT).load(Ordering::SeqCst) == consumed => consumed,
         1..=RING_ENTRIES if Request::load(map, consumed).is_some() => consumed,
         _ => tail,
     }
@@ -202,6 +207,14 @@ impl Request {
             offset: (head >> 32) as u32,
             value: map.dword(at + 8).load(Ordering::Relaxed),
         })
+    }
+
+    /// The request `index`, once it is there and the CPU says that it has sent it: in the ring of a device that was taken over
+    /// can be entries that the CPU has not made yet.
+    pub(crate) fn load_sent(map: &Mapping, index: u32) -> Option<Request> {
+        let request = Request::load(map, index)?;
+        let ahead = map.word(SENT).load(Ordering::SeqCst).wrapping_sub(index);
+        (1..=RING_ENTRIES).contains(&ahead).then_some(request)
     }
 }
 
@@ -366,6 +379,8 @@ impl DevicePort {
             (Shows::Region, Some(shown)) => *shown = self.tail,
             _ => self.shown = [self.tail; REGIONS_MAX],
         }
+        // Before the request: whoever sees that sees this too, so that no wake is owed to it. Same cache line as the tail, which costs no more.
+        self.map.word(SENT).store(self.tail, Ordering::Release);
         request.publish(&self.map, index);
         // Behind the request, so that one which is counted and not there is known to have been wiped out, see `resume_at`.
         self.map.word(TAIL).store(self.tail, Ordering::Release);
@@ -425,6 +440,7 @@ impl DevicePort {
                 meanwhile();
             }
             // Nor can a device that was taken over hide for long that there are requests.
+            self.map.word(SENT).store(self.tail, Ordering::Release);
             self.map.word(TAIL).store(self.tail, Ordering::Release);
             // A successor may not know that its predecessor was rung; and a back end that was taken over may have taken the
             // device's flag.

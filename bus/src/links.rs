@@ -106,6 +106,36 @@ impl ByteEnd {
         }
     }
 
+    /// Where this end stands in the stream of one direction: at its own `position` from the base on, if the indices agree with that. They
+    /// are at most a ring away; others were written by a process that was taken over, and must not end the stream with it. A device
+    /// then goes on where the indices are, by changing its base. A back end has none: it waits (`None`) until the device has found it.
+    fn stand(&self, sending: bool, position: u32) -> Option<u32> {
+        let (lane, _) = self.lane(sending);
+        let tail = self.map.word(lane).load(Ordering::Acquire);
+        let head = self.map.word(lane + 0x40).load(Ordering::Acquire);
+        let at = position.wrapping_add(self.base(sending));
+        let is_whole = tail.wrapping_sub(head) <= BYTES_CAPACITY;
+        let behind_tail = tail.wrapping_sub(at) <= BYTES_CAPACITY;
+        let agrees = match sending {
+            // The peer may have taken what a predecessor sent and did not commit. A tail that agrees with nothing is put right by the sender.
+            true => {
+                let near = at.wrapping_sub(head).wrapping_add(BYTES_CAPACITY) <= 2 * BYTES_CAPACITY;
+                near && (behind_tail || !is_whole)
+            }
+            false => behind_tail,
+        };
+        if agrees {
+            return Some(at);
+        }
+        if self.side == Side::Host {
+            return None;
+        }
+        // Behind what waits for the peer, or before what waits for this end.
+        let at = if is_whole == sending { tail } else { head };
+        self.map.word(BASES[usize::from(!sending)]).store(at.wrapping_sub(position), Ordering::SeqCst);
+        Some(at)
+    }
+
     /// How many bytes can be sent now.
     pub fn room(&self) -> usize {
         let (lane, _) = self.lane(true);
@@ -175,19 +205,25 @@ impl ByteEnd {
     /// nothing. Returns how many bytes went, to be added to the position.
     pub fn send_at(&self, position: u32, bytes: &[u8]) -> usize {
         let (lane, data) = self.lane(true);
-        let position = position.wrapping_add(self.base(true));
-        let head = self.map.word(lane + 0x40).load(Ordering::Acquire);
         let capacity = BYTES_CAPACITY as i32;
-        // Negative when the peer has already taken bytes that a predecessor sent and did not commit.
-        let used = (position.wrapping_sub(head) as i32).clamp(-capacity, capacity);
+        let (position, used) = match self.stand(true, position) {
+            // Negative when the peer has already taken bytes that a predecessor sent and did not commit.
+            Some(at) => {
+                let head = self.map.word(lane + 0x40).load(Ordering::Acquire);
+                (at, (at.wrapping_sub(head) as i32).clamp(-capacity, capacity))
+            }
+            None => (position, capacity),
+        };
         let count = bytes.len().min((capacity - used) as usize);
         let taken = (-used).max(0) as usize;
         let fresh = bytes.get(taken.min(count)..count).unwrap_or_default();
         self.copy_in(data, position.wrapping_add(taken as u32), fresh);
         let end = position.wrapping_add(count as u32);
         let tail = self.map.word(lane).load(Ordering::Relaxed);
-        if end.wrapping_sub(tail) as i32 > 0 {
-            self.note_sent(end.wrapping_sub(tail) as usize);
+        // This end and its predecessors have been at `position` and less than a ring beyond.
+        let is_wrong = tail.wrapping_sub(position) > BYTES_CAPACITY;
+        if is_wrong || end.wrapping_sub(tail) as i32 > 0 {
+            self.note_sent(count.min(end.wrapping_sub(tail) as usize));
             sys::publish(self.map.word(lane), end);
             self.peer.ring();
         }
@@ -199,9 +235,13 @@ impl ByteEnd {
     /// rest again. Returns how many bytes came, to be added to the position.
     pub fn receive_at(&self, position: u32, to: &mut [u8]) -> usize {
         let (lane, data) = self.lane(false);
-        let position = position.wrapping_add(self.base(false));
-        let tail = self.map.word(lane).load(Ordering::Acquire);
-        let waiting = tail.wrapping_sub(position).min(BYTES_CAPACITY);
+        let (position, waiting) = match self.stand(false, position) {
+            Some(at) => {
+                let tail = self.map.word(lane).load(Ordering::Acquire);
+                (at, tail.wrapping_sub(at).min(BYTES_CAPACITY))
+            }
+            None => (position, 0),
+        };
         let count = to.len().min(waiting as usize);
         self.copy_out(data, position, to.get_mut(..count).unwrap_or_default());
         if count > 0 {
@@ -250,7 +290,8 @@ impl ByteEnd {
 
     /// Whether there is more than what was received up to `position`.
     pub fn has_more(&self, position: u32) -> bool {
-        self.map.word(self.lane(false).0).load(Ordering::SeqCst) != position.wrapping_add(self.base(false))
+        let tail = self.map.word(self.lane(false).0).load(Ordering::SeqCst);
+        (1..=BYTES_CAPACITY).contains(&tail.wrapping_sub(position.wrapping_add(self.base(false))))
     }
 
     /// Wakes the other end for what a predecessor may not have announced.

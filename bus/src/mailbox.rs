@@ -9,7 +9,7 @@ use crate::chip::Control;
 use crate::control::{
     REPLY, REPLY_DATA, REPLY_LEN, REPLY_MAX, REPLY_STATUS, REQUEST, REQUEST_DATA, REQUEST_LEN, REQUEST_MAX,
 };
-use crate::device::{ATTEMPTS, CONTROL, HEAD, PING, PONG, READY, READY_AT, TAIL};
+use crate::device::{ATTEMPTS, BEGUN, CONTROL, HEAD, PING, PONG, READY, READY_AT, TAIL};
 use crate::sys::{self, Mapping};
 use crate::wire;
 
@@ -33,13 +33,15 @@ pub struct Mailbox {
     map: Mapping,
     bell: Bell,
     number: u32,
+    /// The last request got no answer in time, and may still be looked at.
+    withdrawn: bool,
 }
 
 impl Mailbox {
     /// Over the device's file and bell.
     pub fn new(map: Mapping, bell: Bell) -> Mailbox {
         let number = map.word(CONTROL + REQUEST).load(Ordering::SeqCst);
-        Mailbox { map, bell, number }
+        Mailbox { map, bell, number, withdrawn: false }
     }
 
     /// Whether the device has said that it is jailed and serving.
@@ -68,7 +70,9 @@ impl Mailbox {
     pub fn progress(&self) -> (u32, bool) {
         let word = |at| self.map.word(at).load(Ordering::SeqCst);
         let head = word(HEAD);
-        (head, word(TAIL) != head || word(PING) != word(PONG))
+        // One more than the tail: the CPU has yet to count what is done already, which nobody can hurry.
+        let stands = !matches!(word(TAIL).wrapping_sub(head), 0 | u32::MAX);
+        (head, stands || word(PING) != word(PONG))
     }
 
     /// Asks whether the device lives; it counts as work to be done.
@@ -91,16 +95,17 @@ impl Mailbox {
     /// The request under way and how often it was begun. Claims.
     pub fn attempts(&self) -> (u32, u32) {
         let word = self.map.dword(ATTEMPTS).load(Ordering::SeqCst);
-        ((word >> 32) as u32, word as u32)
+        ((word >> 32) as u32, (word & !BEGUN) as u32)
     }
 
     /// While no process serves: the last one died of what was under way, unless `forgiven`.
     pub fn settle(&self, forgiven: bool) {
-        if forgiven {
-            let word = self.map.dword(ATTEMPTS);
-            let now = word.load(Ordering::SeqCst);
-            word.store(now.wrapping_sub(u64::from(now as u32 != 0)), Ordering::SeqCst);
-        }
+        let word = self.map.dword(ATTEMPTS);
+        let now = word.load(Ordering::SeqCst);
+        let count = now & !BEGUN;
+        // A process that died before it began the request has added nothing that could be taken off.
+        let added = now & BEGUN != 0 && count as u32 != 0;
+        word.store(count - u64::from(added && forgiven), Ordering::SeqCst);
         Act::ALL.into_iter().for_each(|act| act.settle(&self.map, forgiven));
     }
 
@@ -109,7 +114,7 @@ impl Mailbox {
         self.bell.ring();
     }
 
-    /// Sends a request and waits at most `timeout` for its answer.
+    /// Sends a request and waits at most `timeout` for its answer. A device that has not begun by then does not do it any more.
     ///
     /// # Errors
     /// See [`MailboxError`].
@@ -117,6 +122,12 @@ impl Mailbox {
         if timeout.is_zero() {
             // Or a device that has its answers ready would get as many questions as it likes, whatever time they were given.
             return Err(MailboxError::Timeout);
+        }
+        let end = Instant::now() + timeout;
+        if self.withdrawn {
+            // Or the device could take what follows for the request that has the old number, and do it twice.
+            self.await_reply(end)?;
+            self.withdrawn = false;
         }
         let bytes = wire::encode(request).map_err(|_| MailboxError::TooLong)?;
         if bytes.len() > REQUEST_MAX || !self.map.write(CONTROL + REQUEST_DATA, &bytes) {
@@ -126,18 +137,11 @@ impl Mailbox {
         self.number = self.number.wrapping_add(1);
         sys::publish(self.map.word(CONTROL + REQUEST), self.number);
         self.bell.ring();
-        let word = self.map.word(CONTROL + REPLY);
-        let end = Instant::now() + timeout;
-        loop {
-            let seen = word.load(Ordering::SeqCst);
-            if seen == self.number {
-                break;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(MailboxError::Timeout);
-            }
-            sys::futex_wait(word, seen, Some(left.min(Duration::from_millis(100))));
+        if let Err(error) = self.await_reply(end) {
+            // Nothing is no request, and refused as such.
+            self.map.word(CONTROL + REQUEST_LEN).store(0, Ordering::SeqCst);
+            self.withdrawn = true;
+            return Err(error);
         }
         let len = (self.map.word(CONTROL + REPLY_LEN).load(Ordering::Relaxed) as usize).min(REPLY_MAX);
         let status = self.map.word(CONTROL + REPLY_STATUS).load(Ordering::Relaxed);
@@ -146,6 +150,22 @@ impl Mailbox {
         match status {
             0 => Ok(reply),
             _ => Err(MailboxError::Refused(String::from_utf8_lossy(&reply).into_owned())),
+        }
+    }
+
+    /// Waits until `end` for the answer to the newest request.
+    fn await_reply(&self, end: Instant) -> Result<(), MailboxError> {
+        let word = self.map.word(CONTROL + REPLY);
+        loop {
+            let seen = word.load(Ordering::SeqCst);
+            if seen == self.number {
+                return Ok(());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(MailboxError::Timeout);
+            }
+            sys::futex_wait(word, seen, Some(left.min(Duration::from_millis(100))));
         }
     }
 }
@@ -171,5 +191,15 @@ mod tests {
         assert_eq!(mailbox.progress(), (1, false));
         mailbox.ping();
         assert_eq!(mailbox.progress(), (1, true));
+    }
+
+    #[test]
+    fn request_that_is_done_before_the_cpu_has_counted_it_leaves_nothing_to_do() {
+        let map = |bytes| Mapping::anonymous(bytes).expect("memory");
+        let mailbox = Mailbox::new(map(DEVICE_BYTES), Bell::new(map(BELL_BYTES)));
+        mailbox.map.word(HEAD).store(1, Ordering::SeqCst);
+        assert_eq!(mailbox.progress(), (1, false));
+        mailbox.map.word(HEAD).store(2, Ordering::SeqCst);
+        assert_eq!(mailbox.progress(), (2, true), "no CPU is as far behind as that");
     }
 }

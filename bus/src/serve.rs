@@ -183,6 +183,8 @@ struct Server<C: Chip> {
     /// Data of the block transaction under way.
     block: Vec<u8>,
     consumed: u32,
+    /// Requests from here on whose entries a predecessor can have made up: until the CPU has written the ring once round.
+    unsure: u32,
     /// To the last request consumed.
     response: u64,
     answered: u32,
@@ -310,6 +312,7 @@ impl<C: Chip> Server<C> {
             tracer,
             block: vec![0; device::BLOCK_BYTES],
             consumed: 0,
+            unsure: device::RING_ENTRIES,
             response: 0,
             answered: 0,
             pulses: [0; LINES],
@@ -361,12 +364,21 @@ impl<C: Chip> Server<C> {
         self.answered = self.map.word(at + slot::ANSWERED).load(Ordering::Acquire);
         self.response = self.map.dword(at + slot::RESPONSE).load(Ordering::Acquire);
         let _ = self.map.read(at + slot::PULSES, bytemuck::bytes_of_mut(&mut self.pulses));
-        if self.generation == 0 {
-            self.call(|chip, env| chip.reset(env));
-            self.commit();
-        } else if let Err(why) = self.restore() {
-            tell(&format!("the saved state cannot be taken up ({why}): the device is as after power-on"));
-            self.chip = make()?;
+        let restored = match self.generation {
+            // Nobody has committed anything yet; or a predecessor that was taken over says so.
+            0 => false,
+            _ => match self.restore() {
+                Ok(()) => true,
+                Err(why) => {
+                    tell(&format!(
+                        "the saved state cannot be taken up ({why}): the device is as after power-on"
+                    ));
+                    self.chip = make()?;
+                    false
+                }
+            },
+        };
+        if !restored {
             self.bytes.iter().for_each(ByteEnd::rebase);
             // The CPU takes any other count for a pulse, and some of them reset the machine.
             self.pulses = irq::pulses(&self.map);
@@ -374,7 +386,10 @@ impl<C: Chip> Server<C> {
             self.commit();
             Act::TakeUp.end(&self.map);
         } else {
-            // What it dies of from here on is not the state's fault.
+            // Before anything else changes: a line that fell and whose fall was not told can rise again below. And outputs that cannot
+            // be derived are the state's fault.
+            self.finish();
+            // What it dies of from here on is not.
             Act::TakeUp.end(&self.map);
             self.event(self.news());
         }
@@ -536,8 +551,10 @@ impl<C: Chip> Server<C> {
                 self.patience.found();
                 continue;
             }
-            let timeout = self.timeout();
-            self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged());
+            let due = self.due_at();
+            let timeout = due.map(|at| Duration::from_nanos(at.saturating_sub(self.clock.now())));
+            // The clock may have been set going since: then the deadline is one by now.
+            self.bell.sleep(timeout, || self.has_work(seen) || self.is_pinged() || self.due_at() != due);
             if self.has_work(seen) {
                 self.patience.lasted(sys::monotonic_ns().saturating_sub(since));
             }
@@ -583,7 +600,7 @@ impl<C: Chip> Server<C> {
     }
 
     fn has_work(&self, seen: u32) -> bool {
-        Request::load(&self.map, self.consumed).is_some()
+        self.request().is_some()
             || self.map.word(CONTROL + control::REQUEST).load(Ordering::SeqCst) != self.answered
             || self.news() != seen
     }
@@ -609,9 +626,12 @@ impl<C: Chip> Server<C> {
         self.due_at().is_some_and(|at| self.clock.now() >= at)
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        let at = self.due_at()?;
-        Some(Duration::from_nanos(at.saturating_sub(self.clock.now())))
+    /// The next request, once it is there.
+    fn request(&self) -> Option<Request> {
+        match self.unsure {
+            0 => Request::load(&self.map, self.consumed),
+            _ => Request::load_sent(&self.map, self.consumed),
+        }
     }
 
     /// Serves every waiting ring entry. True when there was one.
@@ -620,11 +640,12 @@ impl<C: Chip> Server<C> {
         // At most one ring full, so that nobody else waits for ever.
         while self.consumed.wrapping_sub(start) < device::RING_ENTRIES {
             let index = self.consumed;
-            let Some(request) = Request::load(&self.map, index) else { break };
+            let Some(request) = self.request() else { break };
             self.tracer.count(counter::REQUESTS, 1);
             self.tracer.begin(events::REQUEST, || request.traced(index));
             self.response = if self.begin(index) { self.serve(request) } else { request.unanswered() };
             self.consumed = index.wrapping_add(1);
+            self.unsure = self.unsure.saturating_sub(1);
             self.commit();
             // Before the head moves: the CPU's end of it comes later.
             self.tracer.end(events::REQUEST, || [index.into(), self.response, 0, 0]);
@@ -645,12 +666,12 @@ impl<C: Chip> Server<C> {
     fn begin(&self, index: u32) -> bool {
         let word = self.map.dword(device::ATTEMPTS);
         let last = word.load(Ordering::Relaxed);
-        let deaths = if (last >> 32) as u32 == index { last as u32 } else { 0 };
+        let deaths = if (last >> 32) as u32 == index { (last & !device::BEGUN) as u32 } else { 0 };
         if deaths >= device::DEATHS_MAX {
             tell(&format!("request {index} has killed this device {deaths} times and is skipped"));
             return false;
         }
-        word.store(u64::from(index) << 32 | u64::from(deaths + 1), Ordering::Relaxed);
+        word.store(u64::from(index) << 32 | device::BEGUN | u64::from(deaths + 1), Ordering::Relaxed);
         // Program order is all that counts: the reader comes after this process.
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
         true

@@ -12,7 +12,8 @@ use bulkhead_bus::clock::{CLOCK_BYTES, Clock};
 use bulkhead_bus::control;
 use bulkhead_bus::dead::DeadDevice;
 use bulkhead_bus::device::{
-    BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, RING, RING_ENTRIES, SLOT_BYTES, SLOTS, TAIL, slot,
+    BLOCK_BYTES, CONTROL, DEVICE_BYTES, DevicePort, READY, RING, RING_ENTRIES, SLOT_BYTES, SLOTS, TAIL, kind,
+    slot, stamp,
 };
 use bulkhead_bus::irq::{self, IRQ_BYTES, IrqPage, Line};
 use bulkhead_bus::links::{BYTES_LINK, ByteEnd, Side};
@@ -25,7 +26,7 @@ use bulkhead_bus::wire;
 
 mod recorder;
 
-use recorder::{Deadly, Recorder, fold};
+use recorder::{Deadly, LEVEL, Recorder, fold};
 
 /// The files of a device and this side's view of them.
 struct Rig {
@@ -496,6 +497,27 @@ fn death_from_outside_that_is_forgiven_is_not_counted_against_the_request() {
 }
 
 #[test]
+fn forgiven_death_before_a_request_was_begun_takes_nothing_off_its_count() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    let mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+    burn(&mut port, first);
+    for deaths in 1..=3 {
+        assert_eq!(mailbox.attempts(), (1, deaths));
+        mailbox.settle(false);
+        // Somebody kills a successor that has only just begun to take the state up.
+        mailbox.settle(true);
+        assert_eq!(mailbox.attempts(), (1, deaths));
+        if deaths < 3 {
+            assert!(rig.start_unready(true).join().is_err(), "death {}", deaths + 1);
+        }
+    }
+    rig.start(true);
+    assert_eq!(port.read(0, 24, 3), 0, "it is left out");
+}
+
+#[test]
 fn requests_to_a_dead_device_read_as_ones_and_a_later_process_goes_on_behind_them() {
     let rig = Rig::new();
     let first = rig.start(true);
@@ -536,6 +558,10 @@ fn answer_that_a_device_has_committed_and_not_published_comes_though_nobody_succ
     std::thread::spawn(move || {
         let _ = say.send(port.read(0, 24, 3));
     });
+    // It was sent before it was done.
+    while map.word(TAIL).load(Ordering::SeqCst) != 1 {
+        std::thread::yield_now();
+    }
     let dead = Arc::new(DeadDevice::new(map, rig.bell(fd::BELL), rig.irq.clone(), SOURCE));
     let theirs = dead.clone();
     let thread = std::thread::spawn(move || theirs.run());
@@ -573,9 +599,13 @@ enum Lie {
     Ring,
     /// A consumer index behind, and the CPU's own count beside it.
     Count,
+    /// Requests that the CPU has not sent yet.
+    Future,
+    /// The next one counts as done.
+    Next,
 }
 
-const LIES: [Lie; 4] = [Lie::Behind, Lie::Ahead, Lie::Ring, Lie::Count];
+const LIES: [Lie; 6] = [Lie::Behind, Lie::Ahead, Lie::Ring, Lie::Count, Lie::Future, Lie::Next];
 
 /// Tells it while no device serves.
 fn lie(rig: &Rig, lie: Lie) {
@@ -594,6 +624,18 @@ fn lie(rig: &Rig, lie: Lie) {
             consume(tail.wrapping_sub(5000));
             map.word(TAIL).store(tail.wrapping_sub(5000), Ordering::SeqCst);
         }
+        Lie::Future => plant(&map, tail, tail.wrapping_add(RING_ENTRIES)),
+        Lie::Next => consume(tail.wrapping_add(1)),
+    }
+}
+
+/// Puts posted writes of 9 to register 0 into the ring.
+fn plant(map: &Mapping, from: u32, end: u32) {
+    for index in from..end {
+        let at = RING + (index % RING_ENTRIES) as usize * 16;
+        let head = u64::from(kind::WRITE) | 3 << 8 | u64::from(stamp(index)) << 24;
+        map.dword(at + 8).store(9, Ordering::SeqCst);
+        map.dword(at).store(head, Ordering::SeqCst);
     }
 }
 
@@ -648,6 +690,64 @@ fn requests_that_a_device_has_hidden_are_answered_without_a_device_too() {
     }
 }
 
+#[test]
+fn requests_that_a_device_has_made_up_are_not_served_by_its_successor() {
+    // From the next one on, and from one behind it on.
+    for skip in [0, 7] {
+        let rig = Rig::new();
+        let first = rig.start(true);
+        let mut port = rig.port();
+        burn(&mut port, first);
+        let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+        let tail = map.word(TAIL).load(Ordering::SeqCst);
+        plant(&map, tail + skip, tail + RING_ENTRIES - 1);
+        rig.start(false);
+        let mut log = fold(0, 5);
+        assert_eq!(port.read(0, 24, 3), log, "{skip}");
+        // More than once round the ring.
+        for value in 0..u64::from(RING_ENTRIES) + 10 {
+            port.write(0, 0, 3, value);
+            log = fold(log, value);
+        }
+        port.write(0, 16, 3, 6);
+        assert_eq!(port.read(0, 24, 3), fold(log, 6), "{skip}");
+        let sent = map.word(TAIL).load(Ordering::SeqCst);
+        assert_eq!(map.word(0x080).load(Ordering::SeqCst), sent, "{skip}: or it looks hung");
+    }
+}
+
+#[test]
+fn request_that_a_device_has_called_done_before_it_was_sent_is_served_by_its_successor() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    burn(&mut port, first);
+    lie(&rig, Lie::Next);
+    rig.start(false);
+    port.write(0, 16, 3, 6);
+    assert_eq!(port.read(0, 24, 3), fold(0, 6));
+}
+
+#[test]
+fn made_up_requests_are_not_answered_without_a_device() {
+    let rig = Rig::new();
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    plant(&map, 0, RING_ENTRIES);
+    let dead = Arc::new(DeadDevice::new(
+        rig.map(fd::DEVICE, DEVICE_BYTES),
+        rig.bell(fd::BELL),
+        rig.irq.clone(),
+        SOURCE,
+    ));
+    let theirs = dead.clone();
+    let thread = std::thread::spawn(move || theirs.run());
+    let mut port = rig.port();
+    assert_eq!(port.read(0, 24, 1), 0xffff);
+    assert_eq!(map.word(0x080).load(Ordering::SeqCst), 1, "one request was sent");
+    dead.stop();
+    thread.join().expect("the stand-in ends");
+}
+
 /// Lights a fuse of one write and writes 5: `device` dies of it.
 fn burn(port: &mut DevicePort, device: std::thread::JoinHandle<()>) {
     port.write(0, 56, 3, 1);
@@ -696,6 +796,57 @@ fn deadly_bytes_are_left_out_after_their_third_death() {
 }
 
 #[test]
+fn state_whose_outputs_are_deadly_is_left_out_after_its_third_death() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(1, 8, 0, 7);
+    burn(&mut port, first);
+    outlives(&rig, Deadly::Outputs);
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+}
+
+#[test]
+fn answer_that_was_committed_comes_before_the_successor_looks_at_deadly_bytes() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 16, 3, 4);
+    burn(&mut port, first);
+    // As if the first had died between the commit of its last request and the publication.
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    for at in [SLOTS, SLOTS + SLOT_BYTES] {
+        map.word(at + slot::CONSUMED).store(3, Ordering::SeqCst);
+    }
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    assert_eq!(host.send(b"poison"), 6);
+    assert_eq!(map.word(0x080).load(Ordering::SeqCst), 2);
+    assert!(rig.start_as(false, Deadly::Bytes).join().is_err(), "the bytes kill");
+    assert_eq!(map.word(0x080).load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn line_that_has_fallen_untold_and_rises_at_once_in_the_successor_is_an_edge() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(0, 48, 3, 1);
+    halt(&rig, || rig.line().level);
+    let edges = rig.line().edges;
+    burn(&mut port, first);
+    // As if the first had died between the commit of a fall and its publication.
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    for at in [SLOTS, SLOTS + SLOT_BYTES] {
+        map.word(at + slot::STATE + LEVEL).store(0, Ordering::SeqCst);
+    }
+    let host = ByteEnd::new(rig.map("bytes0", BYTES_LINK), Arc::new(rig.bell(fd::BELL)), Side::Host);
+    assert_eq!(host.send(b"x"), 1);
+    drop(rig.start_as(false, Deadly::Eager));
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+    assert_eq!(rig.line(), Line { level: true, edges: edges.wrapping_add(1), value: 0 });
+}
+
+#[test]
 fn deadly_bytes_that_keep_coming_are_left_out_and_cost_no_state() {
     let rig = Rig::new();
     let first = rig.start(true);
@@ -731,6 +882,26 @@ fn deadly_command_is_refused_after_its_third_death() {
 }
 
 #[test]
+fn request_that_was_not_answered_in_time_is_not_done_later() {
+    let rig = Rig::new();
+    let mut mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
+    let mut ask =
+        |byte: u8, time: u64| mailbox.request(&Control::Configure(vec![byte]), Duration::from_millis(time));
+    // Nobody serves yet.
+    assert_eq!(ask(1, 20), Err(MailboxError::Timeout));
+    assert_eq!(ask(2, 20), Err(MailboxError::Timeout));
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    assert_eq!(
+        map.word(CONTROL + control::REQUEST).load(Ordering::SeqCst),
+        1,
+        "the first one is still there"
+    );
+    rig.start(false);
+    assert_eq!(ask(3, 20_000), Ok(Vec::new()));
+    assert_eq!(rig.port().read(0, 24, 3), fold(0, 3), "the last one, once");
+}
+
+#[test]
 fn an_answer_that_lies_ready_does_not_stretch_the_time_of_the_question() {
     let rig = Rig::new();
     let mut mailbox = Mailbox::new(rig.map(fd::DEVICE, DEVICE_BYTES), rig.bell(fd::BELL));
@@ -745,7 +916,8 @@ fn an_answer_that_lies_ready_does_not_stretch_the_time_of_the_question() {
 
 #[test]
 fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byte_of_its_link() {
-    for deadly in [Deadly::Upgrade, Deadly::State] {
+    // Or that says that there is none.
+    for deadly in [Deadly::Upgrade, Deadly::State, Deadly::Nothing] {
         let rig = Rig::new();
         let first = rig.start(true);
         let mut port = rig.port();
@@ -766,12 +938,40 @@ fn device_whose_state_is_refused_or_deadly_is_as_after_power_on_and_loses_no_byt
         burn(&mut port, first);
         match deadly {
             Deadly::State => outlives(&rig, deadly),
+            Deadly::Nothing => {
+                wipe_generation(&rig);
+                rig.start(false);
+            }
             _ => drop(rig.start_as(false, deadly)),
         }
         // What was posted when the state was lost is served after it.
         assert_eq!(port.read(0, 24, 3), fold(0, 5));
+        // Its positions count from here.
+        let link = rig.map("bytes0", BYTES_LINK);
+        assert_eq!([0x108, 0x10c].map(|at| link.word(at).load(Ordering::SeqCst)), [3, 3]);
         assert_eq!([echo(4), echo(5)], [251, 250]);
     }
+}
+
+fn wipe_generation(rig: &Rig) {
+    rig.map(fd::DEVICE, DEVICE_BYTES).dword(0x180).store(0, Ordering::SeqCst);
+}
+
+#[test]
+fn device_that_says_that_it_has_no_state_and_other_pulses_sends_none() {
+    let rig = Rig::new();
+    let first = rig.start(true);
+    let mut port = rig.port();
+    port.write(1, 8, 0, 3);
+    burn(&mut port, first);
+    wipe_generation(&rig);
+    let map = rig.map(fd::DEVICE, DEVICE_BYTES);
+    for at in [SLOTS, SLOTS + SLOT_BYTES] {
+        assert!(map.write(at + slot::PULSES, &[0x55; 32]));
+    }
+    rig.start(false);
+    assert_eq!(port.read(0, 24, 3), fold(0, 5), "it serves");
+    assert_eq!(port.line(1).edges, 3);
 }
 
 #[test]

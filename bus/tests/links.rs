@@ -102,6 +102,53 @@ fn peer_that_lies_about_indices_cannot_make_an_end_fail() {
 }
 
 #[test]
+fn stream_goes_on_whatever_word_of_it_one_that_was_taken_over_has_left_wrong() {
+    // Indices to and from the device, then the device's bases.
+    for word in [0x000, 0x040, 0x080, 0x0c0, 0x108, 0x10c] {
+        for wrong in [0x7fff_ffff, 0x8000_0001, 0x0001_0001, 0x4000_0000, 0xffff_0000 - 1] {
+            let (device, host, raw) = bytes();
+            // What each end has sent and received.
+            let mut at = [0u32; 4];
+            let mut tell = |text: &[u8]| {
+                let mut heard = [[0; 16]; 2];
+                let ends = [&device, &host];
+                for (side, end) in ends.into_iter().enumerate() {
+                    at[side] += end.send_at(at[side], text) as u32;
+                }
+                let counts = [1, 0].map(|side| {
+                    let count = ends[side].receive_at(at[2 + side], &mut heard[side]);
+                    at[2 + side] += count as u32;
+                    count
+                });
+                assert!(!device.has_more(at[2]) && !host.has_more(at[3]), "{word:x} {wrong:x}");
+                [&heard[1][..counts[0]] == text, &heard[0][..counts[1]] == text]
+            };
+            assert_eq!(tell(b"before"), [true; 2]);
+            let lie = raw.word(word);
+            lie.store(lie.load(Ordering::SeqCst).wrapping_add(wrong), Ordering::SeqCst);
+            // Something may be lost while the two ends find each other again.
+            tell(b"lost");
+            tell(b"found");
+            assert_eq!(tell(b"after"), [true; 2], "{word:x} {wrong:x}");
+        }
+    }
+}
+
+#[test]
+fn bytes_that_wait_outlive_a_wrong_base() {
+    for base in [0x108, 0x10c] {
+        let (device, host, raw) = bytes();
+        assert_eq!((device.send_at(0, b"out"), host.send_at(0, b"in")), (3, 2));
+        raw.word(base).store(0x4000_0000, Ordering::SeqCst);
+        let mut buffer = [0; 16];
+        assert_eq!((device.send_at(3, b"put"), device.receive_at(0, &mut buffer)), (3, 2));
+        assert_eq!(&buffer[..2], b"in");
+        assert_eq!(host.receive_at(0, &mut buffer), 6);
+        assert_eq!(&buffer[..6], b"output");
+    }
+}
+
+#[test]
 fn news_changes_with_bytes_room_and_breaks() {
     let (device, host, _) = bytes();
     let mut last = device.news();

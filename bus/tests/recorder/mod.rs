@@ -39,9 +39,13 @@ pub enum Deadly {
     Timer,
     Bytes,
     State,
+    /// Outputs of a state with a note of 7.
+    Outputs,
     Command,
     /// Does not die, but refuses every saved state.
     Upgrade,
+    /// Does not die, but raises its line for what comes over the link.
+    Eager,
 }
 
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -56,6 +60,9 @@ pub struct State {
     sent: u32,
     note: u32,
 }
+
+/// Offset of the line's level in the state.
+pub const LEVEL: usize = std::mem::offset_of!(State, level);
 
 const RULES: &[Rule] = &[
     Rule::new(0, 8, Class::Sync, Class::Posted),
@@ -154,6 +161,9 @@ impl Chip for Recorder {
             let count = link.receive_at(self.state.received, &mut bytes);
             let got = &mut bytes[..count];
             assert!(self.deadly != Deadly::Bytes || got.is_empty(), "deadly bytes");
+            if self.deadly == Deadly::Eager && !got.is_empty() {
+                self.state.level = 1;
+            }
             got.iter_mut().for_each(|byte| *byte = !*byte);
             let sent = link.send_at(self.state.sent, got);
             self.state.received = self.state.received.wrapping_add(sent as u32);
@@ -168,11 +178,16 @@ impl Chip for Recorder {
         assert!(self.deadly != Deadly::Command, "a deadly command");
         match request {
             Control::Info => Ok(format!("log {}", self.state.log).into_bytes()),
+            Control::Configure(bytes) => {
+                self.state.log = bytes.iter().fold(self.state.log, |log, byte| fold(log, (*byte).into()));
+                Ok(Vec::new())
+            }
             _ => Err("not this one"),
         }
     }
 
     fn sync_outputs(&self, out: &mut Outputs) {
+        assert!(self.deadly != Deadly::Outputs || self.state.note != 7, "deadly outputs");
         out.level[0] = self.state.level != 0;
         out.pulses[1] = self.state.note;
         out.deadline = (self.state.alarm != 0).then_some(self.state.alarm);

@@ -114,6 +114,7 @@ impl Rig {
         let value = source.draw() >> source.below(64);
         self.device.dword(place + 8).store(value, Ordering::SeqCst);
         tail.store(index.wrapping_add(1), Ordering::SeqCst);
+        self.device.word(device::SENT).store(index.wrapping_add(1), Ordering::SeqCst);
         self.device.dword(place).store(head, Ordering::SeqCst);
     }
 
