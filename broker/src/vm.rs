@@ -333,10 +333,8 @@ impl<'a> Vm<'a> {
             process.kill();
         }
         match message {
-            Some(FromCpu::GuestReset) if self.config.no_reboot => {
-                self.exit.get_or_insert(0);
-            }
-            Some(FromCpu::GuestReset) => self.revive(),
+            // The CPUs stand until they are told.
+            Some(FromCpu::GuestReset) => self.reset(),
             Some(FromCpu::PowerOff) if self.config.no_shutdown => self.halted(),
             Some(FromCpu::PowerOff) => {
                 self.exit.get_or_insert(0);
@@ -413,7 +411,7 @@ impl<'a> Vm<'a> {
         !self.running
     }
 
-    /// Resets the machine, as it runs or stands. A machine that switched itself off goes on; with `-no-reboot` it ends, whoever asks.
+    /// Resets the machine for its user or its guest, as it runs or stands. A machine that switched itself off goes on; with `-no-reboot` it ends, whoever asks.
     pub fn reset(&mut self) {
         if self.config.no_reboot {
             self.exit.get_or_insert(0);
@@ -537,12 +535,22 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_by_the_user_ends_a_machine_that_is_not_to_reboot() {
-        for no_reboot in [false, true] {
+    fn a_reset_by_user_or_guest_ends_a_machine_that_is_not_to_reboot() {
+        for (no_reboot, by_guest) in [(false, false), (false, true), (true, false), (true, true)] {
             let config = MachineConfig { no_reboot, ..MachineConfig::new("qemu", Target::X86_64) };
-            let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
-            vm.reset();
+            let (mut vm, mut cpu) = rehearsal::machine(&config).expect("sockets for a test");
+            if by_guest {
+                cpu.write_all(&wire::encode(&FromCpu::GuestReset).expect("short")).expect("it is read");
+                vm.hear_cpu();
+            } else {
+                vm.reset();
+            }
             assert_eq!(vm.exit, no_reboot.then_some(0));
+            drop(vm);
+            let mut told = Vec::new();
+            cpu.read_to_end(&mut told).expect("a closed socket");
+            let wanted = if no_reboot { Vec::new() } else { wire::encode(&ToCpu::Reset).expect("short") };
+            assert_eq!(told, wanted, "the CPUs stand until they are told");
         }
     }
 

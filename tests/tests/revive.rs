@@ -8,11 +8,18 @@ use bulkhead_tests::{Monitor, Scratch, Vm, own_programs, programs};
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Waits for a byte on the first serial port.
+const RECEIVE: [u8; 12] = [0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf8, 0xba, 0xf8, 0x03, 0xec];
+
 /// A machine that says K and sends back what it is sent, from the programs in `folder`.
 fn start(folder: &std::path::Path, scratch: &Scratch) -> (Vm, Monitor) {
-    let (bios, socket) = (scratch.file("echo.rom"), scratch.file("monitor"));
-    let echo = [0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf8, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xf1];
-    std::fs::write(&bios, Code::new().say("K").bytes(&echo).firmware(0x1_0000)).expect("firmware");
+    start_with(folder, scratch, &Code::new().say("K").bytes(&RECEIVE).bytes(&[0xee, 0xeb, 0xf1]))
+}
+
+/// A machine that says K and goes on as the firmware `code` does.
+fn start_with(folder: &std::path::Path, scratch: &Scratch, code: &Code) -> (Vm, Monitor) {
+    let (bios, socket) = (scratch.file("code.rom"), scratch.file("monitor"));
+    std::fs::write(&bios, code.firmware(0x1_0000)).expect("firmware");
     let monitor = format!("unix:{socket},server,nowait");
     let program = folder.join("qemu");
     let args = ["-nographic", "-vga", "none", "-bios", &bios, "-serial", "stdio", "-monitor", &monitor];
@@ -58,21 +65,40 @@ fn stopped_process_is_replaced_though_nobody_waits_for_it() {
     vm.expect("still here", 60);
 }
 
+/// Lets a device fail until its place is given up; its program is there again then.
+fn give_up_dma(folder: &std::path::Path, monitor: &mut Monitor) {
+    let (program, away) = (folder.join("bh-dma"), folder.join("away"));
+    std::fs::rename(&program, &away).expect("rename");
+    // More than once where a successor waits already.
+    until(monitor, "device_kill dma", |answer| answer.contains("has no process"));
+    until(monitor, "info processes", |table| says(table, "bh-dma", "dead"));
+    std::fs::rename(&away, &program).expect("rename");
+}
+
 #[test]
 fn place_that_was_given_up_comes_back_when_the_machine_is_reset() {
     let scratch = Scratch::new("revive-reset");
     let folder = own_programs(&scratch);
     let (mut vm, mut monitor) = start(&folder, &scratch);
-    let (program, away) = (folder.join("bh-dma"), folder.join("away"));
-    std::fs::rename(&program, &away).expect("rename");
-    // More than once where a successor waits already.
-    until(&mut monitor, "device_kill dma", |answer| answer.contains("has no process"));
-    until(&mut monitor, "info processes", |table| says(table, "bh-dma", "dead"));
-    std::fs::rename(&away, &program).expect("rename");
+    give_up_dma(&folder, &mut monitor);
     assert_eq!(monitor.ask("system_reset"), "");
     vm.expect("K", 60);
     let alive = |table: &str| table.contains("bh-dma") && !says(table, "bh-dma", "dead");
     until(&mut monitor, "info processes", alive);
+}
+
+#[test]
+fn a_device_that_was_given_up_is_as_at_power_on_when_the_guest_has_reset_the_machine() {
+    let scratch = Scratch::new("revive-guest-reset");
+    let folder = own_programs(&scratch);
+    // Page register 84h, which a reset clears: shown, changed, shown again.
+    let code = Code::new().say_port(0x84).out(0x84, 0x5a).say_port(0x84).say("K").bytes(&RECEIVE);
+    let (mut vm, mut monitor) = start_with(&folder, &scratch, &code.out(0xcf9, 6).sleep());
+    give_up_dma(&folder, &mut monitor);
+    vm.send("r");
+    // The first instruction of the firmware finds the device: what nobody answers reads as ones.
+    assert_eq!(vm.take(3, 60), [0, 0x5a, b'K'], "{}", vm.errors());
+    assert!(vm.output().starts_with("\0ZK"), "{:?}", vm.output());
 }
 
 #[test]
