@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 
+use crate::vm::Vm;
+
 /// Longest wait for an answer of the CPU process.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for all answers that one monitor command needs, or one part of what it gets in parts.
@@ -115,22 +117,15 @@ impl CpuLink {
         }
     }
 
-    /// Waits for a message that `wanted` turns into a value; others are kept for the event loop.
-    fn await_message<T>(&mut self, mut wanted: impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
-        let start = Instant::now();
-        let limit = ANSWER_LIMIT.min(self.patience);
-        let mut answer = None;
-        while !self.closed && answer.is_none() && start.elapsed() < limit {
-            match self.fetch(limit.saturating_sub(start.elapsed())).map(&mut wanted) {
-                Some(Ok(value)) => answer = Some(value),
-                // Answers that nobody waits for any more are of no use to the event loop.
-                Some(Err(FromCpu::Reply { .. })) | None => {}
-                Some(Err(other)) if self.queue.len() < QUEUE_MAX => self.queue.push_back(other),
-                Some(Err(_)) => {}
-            }
+    /// The next message that is there, if `wanted` turns it into a value; another one is kept for the event loop, if that acts on it.
+    fn sort<T>(&mut self, wanted: &mut impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
+        match self.fetch(Duration::ZERO).map(wanted) {
+            Some(Ok(value)) => return Some(value),
+            Some(Err(FromCpu::Reply { .. } | FromCpu::Ready | FromCpu::Running | FromCpu::Stopped)) => {}
+            Some(Err(other)) if self.queue.len() < QUEUE_MAX => self.queue.push_back(other),
+            Some(Err(_)) | None => {}
         }
-        self.patience = self.patience.saturating_sub(start.elapsed());
-        answer
+        None
     }
 
     /// Asks the virtual CPUs to stop, once until they have answered: no answer may come when they run again.
@@ -146,18 +141,39 @@ impl CpuLink {
         std::mem::take(&mut self.stood)
     }
 
+    fn number(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+}
+
+impl Vm<'_> {
+    /// Waits for a message that `wanted` turns into a value; others are kept for the event loop. Meanwhile it attends to what keeps the CPU
+    /// process from answering.
+    fn await_message<T>(&mut self, mut wanted: impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
+        let start = Instant::now();
+        let limit = ANSWER_LIMIT.min(self.tree.cpu.patience);
+        let mut answer = None;
+        while !self.tree.cpu.closed && answer.is_none() && start.elapsed() < limit {
+            self.attend(limit.saturating_sub(start.elapsed()));
+            answer = self.tree.cpu.sort(&mut wanted);
+        }
+        self.tree.cpu.patience = self.tree.cpu.patience.saturating_sub(start.elapsed());
+        answer
+    }
+
     /// Stops the virtual CPUs. False when they do not yet.
-    pub fn stop(&mut self) -> bool {
-        self.begin_command();
-        self.ask_to_stop();
-        if !self.stood {
+    pub(crate) fn stop_cpus(&mut self) -> bool {
+        self.tree.cpu.begin_command();
+        self.tree.cpu.ask_to_stop();
+        if !self.tree.cpu.stood {
             let wanted = |message| if message == FromCpu::Stopped { Ok(()) } else { Err(message) };
             self.await_message(wanted);
         }
-        self.take_stood()
+        self.tree.cpu.take_stood()
     }
 
-    fn answer(&mut self, id: u32) -> Result<Vec<u8>, String> {
+    fn answer_of_cpus(&mut self, id: u32) -> Result<Vec<u8>, String> {
         let wanted = |message| match message {
             FromCpu::Reply { id: of, result } if of == id => Ok(result),
             other => Err(other),
@@ -165,29 +181,24 @@ impl CpuLink {
         self.await_message(wanted).unwrap_or_else(|| Err("the CPU process does not answer".to_owned()))
     }
 
-    fn number(&mut self) -> u32 {
-        self.next = self.next.wrapping_add(1);
-        self.next
-    }
-
     /// Asks for a table or values.
     ///
     /// # Errors
     /// One line.
-    pub fn query(&mut self, what: Query) -> Result<Vec<u8>, String> {
-        let id = self.number();
-        self.send(&ToCpu::Query { id, what });
-        self.answer(id)
+    pub(crate) fn query(&mut self, what: Query) -> Result<Vec<u8>, String> {
+        let id = self.tree.cpu.number();
+        self.tree.cpu.send(&ToCpu::Query { id, what });
+        self.answer_of_cpus(id)
     }
 
-    /// Asks for memory, at most [`bulkhead_bus::messages::READ_MAX`] bytes.
+    /// Asks for memory as the monitor's CPU sees it, at most [`bulkhead_bus::messages::READ_MAX`] bytes.
     ///
     /// # Errors
     /// One line.
-    pub fn read_memory(&mut self, cpu: u32, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
-        let id = self.number();
-        self.send(&ToCpu::ReadMemory { id, cpu, linear, addr, len });
-        let bytes = self.answer(id)?;
+    pub(crate) fn read_memory(&mut self, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
+        let (id, cpu) = (self.tree.cpu.number(), self.cpu);
+        self.tree.cpu.send(&ToCpu::ReadMemory { id, cpu, linear, addr, len });
+        let bytes = self.answer_of_cpus(id)?;
         if bytes.len() == len as usize {
             Ok(bytes)
         } else {

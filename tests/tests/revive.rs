@@ -46,10 +46,11 @@ fn says(table: &str, name: &str, word: &str) -> bool {
     table.lines().any(|line| line.contains(name) && line.contains(word))
 }
 
-fn stop(vm: &Vm, name: &str) {
-    let (pid, _) = vm.processes().into_iter().find(|(_, have)| have == name).expect("a process of that name");
+/// Sends a signal to the process of that name, if there is one now.
+fn signal(vm: &Vm, name: &str, signal: i32) -> bool {
+    let Some((pid, _)) = vm.processes().into_iter().find(|(_, have)| have == name) else { return false };
     // SAFETY: a plain system call on a process of our own VM.
-    unsafe { libc::kill(pid as i32, libc::SIGSTOP) };
+    unsafe { libc::kill(pid as i32, signal) == 0 }
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn stopped_process_is_replaced_though_nobody_waits_for_it() {
     let (mut vm, mut monitor) = start(&programs(), &scratch);
     // One that nobody uses, and one whose work does not lie in a ring.
     for name in ["bh-rtc", "bh-char-serial0"] {
-        stop(&vm, name);
+        assert!(signal(&vm, name, libc::SIGSTOP), "{name} runs");
         until(&mut monitor, "info restarts", |table| says(table, name, "hung"));
     }
     vm.send("still here");
@@ -99,6 +100,37 @@ fn a_device_that_was_given_up_is_as_at_power_on_when_the_guest_has_reset_the_mac
     // The first instruction of the firmware finds the device: what nobody answers reads as ones.
     assert_eq!(vm.take(3, 60), [0, 0x5a, b'K'], "{}", vm.errors());
     assert!(vm.output().starts_with("\0ZK"), "{:?}", vm.output());
+}
+
+/// Says K, then writes a register of the DMA controller and reads it back, for ever.
+fn asks_for_ever() -> Code {
+    let code = Code::new().say("K");
+    let again = code.raw().len();
+    // out 0x84, al; in al, 0x84
+    code.bytes(&[0xe6, 0x84, 0xe4, 0x84]).back_to(again)
+}
+
+#[test]
+fn a_device_that_dies_during_a_long_command_is_replaced_at_once_and_the_command_succeeds() {
+    let scratch = Scratch::new("revive-command");
+    let (vm, mut monitor) = start_with(&programs(), &scratch, &asks_for_ever());
+    let save = std::thread::spawn(move || (monitor.ask("pmemsave 0x100000 0x7f00000 /dev/null"), monitor));
+    let mut kills = 0;
+    while !save.is_finished() {
+        kills += u32::from(signal(&vm, "bh-dma", libc::SIGKILL));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (answer, mut monitor) = save.join().expect("an answer");
+    assert_eq!(answer, "");
+    // The first one may have been before it began.
+    assert!(kills > 1, "{kills}");
+    // One that was killed before it served leaves a line without a time.
+    let last = |table: &str| table.lines().rfind(|line| line.contains("bh-dma")).map(str::to_owned);
+    let served = |table: &str| last(table).is_some_and(|line| !line.contains(" - "));
+    let table = until(&mut monitor, "info restarts", served);
+    let slowest = table.trim_end().rsplit_once("all within ").and_then(|(_, time)| time.strip_suffix("ms"));
+    let slowest: f64 = slowest.and_then(|time| time.parse().ok()).expect("a time");
+    assert!(slowest < 1000.0, "{table}");
 }
 
 #[test]
