@@ -64,6 +64,11 @@ impl CpuLink {
         !self.queue.is_empty()
     }
 
+    /// A machine that stands is let run: that it had switched itself off before is no news any more.
+    pub fn forget_power_off(&mut self) {
+        self.queue.retain(|message| *message != FromCpu::PowerOff);
+    }
+
     /// Whether the CPU process has closed its end.
     pub fn is_closed(&self) -> bool {
         self.closed

@@ -440,6 +440,9 @@ impl<'a> Vm<'a> {
     /// Lets the VM run; one that is still about to stop runs on after that.
     pub fn cont(&mut self) {
         if !self.running {
+            if self.config.no_shutdown {
+                self.tree.cpu.forget_power_off();
+            }
             self.tree.clock.set_running(true);
             self.ring_all();
             self.running = true;
@@ -554,11 +557,14 @@ impl<'a> Vm<'a> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
 
     use bulkhead_bus::wire;
     use bulkhead_config::Target;
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
     use super::*;
+    use crate::control::CpuLink;
     use crate::rehearsal;
 
     #[test]
@@ -598,6 +604,29 @@ mod tests {
             cpu.read_to_end(&mut told).expect("a closed socket");
             let wanted = if no_reboot { Vec::new() } else { wire::encode(&ToCpu::Reset).expect("short") };
             assert_eq!(told, wanted, "the CPUs stand until they are told");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_switched_itself_off_while_it_was_stopped_runs_on_when_it_is_let() {
+        for no_shutdown in [false, true] {
+            let config = MachineConfig { no_shutdown, ..MachineConfig::new("qemu", Target::X86_64) };
+            let (mut vm, _) = rehearsal::machine(&config).expect("sockets for a test");
+            let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+            let (ours, theirs) = pair.expect("sockets for a test");
+            vm.tree.cpu = CpuLink::new(ours);
+            vm.cont();
+            // The power-off comes before the answer that `stop` waits for.
+            for message in [FromCpu::PowerOff, FromCpu::Stopped] {
+                let bytes = wire::encode(&message).expect("short");
+                send(theirs.as_raw_fd(), &bytes, MsgFlags::empty()).expect("it is read");
+            }
+            assert!(vm.stop());
+            vm.cont();
+            while vm.tree.cpu.has_queued() {
+                vm.hear_cpu();
+            }
+            assert_eq!((vm.running, vm.exit), (true, (!no_shutdown).then_some(0)));
         }
     }
 
