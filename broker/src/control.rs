@@ -122,11 +122,19 @@ impl CpuLink {
         }
     }
 
-    /// The next message that is there, if `wanted` turns it into a value; another one is kept for the event loop, if that acts on it.
+    /// The next message that is there, if `wanted` turns it into a value; others are kept for the event loop.
     fn sort<T>(&mut self, wanted: &mut impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
         match self.fetch(Duration::ZERO).map(wanted) {
             Some(Ok(value)) => return Some(value),
-            Some(Err(FromCpu::Reply { .. } | FromCpu::Ready | FromCpu::Running | FromCpu::Stopped)) => {}
+            // Nothing is done about these later, and a wish for another processor comes again. What is kept must not be crowded out: the
+            // guest stands until it is heard that it has reset the machine.
+            Some(Err(
+                FromCpu::Reply { .. }
+                | FromCpu::Ready
+                | FromCpu::Running
+                | FromCpu::Stopped
+                | FromCpu::Crowded(_),
+            )) => {}
             Some(Err(other)) if self.queue.len() < QUEUE_MAX => self.queue.push_back(other),
             Some(Err(_)) | None => {}
         }
@@ -217,18 +225,28 @@ mod tests {
     use bulkhead_bus::messages::READ_MAX;
     use bulkhead_config::{MachineConfig, Target};
     use bulkhead_tests::Scratch;
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
     use crate::rehearsal::{self, answer};
 
     #[test]
+    fn messages_that_come_again_or_mean_nothing_do_not_crowd_out_a_reset_by_the_guest() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _) = rehearsal::machine(&config).expect("sockets for a test");
+        let theirs = rehearsal::packets(&mut vm);
+        let many = [FromCpu::Running, FromCpu::Crowded(1)].into_iter().cycle().take(QUEUE_MAX * 2);
+        for message in many.chain([FromCpu::GuestReset, FromCpu::Stopped]) {
+            rehearsal::tell(&theirs, &message);
+        }
+        assert!(vm.stop_cpus());
+        assert_eq!(vm.tree.cpu.queue, [FromCpu::GuestReset]);
+    }
+
+    #[test]
     fn each_part_of_a_long_save_may_take_its_time_and_an_error_tells_how_far_it_came() {
         let config = MachineConfig::new("qemu", Target::X86_64);
         let (mut vm, _) = rehearsal::machine(&config).expect("sockets for a test");
-        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-        let (ours, theirs) = pair.expect("sockets for a test");
-        vm.tree.cpu = CpuLink::new(ours);
+        let theirs = rehearsal::packets(&mut vm);
         // It can read the first two parts.
         let cpu = std::thread::spawn(move || {
             for _ in 0..5 {
@@ -238,8 +256,7 @@ mod tests {
                 let ToCpu::ReadMemory { id, addr, len, .. } = request else { panic!("no read: {request:?}") };
                 let read = addr < 2 * u64::from(READ_MAX);
                 let result = if read { Ok(vec![0; len as usize]) } else { Err("not mapped".to_owned()) };
-                let answer = wire::encode(&FromCpu::Reply { id, result }).expect("it fits");
-                send(theirs.as_raw_fd(), &answer, MsgFlags::empty()).expect("it is read");
+                rehearsal::tell(&theirs, &FromCpu::Reply { id, result });
             }
         });
         let scratch = Scratch::new("pmemsave");

@@ -557,14 +557,11 @@ impl<'a> Vm<'a> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::fd::AsRawFd;
 
     use bulkhead_bus::wire;
     use bulkhead_config::Target;
-    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
     use super::*;
-    use crate::control::CpuLink;
     use crate::rehearsal;
 
     #[test]
@@ -612,14 +609,11 @@ mod tests {
         for no_shutdown in [false, true] {
             let config = MachineConfig { no_shutdown, ..MachineConfig::new("qemu", Target::X86_64) };
             let (mut vm, _) = rehearsal::machine(&config).expect("sockets for a test");
-            let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-            let (ours, theirs) = pair.expect("sockets for a test");
-            vm.tree.cpu = CpuLink::new(ours);
+            let theirs = rehearsal::packets(&mut vm);
             vm.cont();
             // The power-off comes before the answer that `stop` waits for.
             for message in [FromCpu::PowerOff, FromCpu::Stopped] {
-                let bytes = wire::encode(&message).expect("short");
-                send(theirs.as_raw_fd(), &bytes, MsgFlags::empty()).expect("it is read");
+                rehearsal::tell(&theirs, &message);
             }
             assert!(vm.stop());
             vm.cont();
