@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 
+use crate::vm::Vm;
+
 /// Longest wait for an answer of the CPU process.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for all answers that one monitor command needs, or one part of what it gets in parts.
@@ -60,6 +62,11 @@ impl CpuLink {
     /// Whether messages wait that the socket no longer shows.
     pub fn has_queued(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// A machine that stands is let run: that it had switched itself off before is no news any more.
+    pub fn forget_power_off(&mut self) {
+        self.queue.retain(|message| *message != FromCpu::PowerOff);
     }
 
     /// Whether the CPU process has closed its end.
@@ -115,22 +122,23 @@ impl CpuLink {
         }
     }
 
-    /// Waits for a message that `wanted` turns into a value; others are kept for the event loop.
-    fn await_message<T>(&mut self, mut wanted: impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
-        let start = Instant::now();
-        let limit = ANSWER_LIMIT.min(self.patience);
-        let mut answer = None;
-        while !self.closed && answer.is_none() && start.elapsed() < limit {
-            match self.fetch(limit.saturating_sub(start.elapsed())).map(&mut wanted) {
-                Some(Ok(value)) => answer = Some(value),
-                // Answers that nobody waits for any more are of no use to the event loop.
-                Some(Err(FromCpu::Reply { .. })) | None => {}
-                Some(Err(other)) if self.queue.len() < QUEUE_MAX => self.queue.push_back(other),
-                Some(Err(_)) => {}
-            }
+    /// The next message that is there, if `wanted` turns it into a value; others are kept for the event loop.
+    fn sort<T>(&mut self, wanted: &mut impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
+        match self.fetch(Duration::ZERO).map(wanted) {
+            Some(Ok(value)) => return Some(value),
+            // Nothing is done about these later, and a wish for another processor comes again. What is kept must not be crowded out: the
+            // guest stands until it is heard that it has reset the machine.
+            Some(Err(
+                FromCpu::Reply { .. }
+                | FromCpu::Ready
+                | FromCpu::Running
+                | FromCpu::Stopped
+                | FromCpu::Crowded(_),
+            )) => {}
+            Some(Err(other)) if self.queue.len() < QUEUE_MAX => self.queue.push_back(other),
+            Some(Err(_)) | None => {}
         }
-        self.patience = self.patience.saturating_sub(start.elapsed());
-        answer
+        None
     }
 
     /// Asks the virtual CPUs to stop, once until they have answered: no answer may come when they run again.
@@ -146,18 +154,39 @@ impl CpuLink {
         std::mem::take(&mut self.stood)
     }
 
+    fn number(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+}
+
+impl Vm<'_> {
+    /// Waits for a message that `wanted` turns into a value; others are kept for the event loop. Meanwhile it attends to what keeps the CPU
+    /// process from answering.
+    fn await_message<T>(&mut self, mut wanted: impl FnMut(FromCpu) -> Result<T, FromCpu>) -> Option<T> {
+        let start = Instant::now();
+        let limit = ANSWER_LIMIT.min(self.tree.cpu.patience);
+        let mut answer = None;
+        while !self.tree.cpu.closed && answer.is_none() && start.elapsed() < limit {
+            self.attend(limit.saturating_sub(start.elapsed()));
+            answer = self.tree.cpu.sort(&mut wanted);
+        }
+        self.tree.cpu.patience = self.tree.cpu.patience.saturating_sub(start.elapsed());
+        answer
+    }
+
     /// Stops the virtual CPUs. False when they do not yet.
-    pub fn stop(&mut self) -> bool {
-        self.begin_command();
-        self.ask_to_stop();
-        if !self.stood {
+    pub(crate) fn stop_cpus(&mut self) -> bool {
+        self.tree.cpu.begin_command();
+        self.tree.cpu.ask_to_stop();
+        if !self.tree.cpu.stood {
             let wanted = |message| if message == FromCpu::Stopped { Ok(()) } else { Err(message) };
             self.await_message(wanted);
         }
-        self.take_stood()
+        self.tree.cpu.take_stood()
     }
 
-    fn answer(&mut self, id: u32) -> Result<Vec<u8>, String> {
+    fn answer_of_cpus(&mut self, id: u32) -> Result<Vec<u8>, String> {
         let wanted = |message| match message {
             FromCpu::Reply { id: of, result } if of == id => Ok(result),
             other => Err(other),
@@ -165,29 +194,24 @@ impl CpuLink {
         self.await_message(wanted).unwrap_or_else(|| Err("the CPU process does not answer".to_owned()))
     }
 
-    fn number(&mut self) -> u32 {
-        self.next = self.next.wrapping_add(1);
-        self.next
-    }
-
     /// Asks for a table or values.
     ///
     /// # Errors
     /// One line.
-    pub fn query(&mut self, what: Query) -> Result<Vec<u8>, String> {
-        let id = self.number();
-        self.send(&ToCpu::Query { id, what });
-        self.answer(id)
+    pub(crate) fn query(&mut self, what: Query) -> Result<Vec<u8>, String> {
+        let id = self.tree.cpu.number();
+        self.tree.cpu.send(&ToCpu::Query { id, what });
+        self.answer_of_cpus(id)
     }
 
-    /// Asks for memory, at most [`bulkhead_bus::messages::READ_MAX`] bytes.
+    /// Asks for memory as the monitor's CPU sees it, at most [`bulkhead_bus::messages::READ_MAX`] bytes.
     ///
     /// # Errors
     /// One line.
-    pub fn read_memory(&mut self, cpu: u32, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
-        let id = self.number();
-        self.send(&ToCpu::ReadMemory { id, cpu, linear, addr, len });
-        let bytes = self.answer(id)?;
+    pub(crate) fn read_memory(&mut self, linear: bool, addr: u64, len: u32) -> Result<Vec<u8>, String> {
+        let (id, cpu) = (self.tree.cpu.number(), self.cpu);
+        self.tree.cpu.send(&ToCpu::ReadMemory { id, cpu, linear, addr, len });
+        let bytes = self.answer_of_cpus(id)?;
         if bytes.len() == len as usize {
             Ok(bytes)
         } else {
@@ -201,18 +225,28 @@ mod tests {
     use bulkhead_bus::messages::READ_MAX;
     use bulkhead_config::{MachineConfig, Target};
     use bulkhead_tests::Scratch;
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
     use crate::rehearsal::{self, answer};
 
     #[test]
+    fn messages_that_come_again_or_mean_nothing_do_not_crowd_out_a_reset_by_the_guest() {
+        let config = MachineConfig::new("qemu", Target::X86_64);
+        let (mut vm, _) = rehearsal::machine(&config).expect("sockets for a test");
+        let theirs = rehearsal::packets(&mut vm);
+        let many = [FromCpu::Running, FromCpu::Crowded(1)].into_iter().cycle().take(QUEUE_MAX * 2);
+        for message in many.chain([FromCpu::GuestReset, FromCpu::Stopped]) {
+            rehearsal::tell(&theirs, &message);
+        }
+        assert!(vm.stop_cpus());
+        assert_eq!(vm.tree.cpu.queue, [FromCpu::GuestReset]);
+    }
+
+    #[test]
     fn each_part_of_a_long_save_may_take_its_time_and_an_error_tells_how_far_it_came() {
         let config = MachineConfig::new("qemu", Target::X86_64);
         let (mut vm, _) = rehearsal::machine(&config).expect("sockets for a test");
-        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-        let (ours, theirs) = pair.expect("sockets for a test");
-        vm.tree.cpu = CpuLink::new(ours);
+        let theirs = rehearsal::packets(&mut vm);
         // It can read the first two parts.
         let cpu = std::thread::spawn(move || {
             for _ in 0..5 {
@@ -222,8 +256,7 @@ mod tests {
                 let ToCpu::ReadMemory { id, addr, len, .. } = request else { panic!("no read: {request:?}") };
                 let read = addr < 2 * u64::from(READ_MAX);
                 let result = if read { Ok(vec![0; len as usize]) } else { Err("not mapped".to_owned()) };
-                let answer = wire::encode(&FromCpu::Reply { id, result }).expect("it fits");
-                send(theirs.as_raw_fd(), &answer, MsgFlags::empty()).expect("it is read");
+                rehearsal::tell(&theirs, &FromCpu::Reply { id, result });
             }
         });
         let scratch = Scratch::new("pmemsave");

@@ -79,6 +79,23 @@ pub fn monitor(config: &MachineConfig, keys: &[u8]) -> std::io::Result<Vec<u8>> 
     Ok(output)
 }
 
+/// Gives a machine another link to its CPU process, whose messages keep their bounds, as those of a process do; the other end.
+#[cfg(test)]
+pub(crate) fn packets(vm: &mut Vm<'_>) -> std::os::fd::OwnedFd {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+    let (ours, theirs) = pair.expect("sockets for a test");
+    vm.tree.cpu = CpuLink::new(ours);
+    theirs
+}
+
+/// Says something from that other end.
+#[cfg(test)]
+pub(crate) fn tell(from: &std::os::fd::OwnedFd, message: &bulkhead_bus::messages::FromCpu) {
+    let bytes = bulkhead_bus::wire::encode(message).expect("it fits");
+    assert_eq!(nix::unistd::write(from, &bytes), Ok(bytes.len()));
+}
+
 /// Runs one line as the monitor does; what it answers.
 #[cfg(test)]
 pub(crate) fn answer(vm: &mut Vm<'_>, line: &str) -> String {

@@ -189,9 +189,9 @@ impl Keeper {
         self.start.elapsed()
     }
 
-    /// Monitor commands have taken so long: the next look is not late by that.
+    /// Monitor commands have taken so long: the next look is not late by that. They can have looked themselves.
     pub fn was_busy(&mut self, time: Duration) {
-        self.busy += time;
+        self.busy += time.min(self.looked.elapsed());
     }
 
     /// Successors so far.

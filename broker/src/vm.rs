@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -104,6 +104,27 @@ enum Source {
     Clients(usize),
 }
 
+/// Descriptors to wait for.
+#[derive(Default)]
+struct Watched<'f> {
+    sources: Vec<Source>,
+    fds: Vec<PollFd<'f>>,
+}
+
+impl<'f> Watched<'f> {
+    fn add(&mut self, source: Source, fd: BorrowedFd<'f>, flags: PollFlags) {
+        self.sources.push(source);
+        self.fds.push(PollFd::new(fd, flags));
+    }
+
+    /// What is ready, in the order in which it was added.
+    fn wait(mut self, timeout: PollTimeout) -> Vec<Source> {
+        let _ = poll(&mut self.fds, timeout);
+        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        self.fds.iter().zip(&self.sources).filter(|(fd, _)| ready(fd)).map(|(_, source)| *source).collect()
+    }
+}
+
 impl<'a> Vm<'a> {
     /// Takes over a machine whose processes are ready.
     pub fn new(config: &'a MachineConfig, mut tree: Tree, mut parts: Parts) -> Vm<'a> {
@@ -162,69 +183,41 @@ impl<'a> Vm<'a> {
 
     /// Waits for something to happen and deals with it.
     fn turn(&mut self, signals: Option<&SignalFd>, sessions: &mut [Session]) {
-        let ready = {
-            let mut sources = Vec::new();
-            let mut fds = Vec::new();
-            let mut watch = |source, fd, flags| {
-                sources.push(source);
-                fds.push(PollFd::new(fd, flags));
-            };
-            if let Some(signals) = signals {
-                watch(Source::Signal, signals.as_fd(), PollFlags::POLLIN);
-            }
-            if !self.tree.cpu.is_closed() {
-                watch(Source::Cpu, self.tree.cpu.fd(), PollFlags::POLLIN);
-            }
-            if !self.log_ended {
-                watch(Source::Log, self.tree.log.as_fd(), PollFlags::POLLIN);
-            }
-            for (index, process) in self.tree.processes.iter().enumerate() {
-                if self.keeper.is_vacant(index) {
-                    continue;
-                }
-                watch(Source::End(index), process.pidfd.as_fd(), PollFlags::POLLIN);
-                if let Some(stderr) = &process.stderr {
-                    watch(Source::Words(index), stderr.as_fd(), PollFlags::POLLIN);
-                }
-                if let Some(jail) = process.jail.fd() {
-                    watch(Source::Jail(index), jail, PollFlags::POLLIN);
-                }
-            }
-            for (index, standby) in self.tree.standbys.iter().enumerate() {
-                if let Some(standby) = standby {
-                    watch(Source::Standby(index), standby.pidfd(), PollFlags::POLLIN);
-                }
-            }
-            for (index, (process, clients)) in self.tree.clients.iter().enumerate() {
-                let fds = clients.interest(self.keeper.is_vacant(*process));
-                fds.for_each(|fd| watch(Source::Clients(index), fd, PollFlags::POLLIN));
-            }
-            for (index, session) in sessions.iter().enumerate() {
-                if let Some((fd, flags)) = session.interest() {
-                    watch(Source::Monitor(index), fd, flags);
-                }
-            }
-            let timeout = if self.tree.cpu.has_queued() {
-                PollTimeout::ZERO
-            } else {
-                let wait = self.keeper.patience(self.running);
-                wait.map_or(PollTimeout::NONE, |wait| PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX))
-            };
-            let _ = poll(&mut fds, timeout);
-            let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-            let ready: Vec<Source> =
-                fds.iter().zip(&sources).filter(|(fd, _)| ready(fd)).map(|(_, source)| *source).collect();
-            ready
-        };
-        // First of all: whatever else is done may need a device's answer.
-        for source in &ready {
-            match source {
-                Source::End(index) => self.mourn(*index),
-                Source::Jail(index) => self.attend_jail(*index),
-                _ => {}
+        let mut watched = Watched::default();
+        if let Some(signals) = signals {
+            watched.add(Source::Signal, signals.as_fd(), PollFlags::POLLIN);
+        }
+        self.watch_cpus(&mut watched);
+        self.watch_deaths(&mut watched);
+        for (index, process) in self.tree.processes.iter().enumerate() {
+            if let Some(stderr) = process.stderr.as_ref().filter(|_| !self.keeper.is_vacant(index)) {
+                watched.add(Source::Words(index), stderr.as_fd(), PollFlags::POLLIN);
             }
         }
-        self.tend();
+        for (index, standby) in self.tree.standbys.iter().enumerate() {
+            if let Some(standby) = standby {
+                watched.add(Source::Standby(index), standby.pidfd(), PollFlags::POLLIN);
+            }
+        }
+        for (index, (process, clients)) in self.tree.clients.iter().enumerate() {
+            let fds = clients.interest(self.keeper.is_vacant(*process));
+            fds.for_each(|fd| watched.add(Source::Clients(index), fd, PollFlags::POLLIN));
+        }
+        // The last ones: a command may itself attend to what comes before.
+        for (index, session) in sessions.iter().enumerate() {
+            if let Some((fd, flags)) = session.interest() {
+                watched.add(Source::Monitor(index), fd, flags);
+            }
+        }
+        let timeout = if self.tree.cpu.has_queued() {
+            PollTimeout::ZERO
+        } else {
+            let wait = self.keeper.patience(self.running);
+            wait.map_or(PollTimeout::NONE, |wait| PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX))
+        };
+        let ready = watched.wait(timeout);
+        // First of all: whatever else is done may need a device's answer.
+        self.attend_deaths(&ready);
         let now = Instant::now();
         if self.apart.is_over(now) {
             self.apart.end(&self.living(), now);
@@ -256,6 +249,60 @@ impl<'a> Vm<'a> {
                     }
                 }
             }
+        }
+    }
+
+    fn watch_cpus<'f>(&'f self, watched: &mut Watched<'f>) {
+        if !self.tree.cpu.is_closed() {
+            watched.add(Source::Cpu, self.tree.cpu.fd(), PollFlags::POLLIN);
+        }
+        if !self.log_ended {
+            watched.add(Source::Log, self.tree.log.as_fd(), PollFlags::POLLIN);
+        }
+    }
+
+    fn watch_deaths<'f>(&'f self, watched: &mut Watched<'f>) {
+        for (index, process) in self.tree.processes.iter().enumerate() {
+            if self.keeper.is_vacant(index) {
+                continue;
+            }
+            watched.add(Source::End(index), process.pidfd.as_fd(), PollFlags::POLLIN);
+            if let Some(jail) = process.jail.fd() {
+                watched.add(Source::Jail(index), jail, PollFlags::POLLIN);
+            }
+        }
+    }
+
+    /// Deals with the deaths among what is ready, and with everything about restarts that is due.
+    fn attend_deaths(&mut self, ready: &[Source]) {
+        for source in ready {
+            match source {
+                Source::End(index) => self.mourn(*index),
+                Source::Jail(index) => self.attend_jail(*index),
+                _ => {}
+            }
+        }
+        self.tend();
+    }
+
+    /// Waits at most `wait` for a message of the CPU process, for a monitor command, and attends to what can keep that from coming: a virtual
+    /// CPU may wait for a device that has died, or for room in the log.
+    pub(crate) fn attend(&mut self, wait: Duration) {
+        let mut watched = Watched::default();
+        self.watch_cpus(&mut watched);
+        // A machine that ends gets no successors any more.
+        let lives = self.exit.is_none();
+        let patience = self.keeper.patience(self.running).filter(|_| lives);
+        if lives {
+            self.watch_deaths(&mut watched);
+        }
+        let wait = patience.map_or(wait, |patience| patience.min(wait));
+        let ready = watched.wait(PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX));
+        if lives {
+            self.attend_deaths(&ready);
+        }
+        if ready.iter().any(|source| matches!(source, Source::Log)) {
+            self.copy_log();
         }
     }
 
@@ -333,10 +380,8 @@ impl<'a> Vm<'a> {
             process.kill();
         }
         match message {
-            Some(FromCpu::GuestReset) if self.config.no_reboot => {
-                self.exit.get_or_insert(0);
-            }
-            Some(FromCpu::GuestReset) => self.revive(),
+            // The CPUs stand until they are told.
+            Some(FromCpu::GuestReset) => self.reset(),
             Some(FromCpu::PowerOff) if self.config.no_shutdown => self.halted(),
             Some(FromCpu::PowerOff) => {
                 self.exit.get_or_insert(0);
@@ -395,6 +440,9 @@ impl<'a> Vm<'a> {
     /// Lets the VM run; one that is still about to stop runs on after that.
     pub fn cont(&mut self) {
         if !self.running {
+            if self.config.no_shutdown {
+                self.tree.cpu.forget_power_off();
+            }
             self.tree.clock.set_running(true);
             self.ring_all();
             self.running = true;
@@ -406,14 +454,14 @@ impl<'a> Vm<'a> {
 
     /// Stops the VM. False when the CPUs do not stand yet; it follows when they do.
     pub fn stop(&mut self) -> bool {
-        if self.running && self.tree.cpu.stop() {
+        if self.running && self.stop_cpus() {
             self.halted();
         }
         self.stopping = self.running.then_some(false);
         !self.running
     }
 
-    /// Resets the machine, as it runs or stands. A machine that switched itself off goes on; with `-no-reboot` it ends, whoever asks.
+    /// Resets the machine for its user or its guest, as it runs or stands. A machine that switched itself off goes on; with `-no-reboot` it ends, whoever asks.
     pub fn reset(&mut self) {
         if self.config.no_reboot {
             self.exit.get_or_insert(0);
@@ -469,7 +517,7 @@ impl<'a> Vm<'a> {
     /// Ends every process: the CPUs stop, devices and back ends finish what they have, the rest is killed.
     fn finish(&mut self) {
         if self.running && !self.tree.cpu.is_closed() {
-            let _ = self.tree.cpu.stop();
+            let _ = self.stop_cpus();
         }
         self.tree.cpu.send(&ToCpu::Quit);
         self.settle_devices();
@@ -537,12 +585,42 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_by_the_user_ends_a_machine_that_is_not_to_reboot() {
-        for no_reboot in [false, true] {
+    fn a_reset_by_user_or_guest_ends_a_machine_that_is_not_to_reboot() {
+        for (no_reboot, by_guest) in [(false, false), (false, true), (true, false), (true, true)] {
             let config = MachineConfig { no_reboot, ..MachineConfig::new("qemu", Target::X86_64) };
-            let (mut vm, _cpu) = rehearsal::machine(&config).expect("sockets for a test");
-            vm.reset();
+            let (mut vm, mut cpu) = rehearsal::machine(&config).expect("sockets for a test");
+            if by_guest {
+                cpu.write_all(&wire::encode(&FromCpu::GuestReset).expect("short")).expect("it is read");
+                vm.hear_cpu();
+            } else {
+                vm.reset();
+            }
             assert_eq!(vm.exit, no_reboot.then_some(0));
+            drop(vm);
+            let mut told = Vec::new();
+            cpu.read_to_end(&mut told).expect("a closed socket");
+            let wanted = if no_reboot { Vec::new() } else { wire::encode(&ToCpu::Reset).expect("short") };
+            assert_eq!(told, wanted, "the CPUs stand until they are told");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_switched_itself_off_while_it_was_stopped_runs_on_when_it_is_let() {
+        for no_shutdown in [false, true] {
+            let config = MachineConfig { no_shutdown, ..MachineConfig::new("qemu", Target::X86_64) };
+            let (mut vm, _) = rehearsal::machine(&config).expect("sockets for a test");
+            let theirs = rehearsal::packets(&mut vm);
+            vm.cont();
+            // The power-off comes before the answer that `stop` waits for.
+            for message in [FromCpu::PowerOff, FromCpu::Stopped] {
+                rehearsal::tell(&theirs, &message);
+            }
+            assert!(vm.stop());
+            vm.cont();
+            while vm.tree.cpu.has_queued() {
+                vm.hear_cpu();
+            }
+            assert_eq!((vm.running, vm.exit), (true, (!no_shutdown).then_some(0)));
         }
     }
 

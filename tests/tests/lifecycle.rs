@@ -110,6 +110,27 @@ fn with_no_shutdown_switching_off_stops_the_vm() {
     assert_eq!(vm.wait(20).code(), Some(0));
 }
 
+#[test]
+fn a_reset_right_behind_the_power_off_does_not_undo_it() {
+    // The last letter to port BX and the reset to port SI, first to where nobody hears them: the second time they are compiled, and the
+    // reset comes before the device has read the letter.
+    let twice = [
+        // mov bx, 0x80; mov si, 0x80; mov cx, 16
+        &[0xbb, 0x80, 0x00, 0xbe, 0x80, 0x00, 0xb9, 0x10, 0x00][..],
+        // again: mov dx, bx; mov al, 'n'; out dx, al; mov dx, si; mov al, 6; out dx, al; loop again
+        &[0x89, 0xda, 0xb0, b'n', 0xee, 0x89, 0xf2, 0xb0, 0x06, 0xee, 0xe2, 0xf4],
+        // mov bx, 0x8900; mov si, 0xcf9; mov cx, 16; jmp again
+        &[0xbb, 0x00, 0x89, 0xbe, 0xf9, 0x0c, 0xb9, 0x10, 0x00, 0xeb, 0xe9],
+    ];
+    let letters = b"Shutdow".iter().fold(Code::new(), |code, letter| code.out(0x8900, *letter));
+    let scratch = Scratch::new("off-and-resets");
+    for _ in 0..10 {
+        let mut vm = start(&scratch, &resets(&letters.clone().bytes(&twice.concat())), &[]);
+        assert_eq!(vm.wait(20).code(), Some(0), "{}", vm.errors());
+        assert_eq!(vm.output(), "B");
+    }
+}
+
 /// Writes zeros to sector 0 of drive 0 by PIO (WRITE SECTOR(S), 256 words), then sends the status with bit 7 set.
 fn writes_sector_0() -> Code {
     Code::new()

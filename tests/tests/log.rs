@@ -100,3 +100,20 @@ fn guest_code_its_ir_and_its_host_code_are_shown_for_each_block() {
     // The interpreter has run none of it.
     assert!(!log.contains("Trace"), "{log}");
 }
+
+#[test]
+fn commands_are_answered_while_the_guest_fills_the_log() {
+    let scratch = Scratch::new("log-full");
+    // jmp to itself: a line for each time around.
+    let (mut vm, socket) = Code::new().bytes(&[0xeb, 0xfe]).start_monitored(&scratch, &["-S"]);
+    let mut monitor = Monitor::connect(&socket);
+    assert_eq!(monitor.ask("logfile /dev/null"), "");
+    assert_eq!(monitor.ask("log exec"), "");
+    assert_eq!(monitor.ask("cont"), "");
+    assert_eq!(monitor.ask("pmemsave 0x100000 0x100000 /dev/null"), "");
+    assert_eq!(monitor.ask("stop"), "");
+    assert_eq!(monitor.ask("cont"), "");
+    // Earlier than it would give the CPUs up.
+    monitor.tell("quit");
+    assert_eq!(vm.wait(4).code(), Some(0), "{}", vm.errors());
+}

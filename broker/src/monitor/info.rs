@@ -165,7 +165,7 @@ pub fn list(out: &mut String) {
 }
 
 fn ask(vm: &mut Vm<'_>, what: Query, out: &mut String) -> Outcome {
-    let reply = vm.tree.cpu.query(what)?;
+    let reply = vm.query(what)?;
     let text = crate::spawn::printable(&reply);
     out.push_str(&text);
     if !text.is_empty() && !text.ends_with('\n') {

@@ -70,10 +70,9 @@ pub fn arguments<'a>(
     };
     let mut registers: Option<Vec<(String, u64)>> = None;
     let cpu = vm.cpu;
-    let link = &mut vm.tree.cpu;
     let mut parser = Parser::new(text, |name: &str| {
         let known = registers.get_or_insert_with(|| {
-            let reply = link.query(Query::RegisterValues(cpu)).unwrap_or_default();
+            let reply = vm.query(Query::RegisterValues(cpu)).unwrap_or_default();
             wire::decode(&reply).unwrap_or_default()
         });
         known.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
@@ -92,7 +91,7 @@ fn read(vm: &mut Vm<'_>, linear: bool, addr: u64, len: u64) -> Result<Vec<u8>, S
     let mut left = len;
     while left > 0 {
         let part = left.min(READ_MAX.into()) as u32;
-        bytes.extend(vm.tree.cpu.read_memory(vm.cpu, linear, at, part)?);
+        bytes.extend(vm.read_memory(linear, at, part)?);
         at = at.wrapping_add(part.into());
         left -= u64::from(part);
     }
@@ -178,7 +177,7 @@ fn disassemble(vm: &mut Vm<'_>, addr: u64, linear: bool, format: Format, out: &m
         2 => 16,
         4 => 32,
         8 => 64,
-        _ => match vm.tree.cpu.query(Query::CodeSize(vm.cpu))?.first() {
+        _ => match vm.query(Query::CodeSize(vm.cpu))?.first() {
             Some(bits @ (16 | 32 | 64)) => u32::from(*bits),
             _ => 32,
         },

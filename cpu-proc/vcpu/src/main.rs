@@ -39,6 +39,8 @@ pub struct Vm {
     control: Control,
     running: bool,
     no_reboot: bool,
+    /// The guest has reset the machine, and the broker has not yet: the CPUs stand.
+    resetting: bool,
     /// A triple fault has been reported.
     faulted: bool,
 }
@@ -52,7 +54,7 @@ impl Vm {
                 self.cpus.stand();
                 self.handle(message);
             }
-            if self.running {
+            if self.running && !self.resetting {
                 self.cpus.run();
                 if self.shared.is_departing() {
                     self.cpus.stand();
@@ -114,6 +116,7 @@ impl Vm {
     }
 
     fn reset(&mut self) {
+        self.resetting = false;
         let log = &self.shared.log;
         if log.has(items::CPU_RESET) {
             for (number, vcpu) in self.cpus.all().iter().enumerate() {
@@ -133,7 +136,8 @@ impl Vm {
                 self.control.send(&FromCpu::GuestReset);
             }
             Departure::Reset => {
-                self.reset();
+                // By way of the broker: what it had given up is to be there, and be reset, before the firmware looks.
+                self.resetting = true;
                 self.control.send(&FromCpu::GuestReset);
             }
             Departure::Shutdown(cpu) => {

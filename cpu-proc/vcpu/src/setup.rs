@@ -147,7 +147,15 @@ pub fn start() -> Result<Vm, StartError> {
     let control = Control::new(socket, irq, waiting).map_err(refused)?;
     let cpus = Cpus::start(all, shared.clone()).map_err(refused)?;
     confined.seal(&manifest.role).map_err(StartError::Refused)?;
-    Ok(Vm { cpus, shared, control, running: false, no_reboot: config.no_reboot, faulted: false })
+    Ok(Vm {
+        cpus,
+        shared,
+        control,
+        running: false,
+        no_reboot: config.no_reboot,
+        resetting: false,
+        faulted: false,
+    })
 }
 
 /// The word that polls of the vCPUs besides the first look at until somebody insists: nobody outside calls them.

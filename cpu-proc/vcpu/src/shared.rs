@@ -40,6 +40,13 @@ pub enum Departure {
     Shutdown(usize),
 }
 
+impl Departure {
+    /// Whether the machine ends by it.
+    fn is_end(self) -> bool {
+        matches!(self, Departure::PowerOff | Departure::Exit(_))
+    }
+}
+
 /// What a line of a device is wired to, with what was last seen of it.
 struct Lead {
     map: WireMap,
@@ -65,7 +72,7 @@ pub struct Chips {
     /// Guest time at which all lines are looked at, whatever was announced.
     look_due: u64,
     map_generation: u64,
-    /// First reason to leave, taken by the main loop.
+    /// First reason to leave, or the first to end, taken by the main loop.
     departure: Option<Departure>,
 }
 
@@ -515,7 +522,10 @@ impl Shared {
     }
 
     fn depart(&self, chips: &mut Chips, why: Departure) {
-        chips.departure.get_or_insert(why);
+        // The guest may have asked for the end first: a write to a device takes longer than one to a chip.
+        if chips.departure.is_none_or(|before| why.is_end() && !before.is_end()) {
+            chips.departure = Some(why);
+        }
         for cpu in 0..self.cpus() {
             self.request(chips, cpu, |requests| requests.leave = true);
         }
@@ -660,9 +670,11 @@ impl Shared {
         self.sample(chips, u64::MAX);
         self.settle(chips, 0);
         self.remap(chips);
-        chips.departure = None;
+        // What devices had still to do before their reset can have been the end of the machine.
+        chips.departure = chips.departure.filter(|why| why.is_end());
         chips.told.fill(false);
-        chips.requests.fill(Requests { flush: true, ..Requests::default() });
+        let leave = chips.departure.is_some();
+        chips.requests.fill(Requests { flush: true, leave, ..Requests::default() });
     }
 
     /// A non-maskable interrupt from the monitor.
