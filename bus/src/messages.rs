@@ -277,7 +277,7 @@ pub enum FromCpu {
         /// Bytes (text is UTF-8), or a one-line reason.
         result: Result<Vec<u8>, String>,
     },
-    /// The guest reset the machine. With [`CpuConfig::no_reboot`] the CPUs now stand, else the reset has been done.
+    /// The guest reset the machine. The CPUs now stand: with [`CpuConfig::no_reboot`] for good, else until [`ToCpu::Reset`].
     GuestReset,
     /// The guest switched the machine off; the CPUs stand.
     PowerOff,
