@@ -116,6 +116,12 @@ fn requests_that_a_device_has_made_up_are_not_served_by_its_successor() {
         let tail = map.word(TAIL).load(Ordering::SeqCst);
         plant(&map, tail + skip, tail + RING_ENTRIES - 1);
         rig.start(false);
+        // It has done all that it finds.
+        let bell = rig.bell(fd::BELL);
+        while !bell.is_asleep() {
+            std::thread::yield_now();
+        }
+        assert_eq!(map.word(0x080).load(Ordering::SeqCst), tail, "{skip}: served, not more");
         let mut log = fold(0, 5);
         assert_eq!(port.read(0, 24, 3), log, "{skip}");
         // More than once round the ring.
