@@ -30,7 +30,7 @@ const IN_REGION: u32 = 27;
 pub(crate) const MOST_REGIONS: usize = 16;
 /// Contexts before the table is emptied; far above what any guest uses.
 const CONTEXTS: usize = 1 << 16;
-/// Watched pages before the table is emptied.
+/// Watched pages at which the next new context empties the table. The guest's memory bounds them in any case.
 const WATCHED: usize = 1 << 20;
 /// Blocks are counted as if none had less code. Those of real programs have three times as much.
 const BYTES_A_BLOCK: usize = 128;
